@@ -1,0 +1,34 @@
+"""The options that commands share, each written once: one word, one meaning on every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commcli.settings import Settings, from_environment
+
+InventoryOpt = Annotated[
+    Path | None,
+    typer.Option("--inventory", envvar="COMMCLI_INVENTORY", help="Inventory folder (default ./inventory)."),
+]
+StateOpt = Annotated[
+    Path | None,
+    typer.Option("--state", envvar="COMMCLI_STATE", help="State folder (default: XDG state folder)."),
+]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors included.")]
+QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing when all is good.")]
+YesOpt = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before changing the fleet.")]
+ReasonOpt = Annotated[str | None, typer.Option("--reason", help="Why, for the audit (for example INC-123).")]
+DeadlineOpt = Annotated[
+    float | None, typer.Option("--deadline", min=0.1, help="Seconds for the whole run; the rest is named.")
+]
+SelectorArg = Annotated[
+    str, typer.Argument(help="Which nodes: id globs, region:, market:, country:, tag:, '!' not, ',' and.")
+]
+
+
+def settings_from(inventory: Path | None, state: Path | None) -> Settings:
+    """The paths of this run."""
+    return from_environment(inventory, state)

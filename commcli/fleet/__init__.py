@@ -1,0 +1,1 @@
+"""What exists: nodes, regions, markets, zones."""

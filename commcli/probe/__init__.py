@@ -1,0 +1,1 @@
+"""Mesh read-back, WebRTC probe calls, media time stamps, quality."""

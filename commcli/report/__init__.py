@@ -1,0 +1,1 @@
+"""What people see: drawers, one noun a file, over the JSON documents that commands make."""

@@ -1,0 +1,95 @@
+"""The terminal: consoles that respect pipes, NO_COLOR and COLUMNS, and the progress of work on nodes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+STYLES = {
+    "ok": "green", "done": "green", "good": "green", "unchanged": "dim", "changed": "yellow",
+    "warn": "yellow", "failed": "bold red", "fail": "bold red", "bad": "bold red", "unreachable": "magenta",
+    "timeout": "magenta", "lost": "magenta", "refused": "bold red",
+}  # fmt: skip
+
+
+def stdout() -> Console:
+    """For data. A pipe gets 120 columns and no colour unless COLUMNS or FORCE_COLOR say otherwise."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _columns(), highlight=False)
+
+
+def stderr() -> Console:
+    """For talk."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def styled(word: str) -> Text:
+    """A state word in its colour; the word itself always carries the meaning."""
+    return Text(word, style=STYLES.get(word, ""))
+
+
+def ms(value: float | None, digits: int = 0) -> str:
+    """Milliseconds, or a dash where nothing was measured."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction 0..1 as percent, or a dash where nothing was measured."""
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _columns() -> int:
+    import os
+
+    try:
+        return int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        return 120
+
+
+class Progress:
+    """What every node is doing now. All methods are no-ops when nobody watches."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.started = time.monotonic()
+        self.now: dict[str, str] = {}
+        self.finished: dict[str, str] = {}
+
+    def update(self, node: str, text: str) -> None:
+        """`node` is at `text` (a step's name)."""
+        self.now[node] = text
+
+    def done(self, node: str, state: str) -> None:
+        """`node` came to its end in `state`."""
+        self.now.pop(node, None)
+        self.finished[node] = state
+
+    def __rich__(self) -> RenderableType:
+        counts: dict[str, int] = {}
+        for state in self.finished.values():
+            counts[state] = counts.get(state, 0) + 1
+        head = Text(f"{self.title} {time.monotonic() - self.started:4.1f} s  ")
+        for state, count in sorted(counts.items()):
+            head.append(f"{count} {state}  ", style=STYLES.get(state, ""))
+        waiting = [f"{node} ({text})" for node, text in sorted(self.now.items())]
+        rows = [Text("  waiting on: " + ", ".join(waiting[:6]), style="dim", no_wrap=True)]
+        return Group(Spinner("dots", head), *(rows if waiting else []))
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
+    """Show a Progress on stderr while the body runs; silent when stderr is no terminal or `quiet`."""
+    shown = Progress(title)
+    console = stderr()
+    if quiet or not console.is_terminal:
+        yield shown
+        return
+    with Live(shown, console=console, transient=True, refresh_per_second=8):
+        yield shown

@@ -1,0 +1,1 @@
+"""From measurements to a signed table: estimate, policy, planner, table, publish."""

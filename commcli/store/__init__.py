@@ -1,0 +1,1 @@
+"""What was measured, published and done: SQLite, and the lock of changing commands."""
