@@ -1,0 +1,167 @@
+"""What exists: regions, nodes, markets, zones, and the fleet that holds them. Values only; nothing here reads a file.
+
+Countries are lower-case ISO 3166-1 alpha-2 codes. `None` is "not said", never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from commcli.fleet.secrets import SecretRef
+
+NodeState = Literal["active", "drain", "no-transit"]
+
+# Every market: what `*` stands for on one side of a zone's `between`.
+EVERY_MARKET = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where nodes stand. `lat` and `lon` in degrees, north and east positive."""
+
+    id: str
+    city: str
+    country: str
+    continent: str
+    lat: float | None = None
+    lon: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SshTarget:
+    """How an operator reaches a node. `proxy_jump` is `[user@]host[:port]`; `python` the node's python3 if it is odd."""
+
+    host: str
+    user: str
+    port: int = 22
+    proxy_jump: str | None = None
+    python: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """A relay's own ports (UDP, but for `metrics`: TCP, loopback), and the range its relayed addresses come from."""
+
+    turn: int = 3478
+    overlay: int = 3479
+    stamp: int = 3480
+    metrics: int = 9478
+    relay_low: int = 49152
+    relay_high: int = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a node can carry at once; `None` is "nobody said", not "nothing"."""
+
+    sessions: int | None = None
+    mbps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One relay machine.
+
+    `address` is the public IP that media is sent to, `country` that of its region, `base` its folder on the machine,
+    `probe_python` a python there that has aiortc, `variables` what playbooks may read (plain JSON-able values).
+    """
+
+    id: str
+    region: str
+    country: str
+    address: str
+    ssh: SshTarget
+    ports: Ports = Ports()
+    base: str = "/opt/commcli"
+    state: NodeState = "active"
+    provider: str | None = None
+    capacity: Capacity = Capacity()
+    probe_python: str | None = None
+    tags: tuple[str, ...] = ()
+    variables: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Where users are. `id` is the country's code; `edges` the nodes that serve it, the preferred one first."""
+
+    id: str
+    name: str
+    edges: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A compliance rule, the same in both directions: media between these markets must not touch `forbid`,
+    and must stay inside `allow` if that is given. Whether a path obeys is decided in `relay/zones.py` alone.
+    """
+
+    id: str
+    between: tuple[frozenset[str], frozenset[str]]
+    forbid: frozenset[str] = frozenset()
+    allow: frozenset[str] | None = None
+    reason: str = ""
+
+    def row(self) -> dict[str, object]:
+        """The rule as tables and relays carry it: {"id", "between", "forbid", "allow"}, sorted, JSON-able."""
+        return {
+            "id": self.id,
+            "between": [sorted(side) for side in self.between],
+            "forbid": sorted(self.forbid),
+            "allow": None if self.allow is None else sorted(self.allow),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """Who signs tables (a key file, or the SSH agent) and whose signatures nodes accept (`signers`, see ssh-keygen)."""
+
+    signers: Path
+    key: Path | None = None
+    agent: bool = False
+    principal: str = "commcli-table"
+
+
+@dataclass(frozen=True, slots=True)
+class SshDefaults:
+    """What holds for every SSH connection of the fleet. No `config` means that no ssh_config is read."""
+
+    known_hosts: Path
+    identities: tuple[Path, ...] = ()
+    agent: bool = True
+    config: Path | None = None
+    connect_timeout_s: float = 10.0
+    login_timeout_s: float = 15.0
+    parallel: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The whole inventory, checked: every id that one part names exists in another.
+
+    `production` makes writes ask for the fleet's name. `realm` is TURN's (RFC 8489 section 9.2).
+    """
+
+    name: str
+    production: bool
+    realm: str
+    regions: Mapping[str, Region]
+    nodes: Mapping[str, Node]
+    markets: Mapping[str, Market]
+    zones: tuple[Zone, ...]
+    secrets: Mapping[str, SecretRef]
+    signing: Signing
+    ssh: SshDefaults
+
+    def markets_of(self, node_id: str) -> tuple[str, ...]:
+        """The markets that this node serves as an edge, in the inventory's order; () for a pure transit node."""
+        return tuple(market.id for market in self.markets.values() if node_id in market.edges)
+
+    def edge_nodes(self) -> tuple[Node, ...]:
+        """The nodes that serve some market, in the inventory's order."""
+        edges = {edge for market in self.markets.values() for edge in market.edges}
+        return tuple(node for node in self.nodes.values() if node.id in edges)
