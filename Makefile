@@ -1,0 +1,60 @@
+# make demo    the whole story on an embedded fleet of 8 nodes          make test   every check and every test
+# make lint    the checks without the tests                             make bench  start-up and throughput figures
+# Each sets up .venv by itself and is safe to repeat. Needs make, a POSIX sh and Python 3.11 or newer; no root.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check-tests bench completions picture clean format
+.NOTPARALLEL:
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+CHECKED := commcli tests tools
+
+# A stamp whose Python no longer starts (upgraded, moved away) counts for nothing.
+ifneq ($(shell $(PYTHON) -c 'print("runs")' 2>/dev/null),runs)
+.PHONY: $(STAMP)
+endif
+
+help:
+	@sed -n 's/^# \{0,1\}//; 1,3p' Makefile
+
+$(STAMP): pyproject.toml tools/venv.sh
+	@sh tools/venv.sh $(VENV)
+	@touch $@
+
+demo: $(STAMP)
+	@$(PYTHON) -m commcli lab demo
+
+# Both halves always run, so that one round shows all that is wrong; pytest's summary comes last.
+test: $(STAMP)
+	@verdict=0; \
+	$(MAKE) --no-print-directory lint || verdict=1; \
+	$(MAKE) --no-print-directory check-tests || verdict=1; \
+	exit $$verdict
+
+lint: $(STAMP)
+	$(PYTHON) -m ruff check $(CHECKED)
+	$(PYTHON) -m ruff format --check $(CHECKED)
+	$(PYTHON) -m mypy
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command(["--no-logo"])'
+	$(PYTHON) -m tests.architecture.node_python
+
+check-tests: $(STAMP)
+	$(PYTHON) -m pytest
+
+format: $(STAMP)
+	$(PYTHON) -m ruff check --fix $(CHECKED)
+	$(PYTHON) -m ruff format $(CHECKED)
+
+bench: $(STAMP)
+	@for bench in tests/bench/[a-z]*.py; do $(PYTHON) $$bench || exit 1; done
+
+completions: $(STAMP)
+	@$(PYTHON) -m tests.architecture.completions completions
+
+picture: $(STAMP)
+	@$(PYTHON) tools/picture.py docs/demo.svg
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build dist
+	find commcli tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

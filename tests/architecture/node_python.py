@@ -1,0 +1,70 @@
+"""The floor of what runs on nodes: python 3.9 and its standard library.
+
+Two checks, because each misses what the other sees: vermin knows in which version a function of the standard
+library appeared; a real python 3.9, where one is found, compiles the sources.
+`python -m tests.architecture.node_python` runs both.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FLOOR = (3, 9)
+# Everything that is shipped to a node and runs there under its own python3.
+NODE_SIDE = ("commcli/relay", "commcli/remote/node", "commcli/health/onnode.py")
+
+
+def sources() -> list[Path]:
+    """The files that run on nodes."""
+    found: list[Path] = []
+    for place in NODE_SIDE:
+        path = ROOT / place
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.exists()
+    return found
+
+
+def vermin(files: list[Path]) -> str:
+    """What needs more than the floor, one finding a line; empty when nothing does."""
+    code = "import vermin; vermin.main()"
+    flags = [f"-t={FLOOR[0]}.{FLOOR[1]}-", "--violations", "--no-tips", "--format", "parsable"]
+    command = [sys.executable, "-c", code, *flags, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def floor_python() -> str | None:
+    """A python of exactly the floor's version on this machine, or None."""
+    name = f"python{FLOOR[0]}.{FLOOR[1]}"
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [shutil.which(name), *map(str, sorted(pyenv.glob(f"{FLOOR[0]}.{FLOOR[1]}*/bin/{name}")))]
+    for candidate in filter(None, found):
+        # A version manager's shim is on PATH even where it has no such version to start.
+        if subprocess.run([candidate, "-c", "pass"], capture_output=True).returncode == 0:
+            return candidate
+    return None
+
+
+def compile_under(python: str, files: list[Path]) -> str:
+    """What `python` says against the files; empty when it compiles them all."""
+    code = "import sys\nfor f in sys.argv[1:]: compile(open(f, 'rb').read(), f, 'exec')"
+    done = subprocess.run([python, "-IS", "-c", code, *map(str, files)], capture_output=True, text=True)
+    return done.stderr
+
+
+def main() -> int:
+    files = sources()
+    python = floor_python()
+    complaints = vermin(files) + (compile_under(python, files) if python else "")
+    print(complaints, end="")
+    where = python or "not found here, so only the linter spoke"
+    print(f"{len(files)} node-side files {'need more than' if complaints else 'run on'} python 3.9 ({where})")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
