@@ -1,0 +1,94 @@
+"""`python3 relay.pyz serve|supervise|stop|ctl ...`: the relay as a node runs it."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from commcli import __version__
+from commcli.relay import config as configs
+from commcli.relay import control, supervise
+from commcli.relay.config import ConfigError
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run one verb. Exit code: 0 good, 1 the relay said no, 3 bad configuration, 4 no answer, 75 runs already."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.act(options))
+    except ConfigError as error:
+        print(f"commcli-relay: {error}", file=sys.stderr)
+        return 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="relay.pyz", description="The commcli relay.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, act, text in (
+        ("serve", _serve, "run the relay in the foreground"),
+        ("supervise", _supervise, "run it and restart it when it dies"),
+        ("stop", _stop, "stop the supervisor and its relay"),
+    ):
+        sub = verbs.add_parser(verb, help=text)
+        sub.add_argument("--config", type=Path, required=True, help="etc/relay.json")
+        sub.set_defaults(act=act)
+        if verb == "serve":
+            sub.add_argument("--follow-parent", action="store_true", help="end when the parent process ends")
+        if verb == "supervise":
+            sub.add_argument("--daemon", action="store_true", help="go into the background")
+    ctl = verbs.add_parser("ctl", help="ask the running relay")
+    ctl.add_argument("--socket", type=Path, required=True, help="run/control.sock")
+    ctl.add_argument("cmd", help="status, flows, paths, mesh, drain, undrain, reload, metrics")
+    ctl.add_argument("arguments", nargs="?", default="{}", help="a JSON object of arguments")
+    ctl.set_defaults(act=_ctl)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from commcli.relay.daemon import serve
+
+    if options.follow_parent:
+        # A supervisor that is SIGKILLed must not leave a relay behind that holds the ports of the next one.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    return serve(configs.load(options.config), __version__)
+
+
+def _supervise(options: argparse.Namespace) -> int:
+    config = configs.load(options.config)
+    command = [
+        sys.executable,
+        "-I",
+        str(Path(sys.argv[0]).absolute()),
+        "serve",
+        "--follow-parent",
+        "--config",
+        str(options.config),
+    ]
+    return supervise.supervise(config, command, daemon=options.daemon)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    return supervise.stop(configs.load(options.config))
+
+
+def _ctl(options: argparse.Namespace) -> int:
+    try:
+        request = {**json.loads(options.arguments), "cmd": options.cmd}
+        answer = control.ask(options.socket, request)
+    except (OSError, ValueError) as error:
+        print(f"commcli-relay: {options.socket}: {error}", file=sys.stderr)
+        return 4
+    print(json.dumps(answer))
+    return 0 if answer.get("ok") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

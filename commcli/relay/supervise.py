@@ -1,0 +1,125 @@
+"""Keep a relay running where no systemd does: restart it when it dies, stop it when told.
+
+`run/relay.pid` names the supervisor and is flock'd by it for as long as it lives, so that "is it running" has
+an answer that survives SIGKILL and reused process ids.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import List, Optional
+
+from commcli.relay.config import ConfigError, RelayConfig
+
+STOP_WAIT_S = 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
+# A relay that lived this long did not die of its configuration: the next pause starts small again.
+STEADY_S = 30.0
+
+
+def pid_file(config: RelayConfig) -> Path:
+    return config.path("run/relay.pid")
+
+
+def running(config: RelayConfig) -> Optional[int]:
+    """The supervisor's process id, None when none runs."""
+    try:
+        with pid_file(config).open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or "0") or None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def supervise(config: RelayConfig, command: List[str], *, daemon: bool) -> int:
+    """Run `command` and restart it until SIGTERM. Exit code 0, or 75 when a supervisor runs already."""
+    path = pid_file(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"a supervisor of {config.node} runs already", file=sys.stderr)
+        return 75
+    if daemon:
+        _daemonise(config)
+    os.ftruncate(file, 0)
+    os.pwrite(file, str(os.getpid()).encode(), 0)
+    return _Supervisor(command).run()
+
+
+def _daemonise(config: RelayConfig) -> None:
+    log = config.path("log/relay.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # The flock belongs to the open file, which the children share; the parents leave without closing it.
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    out = os.open(str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (out, 1), (out, 2)):
+        os.dup2(source, target)
+
+
+class _Supervisor:
+    def __init__(self, command: List[str]) -> None:
+        self._command = command
+        self._child: Optional["subprocess.Popen[bytes]"] = None
+        self._stopping = False
+
+    def run(self) -> int:
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        pause = FIRST_PAUSE_S
+        while not self._stopping:
+            began = time.monotonic()
+            self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+            if self._stopping:  # told while the child was being made: the handler saw no child yet
+                self._child.terminate()
+            code = self._child.wait()
+            if self._stopping:
+                break
+            pause = FIRST_PAUSE_S if time.monotonic() - began > STEADY_S else min(pause * 2, LONGEST_PAUSE_S)
+            print(f"the relay ended with {code}; starts again in {pause:g} s", file=sys.stderr, flush=True)
+            self._pause(pause)
+        return 0
+
+    def _stop(self, _signum: int, _frame: object) -> None:
+        self._stopping = True
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < end:
+            time.sleep(0.05)
+
+
+def stop(config: RelayConfig) -> int:
+    """Stop the supervisor and its relay; 0 also when none runs. Raises ConfigError when it does not go."""
+    pid = running(config)
+    if pid is None:
+        return 0
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + STOP_WAIT_S
+    while time.monotonic() < end:
+        if running(config) is None:
+            return 0
+        time.sleep(0.02)
+    # setsid made it the leader of its group; a child that ignores SIGTERM goes with it.
+    os.killpg(pid, signal.SIGKILL)
+    time.sleep(0.1)
+    if running(config) is not None:
+        raise ConfigError(f"supervisor {pid} of {config.node} does not end")
+    return 0

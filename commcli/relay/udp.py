@@ -1,0 +1,130 @@
+"""UDP sockets of the relay: the pool of relayed ports, and sending, at once or after the lab's delay."""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import itertools
+import socket
+from collections import Counter
+from typing import Callable, Dict, List, Optional, Tuple
+
+from commcli.relay.shaping import Shaper
+
+Addr = Tuple[str, int]
+
+MAX_DATAGRAM = 65535
+# Holds a key frame's burst to every client while Python is busy; the kernel caps it at rmem_max.
+SOCKET_BUFFER = 4 << 20
+# Held by the lab's delay at most; beyond it the "link" drops, as a router's queue does.
+MAX_HELD = 50_000
+
+
+def open_udp(address: str, port: int) -> socket.socket:
+    """A bound, non-blocking UDP socket. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        sock.bind((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class RelayPool:
+    """The relayed transport addresses: an unpredictable free port for each allocation (RFC 8656 s. 7.2)."""
+
+    TRIES = 64
+
+    def __init__(
+        self,
+        address: str,
+        ports: Tuple[int, int],
+        below: Callable[[int], int],
+        opened: Callable[[socket.socket], None],
+        closed: Callable[[socket.socket], None],
+    ) -> None:
+        """`below(n)` gives a random int in 0..n-1; `opened`/`closed` tell the loop of each socket."""
+        self.sockets: Dict[Addr, socket.socket] = {}
+        self._address, (self._low, self._high) = address, ports
+        self._below, self._opened, self._closed = below, opened, closed
+
+    def open(self) -> Optional[Addr]:
+        """The new relayed address, or None when no port is free."""
+        size = self._high - self._low + 1
+        for _ in range(self.TRIES):
+            port = self._low + self._below(size)
+            if (self._address, port) not in self.sockets and (relay := self._bind(port)):
+                return relay
+        # A nearly full pool: random tries fail although ports are left, so walk it from a random start.
+        start = self._below(size)
+        for offset in range(size):
+            port = self._low + (start + offset) % size
+            if (self._address, port) not in self.sockets and (relay := self._bind(port)):
+                return relay
+        return None
+
+    def _bind(self, port: int) -> Optional[Addr]:
+        try:
+            sock = open_udp(self._address, port)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EMFILE, errno.ENFILE):
+                return None
+            raise
+        relay = (self._address, port)
+        self.sockets[relay] = sock
+        self._opened(sock)
+        return relay
+
+    def close(self, relay: Addr) -> None:
+        """Give the port back."""
+        sock = self.sockets.pop(relay)
+        self._closed(sock)
+        sock.close()
+
+
+class Egress:
+    """The way out to other machines: at once, or through the lab's shaper. Clients are never shaped."""
+
+    def __init__(self, drops: "Counter[str]") -> None:
+        self.shaper: Optional[Shaper] = None
+        self.drops = drops
+        self._held: List[Tuple[float, int, socket.socket, bytes, Addr]] = []
+        self._order = itertools.count()
+
+    def send(self, sock: socket.socket, data: bytes, to: Addr, now: float) -> None:
+        """Send `data` from `sock`; a datagram that can not be sent is counted, never raised."""
+        if self.shaper is None:
+            self.send_now(sock, data, to)
+            return
+        release = self.shaper.release(to[0], len(data), now)
+        if release is None:
+            self.drops["lab_loss"] += 1
+        elif release <= now:
+            self.send_now(sock, data, to)
+        elif len(self._held) >= MAX_HELD:
+            self.drops["lab_queue_full"] += 1
+        else:
+            heapq.heappush(self._held, (release, next(self._order), sock, data, to))
+
+    def send_now(self, sock: socket.socket, data: bytes, to: Addr) -> None:
+        """Send without shaping."""
+        try:
+            sock.sendto(data, to)
+        except BlockingIOError:
+            self.drops["send_buffer_full"] += 1
+        except OSError:
+            # Unreachable, refused by a firewall, or the allocation closed while the lab held the packet.
+            self.drops["send_error"] += 1
+
+    def release(self, now: float) -> Optional[float]:
+        """Send what is due; the time when the next one is, None when nothing waits."""
+        held = self._held
+        while held and held[0][0] <= now:
+            _, _, sock, data, to = heapq.heappop(held)
+            self.send_now(sock, data, to)
+        return held[0][0] if held else None

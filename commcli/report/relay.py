@@ -1,0 +1,50 @@
+"""Drawers of `commcli relay ...`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from commcli.report.terminal import ms, styled
+
+Document = Mapping[str, Any]
+
+
+def _status(doc: Document) -> RenderableType:
+    table = Table(title=f"relays of {doc['fleet']}", title_justify="left")
+    for head in ("node", "state", "version", "up s", "allocations", "drain", "table", "lag p99 ms", "reason"):
+        table.add_column(head)
+    for row in doc["nodes"]:
+        answer = row["answer"]
+        if answer is None:
+            table.add_row(row["node"], styled(row["state"]), *[""] * 6, row["reason"])
+            continue
+        serial = answer["table"]["serial"]
+        table.add_row(
+            row["node"],
+            styled("ok"),
+            answer["version"],
+            f"{answer['uptime_s']:.0f}",
+            str(answer["allocations"]),
+            "yes" if answer["drain"] else "",
+            "none" if serial is None else str(serial),
+            ms(answer["loop_lag_ms"]["p99"], 1),
+            answer["table"]["refused"] or "",
+        )
+    return table
+
+
+def _steered(doc: Document) -> RenderableType:
+    table = Table(title=doc["kind"].replace(".", " "), title_justify="left")
+    for head in ("node", "state", "allocations left", "reason"):
+        table.add_column(head)
+    for row in doc["nodes"]:
+        left = "" if row["answer"] is None else str(row["answer"]["allocations"])
+        table.add_row(row["node"], styled(row["state"]), left, row["reason"])
+    return table
+
+
+DRAW = {"status": _status, "drain": _steered, "undrain": _steered}
