@@ -19,7 +19,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run one verb. Exit code: 0 good, 1 the relay said no, 3 bad configuration, 4 no answer, 75 runs already."""
+    """Run one verb. Exit code: 0 good, 1 the relay said no, 3 bad configuration, 4 no answer, 75 runs."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.act(options))

@@ -11,12 +11,14 @@ import time
 from collections import Counter
 from typing import Any, Callable, Dict, List, Optional
 
-from commcli.relay import control, metrics, peers, shaping
+from commcli.relay import control, metrics, shaping
 from commcli.relay.config import ConfigError, RelayConfig
 from commcli.relay.log import Log
 from commcli.relay.loop import Loop
 from commcli.relay.mesh import Mesh, Reflector
 from commcli.relay.overlay import Overlay
+from commcli.relay.peers import PeerPolicy
+from commcli.relay.shard import Shard
 from commcli.relay.tables import TableFiles
 from commcli.relay.turn import Allocation, Server, TurnConfig
 from commcli.relay.udp import MAX_DATAGRAM, Addr, Egress, RelayPool, open_udp
@@ -41,8 +43,7 @@ class Relay:
         self.pool = RelayPool(
             config.address, config.relay_ports, secrets.randbelow, self._opened, self._closed
         )
-        self.policy = peers.Policy(config)
-        self.turn = Server(_turn_config(config), self.pool, self.policy, os.urandom)
+        self.turn = Server(_turn_config(config), self.pool, _policy(config, None), os.urandom)
         self.turn_socket = _bound(config.address, config.turn_port)
         self.loop.add(self.turn_socket, self._on_turn)
         self.fleet: Optional[FleetSide] = None if config.base is None else FleetSide(self)
@@ -269,7 +270,7 @@ class FleetSide:
         shard = self.tables.start(unix) if start else self.tables.poll(unix)
         if shard is not None:
             self.overlay.set_shard(shard)
-            self.relay.policy.set_fleet(shard)
+            self.relay.turn.policy = _policy(self.config, shard)
         faults = self.faults_file.changed(self.relay.log) if self.config.faults else None
         if faults is not None:
             self.relay.egress.shaper = shaping.Shaper(
@@ -332,6 +333,20 @@ def _bound(address: str, port: int) -> socket.socket:
         return open_udp(address, port)
     except OSError as error:
         raise ConfigError(f"cannot bind UDP {address}:{port}: {error.strerror}") from error
+
+
+def _policy(config: RelayConfig, shard: Optional[Shard]) -> PeerPolicy:
+    """Who may be a peer: public addresses, what the configuration allows, and the fleet's relayed addresses."""
+    nodes = {} if shard is None else shard.nodes
+    relays = {node.address: node.relay_ports for node in nodes.values()}
+    relays[config.address] = config.relay_ports
+    ports = (config.turn_port, config.overlay_port, config.stamp_port, config.metrics_port)
+    return PeerPolicy(
+        config.allow_peers,
+        relays=relays,
+        own_addresses=[config.address],
+        service_ports=[port for port in ports if port is not None],
+    )
 
 
 def _turn_config(config: RelayConfig) -> TurnConfig:

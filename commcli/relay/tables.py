@@ -20,8 +20,6 @@ from commcli.relay import signature
 from commcli.relay.config import RelayConfig
 from commcli.relay.shard import Shard
 
-FILES = ("manifest.json", "manifest.json.sig", "shard.json")
-
 Mark = Tuple[str, int, int]
 
 
@@ -81,16 +79,17 @@ class TableFiles:
         try:
             # One folder for all three reads, also when a push moves the link meanwhile.
             folder = self._config.path(where).resolve(strict=True)
-            manifest, sig = folder / "manifest.json", folder / "manifest.json.sig"
-            signature.verify(manifest, sig, self._config.path("etc/allowed_signers"))
+            manifest = signature.verify(
+                folder / "manifest.json", folder / "manifest.json.sig", self._config.path("etc/allowed_signers")
+            )
             loaded = shards.load(
-                manifest.read_bytes(),
+                manifest,
                 (folder / "shard.json").read_bytes(),
                 node=self._config.node,
                 unix=unix,
                 highest_serial=self._highest(),
             )
-        except (signature.SignatureRefused, shards.ShardRefused, OSError) as error:
+        except (shards.ShardRefused, OSError) as error:
             return None, str(error)
         return loaded, None
 
@@ -118,7 +117,7 @@ class TableFiles:
             if self._config.path("table/current").is_dir():
                 self._copy_good(state, serial)
         except OSError as error:
-            # A full disk must not stop calls: the table is in force, only the copy for the next start is older.
+            # A full disk must not stop calls: the table is in force, its copy for the next start is older.
             self._log("table_not_kept", reason=str(error))
 
     def _copy_good(self, state: Path, serial: int) -> None:
