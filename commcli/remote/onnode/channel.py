@@ -1,0 +1,193 @@
+"""The node's end of a streamed program: JSON lines to the controller and back, over the command's own stdio.
+
+    stdin:  {"entry", "argument", "blobs"} line · argument · raw blobs · JSON lines, empty ones as heartbeats
+    stdout: {"hello"} · {"m": message} ... · {"beat"} at times · {"crash"} if it failed · {"end"} + digest
+
+End of file on stdin means that the controller is gone, by Ctrl-C, SIGKILL or a cut cable: this process and
+everything it started (its process group) then ends too. Daemons that shall survive take their own session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import json
+import os
+import platform
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import Any, BinaryIO
+
+from commcli.remote.onnode import masks
+
+BEAT_S = 5.0
+# sshd may not notice a dead controller for hours; the controller's own heartbeats come every 10 s.
+SILENCE_S = 60.0
+KILL_AFTER_S = 0.2
+CHUNK = 1 << 16
+
+_ending = threading.Event()
+
+
+class Channel:
+    """What a program's entry gets: send, receive, blobs by their sha256, and the secrets to be masked."""
+
+    def __init__(self, stdin: BinaryIO, out: int, nonce: str) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self._stdin = stdin
+        self._out = out
+        self._nonce = nonce
+        self._words: list[str] = []
+        self._digest = hashlib.sha256()
+        self._lines = 0
+        self._lock = threading.Lock()
+        self._inbox: queue.Queue[Any] = queue.Queue()
+        self._heard = time.monotonic()
+
+    def keep_secret(self, secrets: list[str]) -> None:
+        """Mask these values in everything that is sent from now on."""
+        self._words = masks.expand(secrets)
+
+    def send(self, message: Any) -> None:
+        """Send one JSON-able message."""
+        self._write({"m": masks.mask(message, self._words)})
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """The controller's next message; None when `timeout` seconds passed without one."""
+        try:
+            return self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    async def receive_async(self) -> Any:
+        """`receive` for programs with an event loop."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.receive)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self._lock:
+            self._put(line)
+
+    def _put(self, line: dict[str, Any]) -> None:
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        self._digest.update(data)
+        self._lines += 1
+        try:
+            while data:
+                data = data[os.write(self._out, data) :]
+        except OSError:
+            end_group()  # nobody reads any more
+
+    def _hello(self) -> None:
+        self._write({"hello": self._nonce, "python": platform.python_version(), "pid": os.getpid()})
+
+    def _crash(self) -> None:
+        """The innermost error as one line, and where; masked like everything else. No values of variables."""
+        kind, error, trace = sys.exc_info()
+        frames = traceback.extract_tb(trace)[-3:]
+        where = " < ".join(f"{frame.filename.strip('<>')}:{frame.lineno}" for frame in reversed(frames))
+        text = f"{kind.__name__ if kind else '?'}: {error} ({where})"
+        self._write({"crash": masks.mask(text, self._words)})
+
+    def _end(self) -> None:
+        with self._lock:
+            self._put({"end": self._digest.hexdigest(), "lines": self._lines})
+
+    def _take(self, length: int) -> bytes:
+        """Exactly `length` bytes of stdin; the end of the process if there are fewer."""
+        chunks = []
+        while length > 0:
+            chunk = self._stdin.read(min(length, CHUNK))
+            if not chunk:
+                end_group()
+            self._heard = time.monotonic()
+            length -= len(chunk)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _read_program(self) -> tuple[str, Any]:
+        header = json.loads(self._stdin.readline() or b"null")
+        if header is None:
+            end_group()
+        argument = json.loads(self._take(header["argument"]))
+        for digest, length in header["blobs"]:
+            blob = self._take(length)
+            if hashlib.sha256(blob).hexdigest() != digest:
+                raise ValueError(f"blob {digest[:12]} arrived damaged")
+            self.blobs[digest] = blob
+        return header["entry"], argument
+
+    def _listen(self) -> None:
+        try:
+            for line in self._stdin:
+                self._heard = time.monotonic()
+                if line.strip():
+                    self._inbox.put(json.loads(line))
+        finally:
+            end_group()
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(BEAT_S)
+            if time.monotonic() - self._heard > SILENCE_S:
+                end_group()
+            # Not waiting for the lock: its holder may be stuck in a write that nobody reads.
+            if self._lock.acquire(timeout=0.5):
+                try:
+                    self._put({"beat": 1})
+                finally:
+                    self._lock.release()
+
+
+def end_group() -> None:
+    """End this process and every child that did not take a session of its own."""
+    _ending.set()  # our own SIGTERM must not end us before the SIGKILL for those that ignore theirs
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(KILL_AFTER_S)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _on_sigterm(*_: Any) -> None:
+    if not _ending.is_set():
+        end_group()
+
+
+def _own_group() -> None:
+    # A session leader cannot and need not: its group is its own already.
+    if os.getpgrp() != os.getpid():
+        os.setsid()
+
+
+def _quiet_stdio() -> int:
+    """A private copy of stdout for the protocol; what programs and children print goes to stderr."""
+    out = os.dup(1)
+    os.dup2(2, 1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return out
+
+
+def main(stdin: BinaryIO, nonce: str) -> None:
+    """Run the program that stdin describes, then end the process."""
+    _own_group()
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    channel = Channel(stdin, _quiet_stdio(), nonce)
+    status = 0
+    try:
+        channel._hello()
+        threading.Thread(target=channel._beat, daemon=True).start()
+        entry, argument = channel._read_program()
+        threading.Thread(target=channel._listen, daemon=True).start()
+        module, _, function = entry.partition(":")
+        getattr(importlib.import_module(module), function)(argument, channel)
+    except BaseException:
+        status = 1
+        channel._crash()
+    channel._end()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,42 @@
+"""Secrets are masked by value: whatever text they land in, on the node before it is sent and again here."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+MASK = "***"
+SHORTEST = 4
+# Inside a secret document (peers.json) the words long enough to be keys are secrets of their own.
+_WORD = re.compile(r"[^\s\"',:;=\[\]{}()]{16,}")
+
+
+def expand(secrets: Sequence[str]) -> list[str]:
+    """Every text to look for, the longest first: the secrets, their long words, lines, JSON and base64 forms.
+
+    Secrets shorter than four characters are not looked for: they would mask the whole page.
+    """
+    found: set[str] = set()
+    for secret in secrets:
+        found.update((secret, secret.strip(), json.dumps(secret)[1:-1]))
+        found.add(base64.b64encode(secret.encode()).decode())
+        found.update(_WORD.findall(secret))
+    return sorted((word for word in found if len(word) >= SHORTEST), key=len, reverse=True)
+
+
+def mask(value: Any, words: Sequence[str]) -> Any:
+    """`value` (JSON-able) with every one of `words` replaced in every string, dictionary keys included."""
+    if not words:
+        return value
+    if isinstance(value, str):
+        for word in words:
+            value = value.replace(word, MASK)
+        return value
+    if isinstance(value, dict):
+        return {mask(key, words): mask(item, words) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mask(item, words) for item in value]
+    return value
