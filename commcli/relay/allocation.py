@@ -1,0 +1,123 @@
+"""One allocation: its relayed address, its permissions and its channels (RFC 8656 sections 3, 9 and 12)."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable, Optional, Tuple
+
+from commcli.relay.stun import Addr
+
+PERMISSION_LIFETIME_S = 300.0  # RFC 8656 section 9: fixed, not negotiable
+CHANNEL_LIFETIME_S = 600.0  # RFC 8656 section 12
+CHANNEL_LOW, CHANNEL_HIGH = 0x4000, 0x4FFF
+# A client needs a permission for each candidate of its peers: tens. More would be a table that a client can grow.
+MAX_PERMISSIONS = 256
+MAX_CHANNELS = 256
+
+
+class Allocation:
+    """State of one 5-tuple. The tables are plain dictionaries: the data path reads them directly.
+
+    `permissions`: peer IP -> expiry. `channels`: number -> (peer, expiry); `numbers`: peer -> number, its inverse.
+    Expiries are monotonic seconds; an entry that is past its own counts as absent, whether it is still there or not.
+    `in` is from the client towards peers, `out` is towards the client; bytes are payload, without headers.
+    """
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "channels",
+        "client",
+        "direct",
+        "expires",
+        "family",
+        "made",
+        "made_by",
+        "numbers",
+        "packets_in",
+        "packets_out",
+        "permissions",
+        "relay",
+        "reply",
+        "user",
+        "username",
+    )
+
+    def __init__(
+        self,
+        client: Addr,
+        relay: Addr,
+        family: int,
+        username: str,
+        user: str,
+        direct: bool,
+        made: float,
+        made_by: bytes,
+    ) -> None:
+        self.client = client
+        self.relay = relay
+        self.family = family
+        self.username = username
+        self.user = user  # the name that quotas count
+        self.direct = direct  # packets bypass the overlay
+        self.made = made
+        self.made_by = made_by  # transaction id of the Allocate, for its retransmissions
+        self.reply = b""  # what it was answered
+        self.expires = made
+        self.permissions: Dict[str, float] = {}
+        self.channels: Dict[int, Tuple[Addr, float]] = {}
+        self.numbers: Dict[Addr, int] = {}
+        self.bytes_in = self.bytes_out = self.packets_in = self.packets_out = 0
+
+    def permitted(self, ip: str, now: float) -> bool:
+        """Is there a live permission for this peer address?"""
+        return self.permissions.get(ip, now) > now
+
+    def channel_to(self, peer: Addr, now: float) -> Optional[int]:
+        """Number of the live channel that is bound to this peer."""
+        number = self.numbers.get(peer)
+        return None if number is None or self.channels[number][1] <= now else number
+
+    def peer_of(self, number: int, now: float) -> Optional[Addr]:
+        """The peer that this channel is bound to and still live."""
+        bound = self.channels.get(number)
+        return None if bound is None or bound[1] <= now else bound[0]
+
+    def permit(self, ips: Iterable[str], now: float) -> bool:
+        """Install or refresh permissions, all or none; False if they would be too many."""
+        wanted = set(ips)
+        if len(self.permissions.keys() | wanted) > MAX_PERMISSIONS:
+            self.forget_expired(now)
+            if len(self.permissions.keys() | wanted) > MAX_PERMISSIONS:
+                return False
+        for ip in wanted:
+            self.permissions[ip] = now + PERMISSION_LIFETIME_S
+        return True
+
+    def bind(self, number: int, peer: Addr, now: float) -> bool:
+        """Bind or refresh a channel, and the permission with it; False if they would be too many.
+
+        The caller has made sure that neither the number nor the peer is live in another binding.
+        """
+        if number not in self.channels and len(self.channels) >= MAX_CHANNELS:
+            self.forget_expired(now)
+            if len(self.channels) >= MAX_CHANNELS:
+                return False
+        if not self.permit([peer[0]], now):
+            return False
+        self._unbind(number)  # its own older binding, or what expired on this number or of this peer
+        self._unbind(self.numbers.get(peer))
+        self.channels[number] = (peer, now + CHANNEL_LIFETIME_S)
+        self.numbers[peer] = number
+        return True
+
+    def forget_expired(self, now: float) -> None:
+        """Drop permissions and channels that are past their time."""
+        for ip in [ip for ip, expires in self.permissions.items() if expires <= now]:
+            del self.permissions[ip]
+        for number in [number for number, (_, expires) in self.channels.items() if expires <= now]:
+            self._unbind(number)
+
+    def _unbind(self, number: Optional[int]) -> None:
+        bound = self.channels.pop(number, None) if number is not None else None
+        if bound is not None:
+            del self.numbers[bound[0]]
