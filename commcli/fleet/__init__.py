@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from commcli.fleet.loader import load
 from commcli.fleet.model import (
     Capacity,
     Fleet,
@@ -29,4 +30,5 @@ __all__ = [
     "SshDefaults",
     "SshTarget",
     "Zone",
+    "load",
 ]

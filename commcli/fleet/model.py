@@ -1,4 +1,4 @@
-"""What exists: regions, nodes, markets, zones, and the fleet that holds them. Values only; nothing here reads a file.
+"""What exists: regions, nodes, markets, zones, and the fleet that holds them. Values only: no files here.
 
 Countries are lower-case ISO 3166-1 alpha-2 codes. `None` is "not said", never 0.
 """
@@ -33,7 +33,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class SshTarget:
-    """How an operator reaches a node. `proxy_jump` is `[user@]host[:port]`; `python` the node's python3 if it is odd."""
+    """How operators reach a node. `proxy_jump` is `[user@]host[:port]`, `python` an unusual python3 there."""
 
     host: str
     user: str
@@ -44,7 +44,7 @@ class SshTarget:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """A relay's own ports (UDP, but for `metrics`: TCP, loopback), and the range its relayed addresses come from."""
+    """A relay's own ports (UDP, but for `metrics`: TCP), and the range its relayed addresses come from."""
 
     turn: int = 3478
     overlay: int = 3479
@@ -66,8 +66,8 @@ class Capacity:
 class Node:
     """One relay machine.
 
-    `address` is the public IP that media is sent to, `country` that of its region, `base` its folder on the machine,
-    `probe_python` a python there that has aiortc, `variables` what playbooks may read (plain JSON-able values).
+    `address` is the public IP that media is sent to, `country` that of its region, `base` its folder there,
+    `probe_python` a python there that has aiortc, `variables` what playbooks may read (JSON-able values).
     """
 
     id: str
@@ -87,7 +87,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """Where users are. `id` is the country's code; `edges` the nodes that serve it, the preferred one first."""
+    """Where users are. `id` is the country's code; `edges` the nodes that serve it, the preferred first."""
 
     id: str
     name: str
@@ -118,7 +118,7 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """Who signs tables (a key file, or the SSH agent) and whose signatures nodes accept (`signers`, see ssh-keygen)."""
+    """Who signs tables (a key file or the SSH agent), and whom nodes believe (`signers`: allowed_signers)."""
 
     signers: Path
     key: Path | None = None
@@ -158,7 +158,7 @@ class Fleet:
     ssh: SshDefaults
 
     def markets_of(self, node_id: str) -> tuple[str, ...]:
-        """The markets that this node serves as an edge, in the inventory's order; () for a pure transit node."""
+        """The markets this node serves as an edge, in the inventory's order; () for a pure transit node."""
         return tuple(market.id for market in self.markets.values() if node_id in market.edges)
 
     def edge_nodes(self) -> tuple[Node, ...]:

@@ -18,7 +18,7 @@ COMMAND_TIMEOUT_S = 30.0
 class Secret:
     """A value that prints as `***` wherever it lands by accident; only `reveal()` gives it away.
 
-    It refuses to be pickled, and `json.dumps` does not know it: a secret that leaves the process does so on purpose.
+    It refuses to be pickled, and `json.dumps` does not know it: what leaves the process does so on purpose.
     """
 
     __slots__ = ("_value",)
@@ -58,8 +58,8 @@ class Secret:
 class SecretRef:
     """Where a secret is found: exactly one of the three is given. `name` is for messages only.
 
-    `file` is absolute or relative to the working directory (the loader makes it absolute), `env` an environment
-    variable's name, `command` an argument vector, run without a shell, whose standard output is the secret.
+    `file` is a path (the loader makes it absolute), `env` an environment variable's name, `command` the
+    arguments of a program, run without a shell, whose standard output is the secret.
     """
 
     name: str = "secret"
@@ -110,7 +110,11 @@ class SecretRef:
         # stderr stays the operator's own: it may hold the one line that helps, and we must not keep it.
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=COMMAND_TIMEOUT_S, check=False
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                timeout=COMMAND_TIMEOUT_S,
+                check=False,
             )
         except OSError as error:
             raise BadInput(f"secret {self.name}: {self}: {error.strerror}") from None

@@ -1,0 +1,65 @@
+"""The inventory folder -> Fleet: five files, each a mapping; the example `inventory/` explains them.
+
+Everything wrong in all of them is told in one BadInput; what only refers to something broken is not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from commcli.errors import BadInput
+from commcli.fleet import yamlfile
+from commcli.fleet.fleetfile import read_fleet_file
+from commcli.fleet.model import Fleet
+from commcli.fleet.nodes import read_nodes
+from commcli.fleet.places import read_markets, read_regions
+from commcli.fleet.record import Record, nearest
+from commcli.fleet.yamlfile import Problems, YamlMap
+from commcli.fleet.zones import check_reachable, read_zones
+
+FILES = ("fleet.yaml", "regions.yaml", "nodes.yaml", "markets.yaml", "zones.yaml")
+
+
+def load(folder: Path) -> Fleet:
+    """Read and check an inventory. Raises BadInput with every problem, each `file:line: reason`."""
+    if not folder.is_dir():
+        reason = f"{yamlfile.shown(folder)}: no such inventory folder"
+        raise BadInput(reason, hint="Name it with --inventory FOLDER.")
+    problems = Problems()
+    _stray_files(folder, problems)
+    files = {name: _open(folder / name, problems) for name in FILES}
+    fleet = _read(folder, files, problems)
+    problems.raise_if_any()
+    return fleet
+
+
+def _read(folder: Path, files: dict[str, Record], problems: Problems) -> Fleet:
+    """The fleet as far as it can be read: worth something only if there are no problems."""
+    region_table = files["regions.yaml"].table("regions")
+    node_table = files["nodes.yaml"].table("nodes")
+    market_table = files["markets.yaml"].table("markets")
+    zone_table = files["zones.yaml"].table("zones")
+    regions = read_regions(region_table)
+    nodes = read_nodes(node_table, files["nodes.yaml"].section("defaults"), regions, region_table.ids())
+    markets = read_markets(market_table, node_table.ids())
+    zones = read_zones(zone_table, market_table.ids())
+    settings = read_fleet_file(files["fleet.yaml"], folder)
+    for file in files.values():
+        file.finish()
+    if not problems:
+        # A broken inventory is not asked whether everyone can still be reached: it would say no to all.
+        check_reachable(zone_table, zones, nodes, markets)
+    return Fleet(**settings, regions=regions, nodes=nodes, markets=markets, zones=zones)
+
+
+def _stray_files(folder: Path, problems: Problems) -> None:
+    # A zones.yml that nobody reads is a law that nobody obeys.
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".yaml", ".yml") and path.name not in FILES:
+            problems.add(yamlfile.shown(path), 0, f"is no file of an inventory{nearest(path.name, FILES)}")
+
+
+def _open(path: Path, problems: Problems) -> Record:
+    value = yamlfile.read(path, problems)
+    line = value.line if isinstance(value, YamlMap) else 1
+    return Record(value, line, yamlfile.shown(path), "", problems, told=value is None)

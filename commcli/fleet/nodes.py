@@ -1,0 +1,187 @@
+"""nodes.yaml: the relay machines, and the defaults they share."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from itertools import combinations
+from pathlib import PurePosixPath
+
+from commcli.fleet.model import Capacity, Node, NodeState, Ports, Region, SshTarget
+from commcli.fleet.record import Record
+from commcli.fleet.yamlfile import YamlMap
+
+STATES: dict[str, NodeState] = {"active": "active", "drain": "drain", "no-transit": "no-transit"}
+RESERVED_IDS = ("all", *STATES)  # words of the selector
+
+_JUMP = re.compile(r"(?:[^@\s,]+@)?[^@\s:,-][^@\s:,]*(?::[0-9]{1,5})?\Z")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:%-]*\Z")
+_VARIABLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_SECRET_NAME = re.compile(r"password|passwd|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
+
+_NO_DEFAULTS = Node(id="", region="", country="", address="", ssh=SshTarget(host="", user=""))
+
+
+def read_nodes(
+    table: Record, defaults: Record, regions: Mapping[str, Region], region_ids: Collection[str] | None
+) -> dict[str, Node]:
+    """The nodes by id. A node's country is that of its region: one truth, so that no law is misread."""
+    shared = _shared(defaults, _NO_DEFAULTS)
+    if shared.ssh.host:
+        defaults.problem("ssh: host is a node's own, never a default", key="ssh")
+    defaults.finish()
+    nodes: dict[str, Node] = {}
+    for key, record in table.entries("node"):
+        nodes[key] = _node(key, record, shared, regions, region_ids)
+    for one, other in combinations(nodes.values(), 2):
+        for reason in _clashes(one, other):
+            table.problem(f"node {other.id}: {reason} node {one.id} too", key=other.id)
+    if table.is_empty():
+        table.problem("no node at all")
+    return nodes
+
+
+def _node(
+    key: str, record: Record, shared: Node, regions: Mapping[str, Region], region_ids: Collection[str] | None
+) -> Node:
+    if key in RESERVED_IDS:
+        record.problem(f'"{key}" is a word of the selectors and can not be an id')
+    region = record.word("region", region_ids, "region")
+    address = _address(record)
+    shared = replace(shared, address=address, ssh=replace(shared.ssh, host=address))
+    node = replace(
+        _shared(record, shared),
+        id=key,
+        region=region,
+        country=regions[region].country if region in regions else "",
+        state=STATES.get(record.word_or("state", "active", STATES, "state"), "active"),
+    )
+    if not node.ssh.user and not record.broken:
+        record.problem("ssh: user is missing, here and in the defaults")
+    record.finish()
+    return node
+
+
+def _shared(record: Record, base: Node) -> Node:
+    """What a node and the defaults may both say; `base` answers for what is not written."""
+    return replace(
+        base,
+        ssh=_ssh(record.section("ssh"), base.ssh),
+        ports=_ports(record.section("ports"), base.ports),
+        base=_folder(record, base.base),
+        provider=record.id_or("provider", base.provider),
+        capacity=_capacity(record.section("capacity"), base.capacity),
+        probe_python=record.text_or("probe_python", base.probe_python),
+        tags=tuple(dict.fromkeys((*base.tags, *record.words("tags", None, "tag")))),
+        variables={**base.variables, **_variables(record.section("variables"))},
+    )
+
+
+def _ssh(record: Record, base: SshTarget) -> SshTarget:
+    ssh = SshTarget(
+        host=record.text_or("host", base.host),
+        user=record.text_or("user", base.user),
+        port=record.integer_or("port", base.port, 1, 65535),
+        proxy_jump=record.text_or("proxy_jump", base.proxy_jump),
+        python=record.text_or("python", base.python),
+    )
+    if ssh.host and not _HOST.match(ssh.host):
+        record.problem("host must be a host name or an address", key="host")
+    if ssh.proxy_jump is not None and not _JUMP.match(ssh.proxy_jump):
+        record.problem("proxy_jump must be [user@]host[:port]", key="proxy_jump")
+    record.finish()
+    return ssh
+
+
+def _ports(record: Record, base: Ports) -> Ports:
+    ports = Ports(
+        turn=record.integer_or("turn", base.turn, 1, 65535),
+        overlay=record.integer_or("overlay", base.overlay, 1, 65535),
+        stamp=record.integer_or("stamp", base.stamp, 1, 65535),
+        metrics=record.integer_or("metrics", base.metrics, 1, 65535),
+        relay_low=record.integer_or("relay_low", base.relay_low, 1024, 65535),
+        relay_high=record.integer_or("relay_high", base.relay_high, 1024, 65535),
+    )
+    named = {"turn": ports.turn, "overlay": ports.overlay, "stamp": ports.stamp}
+    for (one, port), (other, same) in combinations(named.items(), 2):
+        if port == same:
+            record.problem(f"{one} and {other} are the same UDP port {port}", key=other)
+    for name, port in named.items():
+        if ports.relay_low <= port <= ports.relay_high:
+            record.problem(f"{name} port {port} lies in the relay range", key=name)
+    if ports.relay_low > ports.relay_high:
+        record.problem("relay_low is above relay_high", key="relay_low")
+    record.finish()
+    return ports
+
+
+def _capacity(record: Record, base: Capacity) -> Capacity:
+    capacity = Capacity(
+        sessions=record.integer_or("sessions", base.sessions, 1, 10**7),
+        mbps=record.number_or("mbps", base.mbps, 0.1, 10**7),
+    )
+    record.finish()
+    return capacity
+
+
+def _address(record: Record) -> str:
+    text = record.text("address")
+    if not text:
+        return ""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        record.problem(f'bad address "{text}": it must be an IP address, v4 or v6', key="address")
+        return ""
+    if address.is_unspecified or address.is_multicast or address.is_link_local or int(address) == 2**32 - 1:
+        record.problem(f"address {address} is not that of one machine", key="address")
+    return str(address)
+
+
+def _folder(record: Record, base: str) -> str:
+    text = record.text_or("base", base)
+    path = PurePosixPath(text)
+    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or not text.isprintable():
+        record.problem("base must be an absolute folder of its own, such as /opt/commcli", key="base")
+    return str(path)
+
+
+def _variables(record: Record) -> dict[str, object]:
+    variables: dict[str, object] = {}
+    for key, value, line in record.items():
+        if not _VARIABLE.match(key):
+            record.problem(f'name "{key}" must be lower-case letters, digits and _', line=line)
+        for name in _in_the_clear(key, value):
+            record.problem(
+                f"{name} looks like a secret in the clear; name it in fleet.yaml: secrets", line=line
+            )
+        variables[key] = value
+    return variables
+
+
+def _in_the_clear(key: str, value: object) -> Iterator[str]:
+    if isinstance(value, YamlMap):
+        for inner, held in value.items():
+            yield from _in_the_clear(inner, held)
+    elif _SECRET_NAME.search(key) and value is not None and not isinstance(value, bool):
+        yield key
+
+
+def _clashes(one: Node, other: Node) -> Iterator[str]:
+    """What two nodes can not share: where we log in and install, and sockets on one address."""
+    if (one.ssh.host, one.ssh.port, one.base) == (other.ssh.host, other.ssh.port, other.base):
+        yield "the same SSH host, port and base folder are those of"
+    if one.address != other.address or not one.address:
+        return
+    yield from _same_ports(one.ports, other.ports)
+
+
+def _same_ports(one: Ports, other: Ports) -> Iterator[str]:
+    theirs = {one.turn, one.overlay, one.stamp}
+    for port in (other.turn, other.overlay, other.stamp):
+        if port in theirs or one.relay_low <= port <= one.relay_high:
+            yield f"its address with UDP port {port} is that of"
+    if one.relay_low <= other.relay_high and other.relay_low <= one.relay_high:
+        yield "its address with its relay ports is that of"
