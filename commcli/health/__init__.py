@@ -1,1 +1,1 @@
-"""Facts in, findings out."""
+"""Is each node fit to carry calls? Facts are gathered in one exchange a node; judging them is pure."""

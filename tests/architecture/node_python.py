@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FLOOR = (3, 9)
 # Everything that is shipped to a node and runs there under its own python3.
-NODE_SIDE = ("commcli/relay", "commcli/remote/node", "commcli/health/onnode.py")
+NODE_SIDE = ("commcli/relay", "commcli/remote/onnode", "commcli/health/onnode.py")
 
 
 def sources() -> list[Path]:

@@ -1,0 +1,200 @@
+"""What is known of a node, gathered over SSH in one exchange. A node out of reach is a value like any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from commcli.fleet.model import Fleet, Node
+    from commcli.remote.outcome import OnEvent, Outcome
+    from commcli.remote.ssh import Pool
+
+# A node is looked at in a second or two even from the far side of the world.
+NODE_TIMEOUT_S = 20.0
+_STREAMED = ("commcli.health.onnode", "commcli.relay.control", "commcli.relay.loop")
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The node's clock minus ours, surely within `offset_s` ± `uncertainty_s`."""
+
+    offset_s: float
+    uncertainty_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Room in the file system of the relay's folder. `free_inodes` is None where they are made as needed."""
+
+    free_bytes: int
+    total_bytes: int
+    free_inodes: int | None = None
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Mean length of the run queue over a minute, and the CPUs that serve it."""
+
+    one_minute: float
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """The relay's own word. `serial` is None without a table; a peer's RTT is None while it does not answer."""
+
+    version: str
+    uptime_s: float
+    drain: bool = False
+    allocations: int = 0
+    serial: int | None = None
+    expires_unix: float | None = None
+    refused: str | None = None
+    lag_p99_ms: float | None = None
+    peers_rtt_ms: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One node as it was at `unix` (our clock). What could not be learned is None, and why stands in `errors`.
+
+    `state`, `reason` and `code` are those of the exchange (remote.outcome); unless `state` is done, nothing else
+    is known. `sessions` is the capacity that the inventory states.
+    """
+
+    node: str
+    state: str = "done"
+    reason: str = ""
+    code: int = 0
+    unix: float = 0.0
+    seconds: float = 0.0
+    python: tuple[int, int] | None = None
+    python_text: str = ""
+    clock: Clock | None = None
+    disk: Disk | None = None
+    load: Load | None = None
+    relay: Relay | None = None
+    sessions: int | None = None
+    errors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the node said, and our clock before the question and after the answer."""
+
+    body: Mapping[str, Any]
+    sent_unix: float
+    received_unix: float
+
+
+def clock(answer: Answer) -> Clock:
+    """Bounds on the offset: the node began after we asked, and ended before we heard of it (RFC 5905's reasoning)."""
+    highest = float(answer.body["unix_begun"]) - answer.sent_unix
+    lowest = float(answer.body["unix_ended"]) - answer.received_unix
+    return Clock((highest + lowest) / 2, max(0.0, (highest - lowest) / 2))
+
+
+def read(node: Node, outcome: Outcome[Answer]) -> Facts:
+    """The facts in one node's outcome. Raises nothing: what is missing in the answer is unknown, with a reason."""
+    known: dict[str, Any] = {
+        "node": node.id,
+        "state": outcome.state,
+        "reason": outcome.reason,
+        "code": outcome.code,
+        "seconds": outcome.seconds,
+        "sessions": node.capacity.sessions,
+    }
+    if outcome.value is None:
+        return Facts(**known)
+    body = outcome.value.body
+    values = {name: told["value"] for name, told in body.items() if isinstance(told, dict)}
+    errors = {name: told["error"] for name, told in body.items() if isinstance(told, dict) and told["error"]}
+    version = str(values.get("python") or "")
+    return Facts(
+        **known,
+        unix=outcome.value.received_unix,
+        python=_version(version),
+        python_text=version,
+        clock=clock(outcome.value),
+        disk=Disk(**values["disk"]) if values.get("disk") else None,
+        load=Load(**values["load"]) if values.get("load") else None,
+        relay=_relay(values["relay"]) if values.get("relay") else None,
+        errors=errors,
+    )
+
+
+def _version(text: str) -> tuple[int, int] | None:
+    words = text.split(".")
+    return (
+        (int(words[0]), int(words[1]))
+        if len(words) > 1 and words[0].isdigit() and words[1].isdigit()
+        else None
+    )
+
+
+def _relay(status: Mapping[str, Any]) -> Relay:
+    table = status["table"]
+    return Relay(
+        version=status["version"],
+        uptime_s=status["uptime_s"],
+        drain=status["drain"],
+        allocations=status["allocations"],
+        serial=table["serial"],
+        expires_unix=None
+        if table["expires"] is None
+        else datetime.fromisoformat(table["expires"]).timestamp(),
+        refused=table["refused"],
+        lag_p99_ms=status["loop_lag_ms"]["p99"],
+        peers_rtt_ms={peer: told["rtt_ms"] for peer, told in status["peers"].items()},
+    )
+
+
+async def gather(
+    fleet: Fleet,
+    nodes: Sequence[Node],
+    pool: Pool,
+    *,
+    node_timeout_s: float = NODE_TIMEOUT_S,
+    deadline_s: float | None = None,
+    on_event: OnEvent | None = None,
+) -> list[Facts]:
+    """Look at every node, in the order of `nodes`; those out of reach are among the answers."""
+    from commcli.remote.outcome import each
+    from commcli.remote.program import bundle, source_of
+
+    streamed = bundle({name: source_of(name) for name in _STREAMED})
+
+    async def one(node: Node) -> Answer:
+        return await _ask(node, pool, streamed)
+
+    outcomes = await each(
+        nodes,
+        one,
+        parallel=fleet.ssh.parallel,
+        deadline_s=deadline_s,
+        node_timeout_s=node_timeout_s,
+        on_event=on_event,
+    )
+    return [read(node, outcome) for node, outcome in zip(nodes, outcomes, strict=True)]
+
+
+async def _ask(node: Node, pool: Pool, streamed: bytes) -> Answer:
+    from commcli.remote.outcome import Failed
+    from commcli.remote.program import Program
+
+    connection = await pool.connect(node)
+    sent_unix = time.time()
+    async with await Program.start(
+        connection, node.ssh.python, streamed, "commcli.health.onnode:main", {"base": node.base}
+    ) as program:
+        body = await program.receive()
+        received_unix = time.time()
+    if not isinstance(body, dict):
+        raise Failed("the node looked at itself and said nothing")
+    return Answer(body, sent_unix, received_unix)

@@ -1,0 +1,271 @@
+"""Facts in, findings out. Pure: the same facts always give the same verdict, and every verdict its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from commcli.health.facts import Facts, Relay
+
+Verdict = Literal["ok", "warn", "fail"]
+_GRAVITY: tuple[Verdict, ...] = ("ok", "warn", "fail")
+
+# What nodes are built for: the executor and the relay need it (DESIGN: the house).
+OLDEST_PYTHON = (3, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a figure turns from ok to warn to fail. They are part of every report, next to what they judged."""
+
+    disk_warn_bytes: int = 1 << 30
+    # A table and a zipapp are pushed beside the old ones before the switch; below this a push may not fit.
+    disk_fail_bytes: int = 64 << 20
+    inodes_warn: int = 10_000
+    inodes_fail: int = 500
+    # One-way delays are quoted with their clock error; half a second makes them useless.
+    clock_warn_s: float = 0.5
+    # Time-limited TURN passwords and the overlay's replay window believe the clock.
+    clock_fail_s: float = 30.0
+    # A relay is one thread: load hurts once every CPU has a queue. It never fails a node by itself.
+    load_warn_per_cpu: float = 2.0
+    # How late the relay's loop runs is added to every packet. 20 ms is one audio frame.
+    lag_warn_ms: float = 20.0
+    lag_fail_ms: float = 150.0
+    sessions_warn: float = 0.8
+    table_warn_s: float = 3600.0
+    # A relay that began so lately has not measured its peers yet, and may be one that keeps dying.
+    young_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One judgement. `cause` is the same words on every node with the same trouble; `reason` has the figures."""
+
+    check: str
+    verdict: Verdict
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What one node's facts cannot tell: the newest table serial that any node has loaded, and our version."""
+
+    serial: int | None
+    version: str
+
+
+def overview(everybody: Iterable[Facts], version: str) -> Overview:
+    """The fleet's side of the judgement, from all nodes' facts together."""
+    serials = [facts.relay.serial for facts in everybody if facts.relay and facts.relay.serial is not None]
+    return Overview(max(serials, default=None), version)
+
+
+def worst(findings: Iterable[Finding]) -> Verdict:
+    """The verdict of a node: its gravest finding's; ok when there is none."""
+    return max((finding.verdict for finding in findings), key=_GRAVITY.index, default="ok")
+
+
+def judge(facts: Facts, fleet: Overview, limits: Limits) -> tuple[Finding, ...]:
+    """Every finding on one node, gravest first. A node out of reach has one: nothing else is known of it."""
+    if facts.state != "done":
+        words = f"{facts.state}: {facts.reason}"
+        return (Finding("reach", "fail", words, words),)
+    findings = [finding for check in _CHECKS if (finding := check(facts, fleet, limits)) is not None]
+    return tuple(sorted(findings, key=lambda finding: -_GRAVITY.index(finding.verdict)))
+
+
+def _relay(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    if facts.relay is None:
+        reason = facts.errors.get("relay", "unknown")
+        return Finding("relay", "fail", f"relay {reason}", f"relay {reason}")
+    relay = facts.relay
+    if relay.version != fleet.version:
+        words = f"relay runs {relay.version}, this commcli ships {fleet.version}"
+        return Finding("relay", "warn", words, words)
+    return _ok("relay", f"relay {relay.version} up {_span(relay.uptime_s)}")
+
+
+def _table(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    relay = facts.relay
+    if relay is None:
+        return None
+    if relay.refused is not None:
+        # Fail static: with the last good table it still serves, and only lacks what is new.
+        verdict: Verdict = "fail" if relay.serial is None else "warn"
+        kept = "no table is loaded" if relay.serial is None else f"serial {relay.serial} stays"
+        return Finding(
+            "table", verdict, f"table refused: {relay.refused}", f"table refused: {relay.refused}; {kept}"
+        )
+    if relay.serial is None:
+        if fleet.serial is None:
+            return _ok("table", "no table published yet")
+        words = f"no table loaded, the fleet has serial {fleet.serial}"
+        return Finding("table", "fail", words, words)
+    return _serial(relay, relay.serial, fleet) or _expiry(relay, relay.serial, facts, limits)
+
+
+def _serial(relay: Relay, serial: int, fleet: Overview) -> Finding | None:
+    if fleet.serial is None or serial >= fleet.serial:
+        return None
+    # Mixed versions are harmless for routing (source routes), but the node missed a publication.
+    return Finding(
+        "table", "warn", f"table behind the fleet's {fleet.serial}", f"serial {serial} of {fleet.serial}"
+    )
+
+
+def _expiry(relay: Relay, serial: int, facts: Facts, limits: Limits) -> Finding:
+    if relay.expires_unix is None:
+        return _ok("table", f"serial {serial}")
+    left_s = relay.expires_unix - facts.unix
+    if left_s <= 0:
+        reason = f"serial {serial} expired {_span(-left_s)} ago and stays in use"
+        return Finding("table", "fail", "table expired", reason)
+    if left_s < limits.table_warn_s:
+        reason = f"serial {serial} expires in {_span(left_s)} (warns under {_span(limits.table_warn_s)})"
+        return Finding("table", "warn", "table expires soon", reason)
+    return _ok("table", f"serial {serial}, expires in {_span(left_s)}")
+
+
+def _peers(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    relay = facts.relay
+    if relay is None or not relay.peers_rtt_ms:
+        return None
+    silent = sorted(peer for peer, rtt_ms in relay.peers_rtt_ms.items() if rtt_ms is None)
+    known = len(relay.peers_rtt_ms)
+    if not silent:
+        return _ok("peers", f"all {known} peers answer")
+    if relay.uptime_s < limits.young_s:
+        return _ok("peers", f"{len(silent)} of {known} peers not measured yet")
+    reason = f"no answer from {len(silent)} of {known} peers: {', '.join(silent)}"
+    if len(silent) == known:
+        return Finding("peers", "fail", "no peer answers", reason)
+    return Finding("peers", "warn", f"peers do not answer: {', '.join(silent)}", reason)
+
+
+def _drain(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    # A draining node is healthy: somebody wants it so. It is said all the same, for whoever forgot it.
+    if facts.relay is None or not facts.relay.drain:
+        return None
+    return _ok("drain", f"draining, {facts.relay.allocations} allocations left")
+
+
+def _sessions(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    if facts.relay is None or not facts.sessions:
+        return None
+    used = facts.relay.allocations / facts.sessions
+    reason = f"{facts.relay.allocations} of {facts.sessions} sessions"
+    if used >= 1:
+        return Finding("sessions", "fail", "sessions at capacity", reason)
+    if used >= limits.sessions_warn:
+        return Finding(
+            "sessions", "warn", "sessions near capacity", f"{reason} (warns at {limits.sessions_warn:.0%})"
+        )
+    return _ok("sessions", reason)
+
+
+def _lag(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    lag_ms = None if facts.relay is None else facts.relay.lag_p99_ms
+    if lag_ms is None:
+        return None
+    reason = f"relay loop {lag_ms:.1f} ms late at p99"
+    return _above("lag", lag_ms, limits.lag_warn_ms, limits.lag_fail_ms, "relay loop late", reason, "{:g} ms")
+
+
+def _clock(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    clock = facts.clock
+    if clock is None:
+        return None
+    direction = "ahead" if clock.offset_s >= 0 else "behind"
+    reason = f"clock {_seconds(abs(clock.offset_s))} {direction}, ±{_seconds(clock.uncertainty_s)}"
+    # Only what is surely off is called off: the nearest offset that the measurement allows.
+    surely_s = max(0.0, abs(clock.offset_s) - clock.uncertainty_s)
+    return _above(
+        "clock", surely_s, limits.clock_warn_s, limits.clock_fail_s, "clock is off", reason, "{:g} s"
+    )
+
+
+def _disk(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    disk = facts.disk
+    if disk is None:
+        return _unknown("disk", facts)
+    if disk.read_only:
+        return Finding("disk", "fail", "disk is read-only", "the relay's file system is mounted read-only")
+    if disk.free_inodes is not None and disk.free_inodes < limits.inodes_warn:
+        verdict: Verdict = "fail" if disk.free_inodes < limits.inodes_fail else "warn"
+        return Finding("disk", verdict, "disk short of inodes", f"{disk.free_inodes} inodes free")
+    reason = f"disk {_bytes(disk.free_bytes)} free of {_bytes(disk.total_bytes)}"
+    if disk.free_bytes < limits.disk_fail_bytes:
+        return Finding(
+            "disk", "fail", "disk full", f"{reason} (fails under {_bytes(limits.disk_fail_bytes)})"
+        )
+    if disk.free_bytes < limits.disk_warn_bytes:
+        return Finding(
+            "disk", "warn", "disk nearly full", f"{reason} (warns under {_bytes(limits.disk_warn_bytes)})"
+        )
+    return _ok("disk", f"disk {_bytes(disk.free_bytes)} free")
+
+
+def _load(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    if facts.load is None:
+        return _unknown("load", facts)
+    reason = f"load {facts.load.one_minute:.1f} on {facts.load.cpus} CPUs"
+    if facts.load.one_minute > limits.load_warn_per_cpu * facts.load.cpus:
+        return Finding(
+            "load", "warn", "load high", f"{reason} (warns over {limits.load_warn_per_cpu:g} a CPU)"
+        )
+    return _ok("load", reason)
+
+
+def _python(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    if facts.python is None:
+        return _unknown("python", facts)
+    needed = ".".join(map(str, OLDEST_PYTHON))
+    if facts.python < OLDEST_PYTHON:
+        words = f"python {facts.python_text}, needs {needed} or newer"
+        return Finding("python", "fail", words, words)
+    return _ok("python", f"python {facts.python_text}")
+
+
+Check = Callable[[Facts, Overview, Limits], Finding | None]
+_CHECKS: tuple[Check, ...] = (_relay, _table, _drain, _peers, _sessions, _lag, _clock, _disk, _load, _python)
+
+
+def _ok(check: str, reason: str) -> Finding:
+    return Finding(check, "ok", "", reason)
+
+
+def _unknown(check: str, facts: Facts) -> Finding:
+    reason = f"{check} unknown: {facts.errors.get(check, 'not told')}"
+    return Finding(check, "warn", reason, reason)
+
+
+def _above(check: str, value: float, warn: float, fail: float, cause: str, reason: str, unit: str) -> Finding:
+    """Judge a figure where more is worse; `unit` prints the limit that was crossed."""
+    if value > fail:
+        return Finding(check, "fail", cause, f"{reason} (fails over {unit.format(fail)})")
+    if value > warn:
+        return Finding(check, "warn", cause, f"{reason} (warns over {unit.format(warn)})")
+    return _ok(check, reason)
+
+
+def _span(seconds: float) -> str:
+    """A length of time in its two largest units at most: `3 d 4 h`, `12 min`, `40 s`."""
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= size:
+            whole, rest = divmod(int(seconds), size)
+            return f"{whole} {unit}" + (f" {rest // below} {small}" if rest // below else "")
+    return f"{seconds // 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def _bytes(count: int) -> str:
+    for size, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1024:.0f} KiB"

@@ -1,0 +1,81 @@
+"""What runs on the node for `health check`: look at the machine and ask its relay. Python 3.9, no other library.
+
+Every fact is looked up by itself: a full disk or a dead relay is what we came for and must not hide the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from commcli.relay import control
+
+# A relay that lives answers in microseconds; more than this is an answer of its own.
+RELAY_TIMEOUT_S = 3.0
+
+
+def main(argument: dict[str, Any], channel: Any) -> None:
+    """The entry of the streamed program: `argument` is {"base": the relay's folder}."""
+    begun = time.time()
+    found = look(Path(argument["base"]))
+    channel.send({"unix_begun": begun, "unix_ended": time.time(), **found})
+
+
+def look(base: Path) -> dict[str, Any]:
+    """Every fact as {"value", "error"}, one of them None."""
+    return {
+        "python": _tried(platform.python_version),
+        "disk": _tried(lambda: disk(base)),
+        "load": _tried(lambda: {"one_minute": os.getloadavg()[0], "cpus": _cpus()}),
+        "relay": _tried(lambda: relay(base)),
+    }
+
+
+def _tried(question: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"value": question(), "error": None}
+    except OSError as error:
+        return {"value": None, "error": error.strerror or str(error)}
+    except ValueError as error:
+        return {"value": None, "error": str(error)}
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def disk(base: Path) -> dict[str, Any]:
+    """Room under `base` or its nearest parent that exists, in bytes and inodes (None where they are not counted)."""
+    place = base
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    room = os.statvfs(str(place))
+    return {
+        "free_bytes": room.f_bavail * room.f_frsize,
+        "total_bytes": room.f_blocks * room.f_frsize,
+        # Some file systems (btrfs) make inodes as needed and say 0 of 0.
+        "free_inodes": room.f_favail if room.f_files else None,
+        "read_only": bool(room.f_flag & os.ST_RDONLY),
+    }
+
+
+def relay(base: Path) -> dict[str, Any]:
+    """The relay's own status. Raises OSError with what stands in the way: no socket, nobody there, no answer."""
+    if not base.exists():
+        raise OSError(0, f"not provisioned ({base} does not exist)")
+    try:
+        answer = control.ask(base / "run" / "control.sock", {"cmd": "status"}, RELAY_TIMEOUT_S)
+    except FileNotFoundError:
+        raise OSError(0, "not running (no control socket)") from None
+    except ConnectionRefusedError:
+        raise OSError(0, "not running (nobody answers its control socket)") from None
+    except socket.timeout:  # noqa: UP041  (in python 3.9 this is not TimeoutError)
+        raise OSError(0, f"hangs: no answer within {RELAY_TIMEOUT_S:g} s") from None
+    if not answer.get("ok"):
+        raise OSError(0, f"answers with an error: {answer.get('error')}")
+    return answer

@@ -1,0 +1,182 @@
+"""From a node's answer to facts, and what looks at a node finds there."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commcli.fleet.model import Capacity, Node, SshTarget
+from commcli.health import onnode
+from commcli.health.facts import Answer, Disk, Load, Relay, clock, read
+from commcli.relay import control
+from commcli.remote.outcome import Outcome
+
+NODE = Node("ae-1", "dxb", "ae", "192.0.2.1", SshTarget("192.0.2.1", "ops"), capacity=Capacity(sessions=50))
+STATUS = {
+    "ok": True,
+    "version": "1.0",
+    "uptime_s": 12.5,
+    "drain": False,
+    "allocations": 2,
+    "table": {"serial": 4, "expires": "2030-01-01T00:00:00Z", "expired": False, "refused": None},
+    "loop_lag_ms": {"p50": 0.1, "p99": 0.5},
+    "peers": {"hk-1": {"rtt_ms": 34.5}, "sg-1": {"rtt_ms": None}},
+}
+BODY: dict[str, Any] = {
+    "unix_begun": 100.0,
+    "unix_ended": 100.5,
+    "python": {"value": "3.9.2", "error": None},
+    "disk": {
+        "value": {"free_bytes": 1, "total_bytes": 2, "free_inodes": None, "read_only": False},
+        "error": None,
+    },
+    "load": {"value": {"one_minute": 0.5, "cpus": 4}, "error": None},
+    "relay": {"value": STATUS, "error": None},
+}
+
+
+def answered(body: dict[str, Any]) -> Outcome[Answer]:
+    return Outcome("ae-1", "done", Answer(body, 99.0, 101.0), "", 1.2)
+
+
+def test_facts_of_an_answer() -> None:
+    facts = read(NODE, answered(BODY))
+    assert (facts.node, facts.state, facts.sessions, facts.seconds) == ("ae-1", "done", 50, 1.2)
+    assert (facts.python, facts.python_text) == ((3, 9), "3.9.2")
+    assert facts.disk == Disk(1, 2, None, False)
+    assert facts.load == Load(0.5, 4)
+    assert facts.relay == Relay(
+        "1.0", 12.5, False, 2, 4, 1893456000.0, None, 0.5, {"hk-1": 34.5, "sg-1": None}
+    )
+    assert facts.errors == {}
+
+
+def test_what_the_node_could_not_tell_is_unknown_with_its_reason() -> None:
+    body = {
+        **BODY,
+        "relay": {"value": None, "error": "not running"},
+        "disk": {"value": None, "error": "I/O error"},
+    }
+    facts = read(NODE, answered(body))
+    assert (facts.relay, facts.disk) == (None, None)
+    assert facts.errors == {"relay": "not running", "disk": "I/O error"}
+
+
+def test_a_node_out_of_reach_is_a_value() -> None:
+    facts = read(NODE, Outcome("ae-1", "unreachable", None, "no route", 10.0, 4))
+    assert (facts.state, facts.reason, facts.code, facts.relay) == ("unreachable", "no route", 4, None)
+
+
+CLOCKS = [
+    # sent, received (ours), begun, ended (the node's), offset, uncertainty: seconds
+    ("equal clocks, 200 ms there and back", 10.0, 10.2, 10.1, 10.1, 0.0, 0.1),
+    ("the node took a second in between", 10.0, 11.2, 10.1, 11.1, 0.0, 0.1),
+    ("30 s ahead", 10.0, 10.2, 40.1, 40.1, 30.0, 0.1),
+    ("2 s behind", 10.0, 10.2, 8.1, 8.1, -2.0, 0.1),
+    ("a slow start of python only widens it", 10.0, 11.2, 11.1, 11.1, 0.5, 0.6),
+]
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "begun", "ended", "offset_s", "uncertainty_s"),
+    [case[1:] for case in CLOCKS],
+    ids=[case[0] for case in CLOCKS],
+)
+def test_clock(
+    sent: float, received: float, begun: float, ended: float, offset_s: float, uncertainty_s: float
+) -> None:
+    measured = clock(Answer({"unix_begun": begun, "unix_ended": ended}, sent, received))
+    assert measured.offset_s == pytest.approx(offset_s)
+    assert measured.uncertainty_s == pytest.approx(uncertainty_s)
+
+
+class Relayish:
+    """A control socket that gives one fixed answer to everybody."""
+
+    def __init__(self, base: Path, reply: bytes) -> None:
+        self.listener = control.bind_unix(base / "run" / "control.sock")
+        self.listener.listen()
+        self._reply = reply
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self.listener.accept()
+            except OSError:
+                return
+            with peer:
+                self.request = peer.recv(4096)
+                peer.sendall(self._reply)
+
+    def stop(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def relayish(tmp_path: Path) -> Iterator[Relayish]:
+    relay = Relayish(tmp_path, json.dumps(STATUS).encode() + b"\n")
+    yield relay
+    relay.stop()
+
+
+def test_the_look_asks_the_relay(relayish: Relayish, tmp_path: Path) -> None:
+    found = onnode.look(tmp_path)
+    assert found["relay"] == {"value": STATUS, "error": None}
+    assert json.loads(relayish.request) == {"cmd": "status"}
+    assert [name for name, told in found.items() if told["error"]] == []
+    assert found["disk"]["value"]["total_bytes"] >= found["disk"]["value"]["free_bytes"] > 0
+
+
+def test_a_relay_that_answers_nonsense_is_an_error(tmp_path: Path) -> None:
+    relay = Relayish(tmp_path, b"nonsense\n")
+    try:
+        assert onnode.look(tmp_path)["relay"]["value"] is None
+    finally:
+        relay.stop()
+
+
+def test_a_relay_that_says_no_is_an_error(tmp_path: Path) -> None:
+    relay = Relayish(tmp_path, b'{"ok": false, "error": "too busy"}\n')
+    try:
+        assert onnode.look(tmp_path)["relay"]["error"] == "answers with an error: too busy"
+    finally:
+        relay.stop()
+
+
+def test_a_node_that_was_never_provisioned(tmp_path: Path) -> None:
+    found = onnode.look(tmp_path / "opt" / "commcli")
+    assert found["relay"]["error"] == f"not provisioned ({tmp_path}/opt/commcli does not exist)"
+    assert found["disk"]["error"] is None, "room is that of the nearest folder that exists"
+
+
+def test_a_relay_that_stopped(tmp_path: Path) -> None:
+    assert onnode.look(tmp_path)["relay"]["error"] == "not running (no control socket)"
+
+
+def test_a_relay_that_was_killed(tmp_path: Path) -> None:
+    control.bind_unix(tmp_path / "run" / "control.sock").close()
+    told = onnode.look(tmp_path)["relay"]["error"]
+    assert told == "not running (nobody answers its control socket)"
+
+
+def test_the_entry_sends_one_message(tmp_path: Path) -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Channel:
+        def send(self, message: dict[str, Any]) -> None:
+            sent.append(message)
+
+    onnode.main({"base": str(tmp_path)}, Channel())
+    [message] = sent
+    assert message["unix_begun"] <= message["unix_ended"]
+    assert json.loads(json.dumps(message)) == message

@@ -1,0 +1,163 @@
+"""Facts in, findings out: one table of cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from commcli.health.facts import Clock, Disk, Facts, Load, Relay
+from commcli.health.judge import Finding, Limits, Overview, Verdict, judge, overview, worst
+
+NOW = 1_700_000_000.0
+GIB = 1 << 30
+RELAY = Relay(
+    version="1.0",
+    uptime_s=90_000,
+    serial=7,
+    expires_unix=NOW + 86_400,
+    lag_p99_ms=0.4,
+    peers_rtt_ms={"hk-1": 34.0, "sg-1": 61.0},
+)
+HEALTHY = Facts(
+    node="ae-1",
+    unix=NOW,
+    python=(3, 11),
+    python_text="3.11.2",
+    clock=Clock(0.004, 0.03),
+    disk=Disk(40 * GIB, 100 * GIB, 5_000_000),
+    load=Load(0.7, 2),
+    relay=RELAY,
+    sessions=100,
+)
+FLEET = Overview(serial=7, version="1.0")
+
+
+def found(facts: Facts, check: str, fleet: Overview = FLEET) -> Finding | None:
+    return next((finding for finding in judge(facts, fleet, Limits()) if finding.check == check), None)
+
+
+def relay(**changed: Any) -> Facts:
+    return replace(HEALTHY, relay=replace(RELAY, **changed))
+
+
+def test_a_healthy_node_is_ok_in_every_check() -> None:
+    findings = judge(HEALTHY, FLEET, Limits())
+    assert {finding.verdict for finding in findings} == {"ok"}
+    assert {f.check for f in findings} == {
+        "relay", "table", "peers", "sessions", "lag", "clock", "disk", "load", "python",
+    }  # fmt: skip
+    assert all(finding.reason for finding in findings)
+
+
+CASES: list[tuple[str, Facts, str, Verdict, str]] = [
+    # what, facts, check, verdict, words in the reason
+    ("no relay", replace(HEALTHY, relay=None, errors={"relay": "not running"}), "relay", "fail", "relay not running"),
+    ("another version", relay(version="0.9"), "relay", "warn", "relay runs 0.9, this commcli ships 1.0"),
+    ("uptime", relay(uptime_s=90_000), "relay", "ok", "up 1 d 1 h"),
+    ("old serial", relay(serial=6), "table", "warn", "serial 6 of 7"),
+    ("newer serial than seen", relay(serial=8), "table", "ok", "serial 8"),
+    ("no table, fleet has one", relay(serial=None), "table", "fail", "the fleet has serial 7"),
+    ("expired a second ago", relay(expires_unix=NOW - 1), "table", "fail", "expired 1 s ago and stays in use"),
+    ("expires now", relay(expires_unix=NOW), "table", "fail", "expired"),
+    ("expires in 59 min", relay(expires_unix=NOW + 3540), "table", "warn", "expires in 59 min (warns under 1 h)"),
+    ("expires in 61 min", relay(expires_unix=NOW + 3660), "table", "ok", "1 h 1 min"),
+    ("refused, old one stays", relay(refused="bad signature"), "table", "warn", "bad signature; serial 7 stays"),
+    ("refused, none left", relay(refused="expired", serial=None), "table", "fail", "no table is loaded"),
+    ("one peer silent", relay(peers_rtt_ms={"a": None, "b": 1.0}), "peers", "warn", "1 of 2 peers: a"),
+    ("all peers silent", relay(peers_rtt_ms={"a": None, "b": None}), "peers", "fail", "2 of 2 peers: a, b"),
+    ("silent, but young", relay(peers_rtt_ms={"a": None}, uptime_s=5), "peers", "ok", "not measured yet"),
+    ("draining", relay(drain=True, allocations=3), "drain", "ok", "draining, 3 allocations left"),
+    ("79 of 100 sessions", relay(allocations=79), "sessions", "ok", "79 of 100"),
+    ("80 of 100 sessions", relay(allocations=80), "sessions", "warn", "80 of 100 sessions (warns at 80%)"),
+    ("full", relay(allocations=100), "sessions", "fail", "100 of 100"),
+    ("lag at the limit", relay(lag_p99_ms=20.0), "lag", "ok", "20.0 ms"),
+    ("lag over it", relay(lag_p99_ms=20.1), "lag", "warn", "(warns over 20 ms)"),
+    ("lag far over it", relay(lag_p99_ms=151), "lag", "fail", "(fails over 150 ms)"),
+    ("clock ahead", replace(HEALTHY, clock=Clock(0.6, 0.05)), "clock", "warn", "ahead, ±50 ms (warns over 0.5 s)"),
+    ("clock behind", replace(HEALTHY, clock=Clock(-40, 0.2)), "clock", "fail", "clock 40.0 s behind, ±200 ms"),
+    ("clock unsure", replace(HEALTHY, clock=Clock(0.6, 0.2)), "clock", "ok", "600 ms ahead, ±200 ms"),
+    ("disk low", replace(HEALTHY, disk=Disk(GIB - 1, 9 * GIB)), "disk", "warn", "(warns under 1.0 GiB)"),
+    ("disk full", replace(HEALTHY, disk=Disk(5 << 20, 9 * GIB)), "disk", "fail", "5.0 MiB free of 9.0 GiB"),
+    ("disk has room", replace(HEALTHY, disk=Disk(GIB, 9 * GIB)), "disk", "ok", "1.0 GiB free"),
+    ("no inodes", replace(HEALTHY, disk=Disk(9 * GIB, 9 * GIB, 0)), "disk", "fail", "0 inodes free"),
+    ("few inodes", replace(HEALTHY, disk=Disk(9 * GIB, 9 * GIB, 9999)), "disk", "warn", "9999 inodes free"),
+    ("read-only", replace(HEALTHY, disk=Disk(9 * GIB, 9 * GIB, None, True)), "disk", "fail", "read-only"),
+    ("disk unknown", replace(HEALTHY, disk=None, errors={"disk": "I/O error"}), "disk", "warn", "unknown: I/O error"),
+    ("busy", replace(HEALTHY, load=Load(4.1, 2)), "load", "warn", "load 4.1 on 2 CPUs (warns over 2 a CPU)"),
+    ("as busy as may be", replace(HEALTHY, load=Load(4.0, 2)), "load", "ok", "load 4.0"),
+    ("load unknown", replace(HEALTHY, load=None), "load", "warn", "load unknown: not told"),
+    ("old python", replace(HEALTHY, python=(3, 8), python_text="3.8.1"), "python", "fail", "3.8.1, needs 3.9"),
+    ("oldest python", replace(HEALTHY, python=(3, 9), python_text="3.9.0"), "python", "ok", "python 3.9.0"),
+    ("newer python", replace(HEALTHY, python=(3, 14), python_text="3.14.0"), "python", "ok", "python 3.14.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "check", "verdict", "words"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_finding(facts: Facts, check: str, verdict: Verdict, words: str) -> None:
+    finding = found(facts, check)
+    assert finding is not None
+    assert finding.verdict == verdict
+    assert words in finding.reason
+    assert bool(finding.cause) == (verdict != "ok"), "a cause is what failures are grouped by"
+
+
+UNMEASURED: list[tuple[str, Facts]] = [
+    ("peers", relay(peers_rtt_ms={})),
+    ("lag", relay(lag_p99_ms=None)),
+    ("clock", replace(HEALTHY, clock=None)),
+    ("sessions", replace(HEALTHY, sessions=None)),
+    ("drain", HEALTHY),
+    ("table", replace(HEALTHY, relay=None)),
+]
+
+
+@pytest.mark.parametrize(("check", "facts"), UNMEASURED, ids=[check for check, _ in UNMEASURED])
+def test_what_was_not_measured_is_not_judged(check: str, facts: Facts) -> None:
+    assert found(facts, check) is None
+
+
+def test_a_fleet_without_any_table_is_not_ill_for_it() -> None:
+    finding = found(relay(serial=None), "table", Overview(None, "1.0"))
+    assert finding == Finding("table", "ok", "", "no table published yet")
+
+
+@pytest.mark.parametrize("state", ["unreachable", "timeout", "lost", "refused", "failed"])
+def test_a_node_out_of_reach_has_one_finding(state: str) -> None:
+    facts = Facts("ae-1", state=state, reason="no TCP connection after 10 s", code=4)
+    assert judge(facts, FLEET, Limits()) == (
+        Finding(
+            "reach",
+            "fail",
+            f"{state}: no TCP connection after 10 s",
+            f"{state}: no TCP connection after 10 s",
+        ),
+    )
+
+
+def test_gravest_findings_come_first() -> None:
+    facts = replace(HEALTHY, load=Load(99, 2), disk=Disk(0, GIB))
+    verdicts = [finding.verdict for finding in judge(facts, FLEET, Limits())]
+    assert verdicts[:3] == ["fail", "warn", "ok"]
+    assert worst(judge(facts, FLEET, Limits())) == "fail"
+
+
+def test_worst_of_nothing_is_ok() -> None:
+    assert worst([]) == "ok"
+
+
+def test_overview_takes_the_newest_serial_of_those_that_have_one() -> None:
+    gone = Facts("x", state="unreachable")
+    assert overview([gone, relay(serial=None), relay(serial=3), relay(serial=9)], "1").serial == 9
+    assert overview([gone], "1").serial is None
+
+
+def test_nodes_with_the_same_trouble_share_the_cause_whatever_the_figures() -> None:
+    first, second = (found(replace(HEALTHY, disk=Disk(free, GIB)), "disk") for free in (1 << 20, 2 << 20))
+    assert first is not None
+    assert second is not None
+    assert first.reason != second.reason
+    assert first.cause == second.cause
