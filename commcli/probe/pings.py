@@ -1,0 +1,69 @@
+"""Pings over a data channel that neither orders nor repeats: round-trip time of the media's own way, and two clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from commcli.probe.clock import Exchange, bounds
+from commcli.probe.stream import Window, spread
+
+INTERVAL_S = 0.1
+# With more than this waiting inside SCTP, a ping would measure our own queue.
+_MAX_BUFFERED = 4096
+
+
+class DataChannel(Protocol):
+    """The part of aiortc's RTCDataChannel that is used here."""
+
+    @property
+    def readyState(self) -> str: ...
+    @property
+    def bufferedAmount(self) -> int: ...
+    def send(self, data: str) -> None: ...
+    def on(self, event: str, f: Callable[[Any], None]) -> Any: ...
+
+
+class Pinger:
+    """Sends pings on `channel` and answers those of the other end."""
+
+    def __init__(self, channel: DataChannel) -> None:
+        self.sent: dict[int, float] = {}
+        self.exchanges: list[Exchange] = []
+        self._channel = channel
+        channel.on("message", self._message)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        number = 0
+        while True:
+            if self._channel.readyState == "open" and self._channel.bufferedAmount < _MAX_BUFFERED:
+                number += 1
+                self.sent[number] = time.time()
+                self._channel.send(f"ping {number} {1000 * time.time():.3f}")
+            await asyncio.sleep(INTERVAL_S)
+
+    def _message(self, message: str | bytes) -> None:
+        now_ms = 1000 * time.time()
+        match str(message).split():
+            case ["ping", number, t1]:
+                self._channel.send(f"pong {number} {t1} {now_ms:.3f} {1000 * time.time():.3f}")
+            case ["pong", _, t1, t2, t3]:
+                self.exchanges.append(Exchange(float(t1), float(t2), float(t3), now_ms))
+
+    def report(self, window: Window) -> dict[str, Any]:
+        """{"sent", "answered", "rtt_ms": spread, "offset_bounds_ms": [low, high] | None} of the window's pings.
+
+        A ping of the last second may still be on its way, so it is not counted as sent unless it was answered.
+        """
+        inside = [x for x in self.exchanges if window.holds(x.t1 / 1000)]
+        due = [number for number, at in self.sent.items() if window.start_s <= at < window.end_s - 1]
+        limits = bounds(self.exchanges)
+        return {
+            "sent": max(len(due), len(inside)),
+            "answered": len(inside),
+            "rtt_ms": spread([x.rtt_ms for x in inside]),
+            "offset_bounds_ms": list(limits) if limits else None,
+        }

@@ -1,0 +1,180 @@
+"""What one endpoint received, as plain records, and the figures that follow from them. Pure.
+
+Delays here are `raw`: the receiver's clock minus the sender's. They become true with the clocks' offset (clock.py),
+which only the controller knows, because it hears both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from commcli.probe import quality
+
+# abs-send-time is 24 bits of seconds in 6.18 fixed point: it wraps every 64 s.
+_ABS_SEND_UNITS = 1 << 18
+_ABS_SEND_WRAP_S = 64
+# A stamp that is this far from where its frame's media time puts it was read from a damaged picture.
+_STAMP_TOLERANCE_MS = 250
+_STAMP_WRAP = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One RTP packet as it arrived. `abs_send` is the sender's 24-bit clock, None where it was not sent."""
+
+    arrival_s: float
+    sequence: int
+    timestamp: int
+    size: int
+    abs_send: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded frame: its RTP timestamp, when it left the decoder, and the time painted into it (ms mod 2^32)."""
+
+    timestamp: int
+    decoded_s: float
+    stamp_ms: int | None
+
+
+@dataclass(slots=True)
+class Received:
+    """Everything of one medium. `primary` and `repair` (RTX) are separate SSRCs with separate sequence numbers."""
+
+    kind: str
+    clock_rate: int
+    primary: list[Packet] = field(default_factory=list)
+    repair: list[Packet] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The time that is measured, by the receiver's clock (unix seconds)."""
+
+    start_s: float
+    end_s: float
+
+    def holds(self, moment_s: float) -> bool:
+        return self.start_s <= moment_s < self.end_s
+
+
+def one_way_raw_ms(packet: Packet) -> float | None:
+    """Arrival minus sending, +-32 s, with the clocks' offset still in it; None without abs-send-time."""
+    if packet.abs_send is None:
+        return None
+    half = _ABS_SEND_WRAP_S / 2
+    # The NTP epoch is a whole number of 64 s before the unix epoch, so it falls out.
+    difference = packet.arrival_s - packet.abs_send / _ABS_SEND_UNITS
+    return 1000 * ((difference + half) % _ABS_SEND_WRAP_S - half)
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int | None]:
+    """The figures that we keep of a distribution: {"samples", "min", "p50", "p95", "p99", "max"}."""
+    return {
+        "samples": len(values),
+        "min": min(values, default=None),
+        "p50": quality.percentile(values, 50),
+        "p95": quality.percentile(values, 95),
+        "p99": quality.percentile(values, 99),
+        "max": max(values, default=None),
+    }
+
+
+def summarize(received: Received, window: Window) -> dict[str, Any] | None:
+    """The JSON-able figures of one medium in `window`; None when not one packet of it arrived."""
+    packets = [packet for packet in received.primary if window.holds(packet.arrival_s)]
+    if not packets:
+        return None
+    counted = quality.count_sequence([packet.sequence for packet in packets])
+    arrivals = [packet.arrival_s for packet in packets]
+    delays = [delay for packet in packets if (delay := one_way_raw_ms(packet)) is not None]
+    gap = quality.longest_gap(arrivals, window.end_s)
+    summary: dict[str, Any] = {
+        "packets": counted.received,
+        "expected": counted.expected,
+        "lost": counted.lost,
+        "loss": counted.loss,
+        "duplicates": counted.duplicates,
+        "reordered": counted.reordered,
+        "longest_loss_burst": counted.longest_burst,
+        "burst_ratio": counted.burst_ratio,
+        "repaired": sum(window.holds(packet.arrival_s) for packet in received.repair),
+        "jitter_ms": quality.jitter_ms(
+            arrivals, [packet.timestamp for packet in packets], received.clock_rate
+        ),
+        "bitrate_kbps": 8 * sum(packet.size for packet in packets) / (window.end_s - window.start_s) / 1000,
+        "one_way_raw_ms": spread(delays),
+        "longest_gap": asdict(gap) if gap else None,
+    }
+    if received.kind == "video":
+        summary.update(_frames(received, window))
+    else:
+        summary["gaps_over_200_ms"] = asdict(quality.freezes_over([*arrivals, window.end_s], 200))
+    return summary
+
+
+def _frames(received: Received, window: Window) -> dict[str, Any]:
+    frames = [frame for frame in received.frames if window.holds(frame.decoded_s)]
+    times = [frame.decoded_s for frame in frames]
+    complete = _completion(received)
+    readable = _readable(frames, received.clock_rate)
+    arrived = [
+        _since(frame.stamp_ms, complete[frame.timestamp])
+        for frame in readable
+        if frame.stamp_ms is not None and frame.timestamp in complete
+    ]
+    decoded = [_since(frame.stamp_ms, frame.decoded_s) for frame in readable if frame.stamp_ms is not None]
+    return {
+        "frames": len(frames),
+        "fps": len(frames) / (window.end_s - window.start_s),
+        "stamps_unreadable": len(frames) - len(readable),
+        "frame_raw_ms": spread(arrived),
+        "decoded_raw_ms": spread(decoded),
+        "freezes": {
+            "webrtc": asdict(quality.freezes_webrtc(times)),
+            "agora_sdk_500_ms": asdict(quality.freezes_over(times, 500)),
+            "agora_analytics_600_ms": asdict(quality.freezes_over(times, 600)),
+        },
+    }
+
+
+def _completion(received: Received) -> dict[int, float]:
+    """When the last packet of each frame arrived, repaired ones included, by RTP timestamp."""
+    complete: dict[int, float] = {}
+    for packet in (*received.primary, *received.repair):
+        complete[packet.timestamp] = max(packet.arrival_s, complete.get(packet.timestamp, packet.arrival_s))
+    return complete
+
+
+def _readable(frames: Sequence[Frame], clock_rate: int) -> list[Frame]:
+    """The frames whose stamp fits their media time; after a loss the decoder shows old or mixed pictures."""
+    stamped = [frame for frame in frames if frame.stamp_ms is not None]
+    if not stamped:
+        return []
+    first = stamped[0]
+    slips = [_slip_ms(first, frame, clock_rate) for frame in stamped]
+    usual = median(slips)
+    return [
+        frame for frame, slip in zip(stamped, slips, strict=True) if abs(slip - usual) <= _STAMP_TOLERANCE_MS
+    ]
+
+
+def _slip_ms(first: Frame, frame: Frame, clock_rate: int) -> float:
+    """By how much the painted time ran ahead of the media time since `first`."""
+    assert first.stamp_ms is not None and frame.stamp_ms is not None
+    painted = _signed32(frame.stamp_ms - first.stamp_ms)
+    return painted - 1000 * _signed32(frame.timestamp - first.timestamp) / clock_rate
+
+
+def _signed32(value: int) -> int:
+    return (value + 0x80000000) % _STAMP_WRAP - 0x80000000
+
+
+def _since(stamp_ms: int, moment_s: float) -> float:
+    """Milliseconds from the painted time to `moment_s`. The stamp was cut to whole ms, so half of one is added."""
+    return (1000 * moment_s - (stamp_ms + 0.5) + 0x80000000) % _STAMP_WRAP - 0x80000000
