@@ -9,25 +9,18 @@ import socket
 import sys
 import time
 from collections import Counter
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, Optional
 
-from commcli.relay import control, metrics, shaping
 from commcli.relay.config import ConfigError, RelayConfig
 from commcli.relay.log import Log
 from commcli.relay.loop import Loop
-from commcli.relay.mesh import Mesh, Reflector
-from commcli.relay.overlay import Overlay
+from commcli.relay.membership import NO_TABLE, Membership
 from commcli.relay.peers import PeerPolicy
 from commcli.relay.shard import Shard
-from commcli.relay.tables import TableFiles
 from commcli.relay.turn import Allocation, Server, TurnConfig
-from commcli.relay.udp import MAX_DATAGRAM, Addr, Egress, RelayPool, open_udp
-from commcli.relay.watched import WatchedJson
+from commcli.relay.udp import DRAIN, MAX_DATAGRAM, Addr, Egress, RelayPool, bound_udp
 
-# A busy socket must not keep the others waiting: this many datagrams, then the next socket's turn.
-DRAIN = 64
 EXPIRE_EVERY_S = 0.5
-FILES_EVERY_S = 0.5
 
 
 class Relay:
@@ -44,9 +37,9 @@ class Relay:
             config.address, config.relay_ports, secrets.randbelow, self._opened, self._closed
         )
         self.turn = Server(_turn_config(config), self.pool, _policy(config, None), os.urandom)
-        self.turn_socket = _bound(config.address, config.turn_port)
+        self.turn_socket = bound_udp(config.address, config.turn_port)
         self.loop.add(self.turn_socket, self._on_turn)
-        self.fleet: Optional[FleetSide] = None if config.base is None else FleetSide(self)
+        self.fleet = None if config.base is None else Membership(self)
         self._next_expire = 0.0
 
     def run(self) -> None:
@@ -130,6 +123,10 @@ class Relay:
     def _closed(self, sock: socket.socket) -> None:
         self.loop.remove(sock)
 
+    def obey(self, shard: Shard) -> None:
+        """Let clients reach the relayed addresses of the fleet that `shard` names."""
+        self.turn.policy = _policy(self.config, shard)
+
     def _tick(self, now: float) -> Optional[float]:
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY_S
@@ -144,7 +141,7 @@ class Relay:
         """The document of the control command `status` (shape: docs of `control`)."""
         drops = self.drops + self.turn.drops
         fleet = (
-            {"overlay": None, "peers": {}, "table": _NO_TABLE} if self.fleet is None else self.fleet.status()
+            {"overlay": None, "peers": {}, "table": NO_TABLE} if self.fleet is None else self.fleet.status()
         )
         return {
             "ok": True,
@@ -160,179 +157,6 @@ class Relay:
             "loop_lag_ms": self.loop.lag(),
             **fleet,
         }
-
-
-_NO_TABLE = {"serial": None, "expires": None, "expired": False, "refused": None}
-
-
-class FleetSide:
-    """What makes a TURN server a member of a fleet: overlay, STAMP mesh, table, control socket, metrics."""
-
-    def __init__(self, relay: Relay) -> None:
-        self.relay, self.config = relay, relay.config
-        self.overlay = Overlay(self.config.node, os.urandom)
-        self.mesh = Mesh(self.config.node, os.urandom)
-        self.reflector = Reflector(self.config.node)
-        self.tables = TableFiles(self.config, relay.log)
-        self.peer_file = WatchedJson(self.config.path("etc/peers.json"))
-        self.faults_file = WatchedJson(self.config.path("etc/faults.json"))
-        self.overlay_socket = self._udp(self.config.overlay_port, self._on_overlay)
-        self.stamp_socket = self._udp(self.config.stamp_port, self._on_stamp)
-        self.mesh_socket = self._udp(0, self._on_mesh_reply)
-        self._next_files = 0.0
-        self._read_files(start=True)
-        self._listeners = self._listen()
-
-    def _udp(self, port: Optional[int], callback: Callable[[int], None]) -> Optional[socket.socket]:
-        if port is None:
-            return None
-        sock = _bound(self.config.address, port)
-        self.relay.loop.add(sock, callback)
-        return sock
-
-    def _listen(self) -> List[control.Listener]:
-        loop = self.relay.loop
-        path = self.config.path("run/control.sock")
-        listeners = [control.Listener(loop, control.bind_unix(path), control.json_answers(self._command))]
-        if self.config.metrics_port is not None:
-            # Metrics are never on a public address; a scraper comes through SSH or from a local agent.
-            local = self.config.address if self.config.address.startswith("127.") else "127.0.0.1"
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((local, self.config.metrics_port))
-            listeners.append(
-                control.Listener(
-                    loop, sock, control.http_answers(lambda: metrics.render(self.relay.status()))
-                )
-            )
-        return listeners
-
-    def close(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        for sock in (self.overlay_socket, self.stamp_socket, self.mesh_socket):
-            if sock is not None:
-                self.relay.loop.remove(sock)
-                sock.close()
-        self.config.path("run/control.sock").unlink(missing_ok=True)
-
-    # --- datagrams -----------------------------------------------------------------------------------------
-
-    def send(self, datagrams: "List[tuple[Addr, bytes]]", now: float) -> None:
-        """Send overlay datagrams to the next hops."""
-        if self.overlay_socket is not None:
-            for to, data in datagrams:
-                self.relay.egress.send(self.overlay_socket, data, to, now)
-
-    def _on_overlay(self, _events: int) -> None:
-        assert self.overlay_socket is not None
-        now, unix = time.monotonic(), time.time()
-        for data, source in _drain(self.overlay_socket):
-            for effect in self.overlay.receive(data, source, now, unix):
-                if effect[0] == "send":
-                    self.relay.egress.send(self.overlay_socket, effect[2], effect[1], now)
-                else:
-                    self.relay.deliver(effect[1], effect[2], effect[3], now)
-
-    def _on_stamp(self, _events: int) -> None:
-        assert self.stamp_socket is not None
-        for data, source in _drain(self.stamp_socket):
-            received = time.time()
-            reply = self.reflector.receive(data, source, received, time.time())
-            if reply is not None:
-                self.relay.egress.send(self.stamp_socket, reply, source, time.monotonic())
-
-    def _on_mesh_reply(self, _events: int) -> None:
-        assert self.mesh_socket is not None
-        for data, source in _drain(self.mesh_socket):
-            self.mesh.receive_reply(data, source, time.monotonic(), time.time())
-
-    def tick(self, now: float, unix: float) -> None:
-        """Keepalives, STAMP packets, and twice a second a look at the files."""
-        if now >= self._next_files:
-            self._next_files = now + FILES_EVERY_S
-            self._read_files(start=False)
-        self.send(self.overlay.tick(now, unix), now)
-        if self.mesh_socket is not None:
-            for _peer, to, data in self.mesh.tick(now, unix):
-                self.relay.egress.send(self.mesh_socket, data, to, now)
-
-    # --- files ---------------------------------------------------------------------------------------------
-
-    def _read_files(self, *, start: bool) -> None:
-        unix = time.time()
-        known = self.peer_file.changed(self.relay.log)
-        if known is not None:
-            fleet_peers = known.get("peers", {})
-            self.overlay.set_peers(fleet_peers)
-            self.mesh.set_peers(fleet_peers)
-            self.reflector.set_peers(fleet_peers)
-        shard = self.tables.start(unix) if start else self.tables.poll(unix)
-        if shard is not None:
-            self.overlay.set_shard(shard)
-            self.relay.turn.policy = _policy(self.config, shard)
-        faults = self.faults_file.changed(self.relay.log) if self.config.faults else None
-        if faults is not None:
-            self.relay.egress.shaper = shaping.Shaper(
-                faults.get("links", {}), seed=secrets.randbelow(1 << 32)
-            )
-            self.relay.log("lab_faults", links=len(faults.get("links", {})))
-
-    # --- control -------------------------------------------------------------------------------------------
-
-    def _command(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        commands: "Dict[str, Callable[[Dict[str, Any]], Dict[str, Any]]]" = {
-            "status": lambda _: self.relay.status(),
-            "flows": lambda _: {"ok": True, "flows": self.overlay.status()["flows"]},
-            "paths": lambda _: {"ok": True, "paths": self.overlay.status()["paths"]},
-            "mesh": lambda r: {"ok": True, "windows": self.mesh.windows(float(r.get("since", 0)))},
-            "drain": lambda _: self._drain(True),
-            "undrain": lambda _: self._drain(False),
-            "reload": lambda _: self._reload(),
-            "metrics": lambda _: {"ok": True, "text": metrics.render(self.relay.status())},
-        }
-        name = request.get("cmd")
-        if name not in commands:
-            return {"ok": False, "error": f"unknown command {name!r}; known: {' '.join(sorted(commands))}"}
-        return commands[str(name)](request)
-
-    def _drain(self, on: bool) -> Dict[str, Any]:
-        self.relay.turn.drain = on
-        self.relay.log("drain" if on else "undrain", allocations=len(self.relay.turn.allocations))
-        return {"ok": True, "drain": on, "allocations": len(self.relay.turn.allocations)}
-
-    def _reload(self) -> Dict[str, Any]:
-        self.tables.look_again()
-        self._next_files = 0.0
-        return {"ok": True}
-
-    def status(self) -> Dict[str, Any]:
-        """The fleet's part of the status document."""
-        shard, overlay = self.tables.shard, self.overlay.status()
-        table = dict(_NO_TABLE, refused=self.tables.refused)
-        if shard is not None:
-            table.update(serial=shard.serial, expires=shard.expires, expired=shard.expires_unix < time.time())
-        return {"table": table, "overlay": overlay, "peers": self.mesh.latest()}
-
-
-def _drain(sock: socket.socket) -> "List[tuple[bytes, Addr]]":
-    """Up to DRAIN datagrams that wait in `sock`."""
-    received: "List[tuple[bytes, Addr]]" = []
-    try:
-        while len(received) < DRAIN:
-            data, source = sock.recvfrom(MAX_DATAGRAM)
-            received.append((data, source[:2]))
-    except OSError:
-        # Empty, or the ICMP error of an earlier send, reported here: either way nothing to read now.
-        return received
-    return received
-
-
-def _bound(address: str, port: int) -> socket.socket:
-    try:
-        return open_udp(address, port)
-    except OSError as error:
-        raise ConfigError(f"cannot bind UDP {address}:{port}: {error.strerror}") from error
 
 
 def _policy(config: RelayConfig, shard: Optional[Shard]) -> PeerPolicy:

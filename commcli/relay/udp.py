@@ -9,11 +9,14 @@ import socket
 from collections import Counter
 from typing import Callable, Dict, List, Optional, Tuple
 
+from commcli.relay.config import ConfigError
 from commcli.relay.shaping import Shaper
 
 Addr = Tuple[str, int]
 
 MAX_DATAGRAM = 65535
+# A busy socket must not keep the others waiting: this many datagrams, then the next socket's turn.
+DRAIN = 64
 # Holds a key frame's burst to every client while Python is busy; the kernel caps it at rmem_max.
 SOCKET_BUFFER = 4 << 20
 # Held by the lab's delay at most; beyond it the "link" drops, as a router's queue does.
@@ -33,6 +36,14 @@ def open_udp(address: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def bound_udp(address: str, port: int) -> socket.socket:
+    """`open_udp` for a port that the configuration names. Raises ConfigError."""
+    try:
+        return open_udp(address, port)
+    except OSError as error:
+        raise ConfigError(f"cannot bind UDP {address}:{port}: {error.strerror}") from error
 
 
 class RelayPool:

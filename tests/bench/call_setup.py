@@ -1,0 +1,118 @@
+"""Calls set up per minute: two TURN allocations, permissions, and the first packet through both, by aioice's client.
+
+Our relay and coturn in turn, in one run; the figure to read is the ratio. One client process drives both, and it is
+the slower part: the ratio says what a relay adds to it, not what a relay could do alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aioice import turn
+
+from tests.relay.serving import ADDRESS, free_port, plain_relay
+
+ROUNDS, CALLS, TOGETHER = 5, 100, 8
+
+
+class _First(asyncio.DatagramProtocol):
+    """Waits for the first packet."""
+
+    def __init__(self) -> None:
+        self.came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, _data: bytes, _addr: Any) -> None:
+        if not self.came.done():
+            self.came.set_result(None)
+
+
+async def _endpoint(port: int) -> tuple[Any, _First]:
+    transport, protocol = await turn.create_turn_endpoint(
+        _First, server_addr=(ADDRESS, port), username="user", password="pass"
+    )
+    assert isinstance(protocol, _First)
+    return transport, protocol
+
+
+async def _call(port: int) -> None:
+    (one, first), (other, second) = await asyncio.gather(_endpoint(port), _endpoint(port))
+    here, there = one.get_extra_info("sockname"), other.get_extra_info("sockname")
+    while not (first.came.done() and second.came.done()):
+        one.sendto(b"x", there)
+        other.sendto(b"x", here)
+        await asyncio.wait([first.came, second.came], timeout=0.02)
+    one.close()
+    other.close()
+
+
+async def _calls(port: int) -> float:
+    """Seconds for CALLS calls, TOGETHER at a time."""
+    gate = asyncio.Semaphore(TOGETHER)
+
+    async def gated(call: Callable[[int], Awaitable[None]]) -> None:
+        async with gate:
+            await call(port)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(gated(_call) for _ in range(CALLS)))
+    return time.perf_counter() - began
+
+
+@contextmanager
+def coturn() -> Iterator[int]:
+    """Debian's turnserver on a free port of loopback."""
+    port = free_port()
+    command = ["turnserver", "-n", "-L", ADDRESS, "-E", ADDRESS, "--allow-loopback-peers", "--lt-cred-mech"]
+    command += [
+        "-u",
+        "user:pass",
+        "-r",
+        "lab",
+        "-p",
+        str(port),
+        "--no-tls",
+        "--no-dtls",
+        "--no-cli",
+        "--log-file=/dev/null",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1.0)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def main() -> None:
+    """Print calls a minute of both and the ratio."""
+    if shutil.which("turnserver") is None:
+        print("call_setup: coturn's turnserver is not installed; only our own figure")
+    ours: list[float] = []
+    theirs: list[float] = []
+    with plain_relay("--allow-peer", "127.0.0.0/8") as relay:
+        for _ in range(ROUNDS):
+            ours.append(asyncio.run(_calls(relay.port)))
+            if shutil.which("turnserver") is not None:
+                with coturn() as port:
+                    theirs.append(asyncio.run(_calls(port)))
+    per_minute = [60 * CALLS / seconds for seconds in ours]
+    print(f"calls set up per minute, commcli: median {statistics.median(per_minute):.0f} of {ROUNDS} rounds")
+    if theirs:
+        ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+        coturn_minute = statistics.median(60 * CALLS / seconds for seconds in theirs)
+        print(f"calls set up per minute, coturn:  median {coturn_minute:.0f}")
+        print(
+            f"ratio commcli / coturn: median {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commcli.relay.config import RelayConfig
+from commcli.relay.tables import TableFiles
+from tests.relay.tables_on_disk import Signer, shard
+
+IN_TIME = 1_768_000_000.0  # 2026-01-09
+TOO_LATE = 1_800_000_000.0  # 2027
+
+
+class _Node:
+    """A node's folder and its TableFiles; every `step` waits for the verifying thread, not for a clock."""
+
+    def __init__(self, base: Path) -> None:
+        self.config = RelayConfig("ae-1", "192.0.2.1", 3478, (40000, 42000), "lab", base=base)
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+        self.files = self.restarted()
+
+    def restarted(self) -> TableFiles:
+        self.files = TableFiles(self.config, lambda event, **fields: self.lines.append((event, fields)))
+        return self.files
+
+    def step(self, unix: float = IN_TIME) -> int | None:
+        """Poll until what is on disk was judged; the serial now in force."""
+        self.files.poll(unix)
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join(10)
+        self.files.poll(unix)
+        return None if self.files.shard is None else self.files.shard.serial
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> _Node:
+    return _Node(tmp_path)
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> Signer:
+    return Signer(tmp_path)
+
+
+def test_no_table_is_no_trouble(node: _Node) -> None:
+    assert node.files.start(IN_TIME) is None
+    assert node.step() is None
+    assert node.files.refused is None
+
+
+def test_a_new_table_is_noticed(node: _Node, signer: Signer) -> None:
+    node.files.start(IN_TIME)
+    signer.push(shard(1))
+    assert node.step() == 1
+    signer.push(shard(2))
+    assert node.step() == 2
+    assert [fields["serial"] for event, fields in node.lines if event == "table_loaded"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        ({"serial": 4}, "serial"),
+        ({"serial": 6, "expires": "2026-01-02T00:00:00Z"}, "expired"),
+        ({"serial": 6, "node": "sg-1"}, "node"),
+        ({"serial": 6, "routes": {"kr-1": {"primary": ["ae-1", "nowhere", "kr-1"]}}}, "path"),
+        (
+            {
+                "serial": 6,
+                "zones": [{"id": "z", "between": [["ae"], ["kr"]], "forbid": ["sg"], "allow": None}],
+            },
+            "zone",
+        ),
+    ],
+)
+def test_a_refused_table_leaves_the_last_good_one(
+    node: _Node, signer: Signer, bad: dict[str, Any], word: str
+) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    signer.push(shard(**bad))
+    assert node.step() == 5
+    assert node.files.refused is not None
+    assert word in node.files.refused
+    signer.push(shard(7))
+    assert node.step() == 7
+    assert node.files.refused is None
+
+
+def test_a_changed_manifest_is_refused_also_after_a_restart(node: _Node, signer: Signer) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    signer.push(shard(6), spoil=True)
+    assert node.step() == 5
+    assert node.files.refused is not None and node.files.refused.startswith("signature")
+    kept = node.restarted().start(IN_TIME)
+    assert kept is not None and kept.serial == 5
+    assert node.files.refused is not None and node.files.refused.startswith("signature")
+
+
+def test_an_old_serial_is_refused_also_after_a_restart(node: _Node, signer: Signer) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    signer.push(shard(4))
+    kept = node.restarted().start(IN_TIME)
+    assert kept is not None and kept.serial == 5
+    assert node.files.refused is not None and node.files.refused.startswith("serial")
+
+
+def test_a_table_in_force_outlives_its_expiry(node: _Node, signer: Signer) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    assert node.step(TOO_LATE) == 5
+    kept = node.restarted().start(TOO_LATE)
+    assert kept is not None and kept.serial == 5
+    assert node.files.refused is not None and node.files.refused.startswith("expired")
+
+
+def test_a_truncated_shard_is_refused(node: _Node, signer: Signer, tmp_path: Path) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    signer.push(shard(6))
+    path = tmp_path / "table/6/shard.json"
+    path.write_bytes(path.read_bytes()[:100])
+    assert node.step() == 5
+    assert node.files.refused is not None and node.files.refused.startswith("hash")
