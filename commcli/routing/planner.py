@@ -1,0 +1,370 @@
+"""The decision: edge costs and masks -> primary, backup and last resort for every ordered pair. Pure numpy.
+
+One source at a time, so that memory stays at a few (R, N) matrices for R relays. Ties go to fewer relays,
+then to the node that sorts first: equal input gives equal plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commcli.routing.estimate import Matrix
+from commcli.routing.policy import Mask, Masks
+
+Index = NDArray[np.int32]
+NOBODY = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """How much better a path must be before traffic moves to it: both a share of today's cost and plain ms."""
+
+    share: float = 0.05
+    least_ms: float = 3.0
+
+    def of(self, cost: Matrix) -> Matrix:
+        """The margin in ms that a challenger of paths with this cost must win by."""
+        return np.maximum(self.share * cost, self.least_ms)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Paths:
+    """A path for each ordered pair: (N, N) node numbers of its first and second intermediate relay (-1 =
+    none), and its cost in ms, infinite where there is no path.
+    """
+
+    first: Index
+    second: Index
+    cost: Matrix
+
+    @property
+    def exists(self) -> Mask:
+        exists: Mask = np.isfinite(self.cost)
+        return exists
+
+    @property
+    def direct(self) -> Mask:
+        """Where the path exists and has no intermediate relay."""
+        direct: Mask = self.exists & (self.first == NOBODY)
+        return direct
+
+    def path(self, ids: Sequence[str], source: int, target: int) -> tuple[str, ...] | None:
+        """The nodes from edge to edge, or None where there is no path."""
+        if not np.isfinite(self.cost[source, target]):
+            return None
+        relays = (self.first[source, target], self.second[source, target])
+        return (ids[source], *(ids[relay] for relay in relays if relay != NOBODY), ids[target])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Incumbent:
+    """The routes in force, as node numbers: (N, N) relays and whether there is such a path at all."""
+
+    first: Index
+    second: Index
+    present: Mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routes:
+    """The routes in force, each role as an Incumbent."""
+
+    primary: Incumbent
+    backup: Incumbent
+    last_resort: Incumbent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What every edge is to do. `best` is the cheapest lawful path without regard to what is in force;
+    `blocked` are the pairs that a zone forbids altogether.
+    """
+
+    ids: tuple[str, ...]
+    best: Paths
+    primary: Paths
+    backup: Paths
+    last_resort: Paths
+    blocked: Mask
+
+
+def plan(
+    ids: Sequence[str],
+    total: Matrix,
+    masks: Masks,
+    *,
+    hop_ms: float,
+    routes: Routes | None = None,
+    margin: Margin | None = None,
+) -> Plan:
+    """Decide every ordered pair from (N, N) edge costs in ms (infinite = unusable), under the masks.
+
+    `routes` are those in force: a pair leaves its path only for one that wins by `margin` on today's costs,
+    or when the path has become unusable or unlawful. Where nothing is in force the direct path is what a
+    relay must beat. The backup shares no relay with the primary; the last resort is the direct path, or if
+    that is taken or not there the best path with one relay that neither of them uses.
+    """
+    margin = margin or Margin()
+    usable = usable_costs(total, masks)
+    direct = _direct(usable, masks)
+    best = _search(usable, masks, hop_ms)
+    settle = _Settle(usable, masks, hop_ms, margin)
+    primary = settle.primary(best, direct, routes.primary if routes else None)
+    rival = _search(usable, masks, hop_ms, banned=(primary.first, primary.second), no_direct=primary.direct)
+    rival = _only(rival, primary.exists)
+    backup = settle.spare(rival, routes.backup if routes else None, (primary,))
+    last = _last_resort(usable, masks, hop_ms, direct, primary, backup)
+    last = settle.spare(last, routes.last_resort if routes else None, (primary, backup))
+    return Plan(tuple(ids), best, primary, backup, last, masks.blocked.copy())
+
+
+def best_paths(total: Matrix, masks: Masks, *, hop_ms: float) -> Paths:
+    """The cheapest lawful path of every ordered pair, with no memory and no margin."""
+    return _search(usable_costs(total, masks), masks, hop_ms)
+
+
+def usable_costs(total: Matrix, masks: Masks) -> Matrix:
+    """Edge costs with the edges of absent nodes, and from a node to itself, made infinite."""
+    usable = np.where(masks.present[:, None] & masks.present[None, :], total, np.inf)
+    np.fill_diagonal(usable, np.inf)
+    return usable
+
+
+def incumbent(ids: Sequence[str], paths: Mapping[tuple[str, str], Sequence[str] | None]) -> Incumbent:
+    """Paths in force ({(from, to): nodes}) as node numbers; those through nodes that are gone, or that no
+    rule of ours would have made (a loop, too many relays), are left out.
+    """
+    position = {node: index for index, node in enumerate(ids)}
+    shape = (len(ids), len(ids))
+    first, second = np.full(shape, NOBODY, np.int32), np.full(shape, NOBODY, np.int32)
+    present = np.zeros(shape, dtype=bool)
+    for (source, target), path in paths.items():
+        if path is None or len(path) > 4 or len(set(path)) < len(path):
+            continue
+        if any(node not in position for node in path):
+            continue
+        pair = position[source], position[target]
+        relays = [position[node] for node in path[1:-1]] + [NOBODY, NOBODY]
+        first[pair], second[pair], present[pair] = relays[0], relays[1], True
+    return Incumbent(first, second, present)
+
+
+def path_costs(usable: Matrix, masks: Masks, hop_ms: float, first: Index, second: Index) -> Matrix:
+    """Today's cost of given paths, infinite where an edge, a relay's state or a zone no longer lets them be."""
+    rows, columns = np.indices(usable.shape)
+    exit_ = np.where(second >= 0, second, first)
+    via = np.where(first >= 0, usable[rows, first] + usable[exit_, columns] + hop_ms, usable)
+    via = np.where(second >= 0, via + usable[first, second] + hop_ms, via)
+    for relay in (first, second):
+        barred = ~(masks.transit[relay] & masks.lawful[masks.group, relay])
+        via[(relay >= 0) & barred] = np.inf
+    via[masks.blocked] = np.inf
+    return via
+
+
+def _direct(usable: Matrix, masks: Masks) -> Paths:
+    nobody = np.full(usable.shape, NOBODY, np.int32)
+    return Paths(nobody, nobody, np.where(masks.blocked, np.inf, usable))
+
+
+def _only(paths: Paths, where: Mask) -> Paths:
+    cost = np.where(where, paths.cost, np.inf)
+    return Paths(np.where(where, paths.first, NOBODY), np.where(where, paths.second, NOBODY), cost)
+
+
+def _choose(where: Mask, one: Paths, other: Paths) -> Paths:
+    return Paths(
+        np.where(where, one.first, other.first),
+        np.where(where, one.second, other.second),
+        np.where(where, one.cost, other.cost),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Settle:
+    """Hysteresis: when what is in force gives way."""
+
+    usable: Matrix
+    masks: Masks
+    hop_ms: float
+    margin: Margin
+
+    def _today(self, held: Incumbent) -> Paths:
+        cost = path_costs(self.usable, self.masks, self.hop_ms, held.first, held.second)
+        return Paths(held.first, held.second, np.where(held.present, cost, np.inf))
+
+    def primary(self, best: Paths, direct: Paths, held: Incumbent | None) -> Paths:
+        """The best path must first earn its relays against the direct one, then beat what is in force.
+
+        Back to direct needs no margin: the band between entering (5 % better) and leaving (no better) stops
+        flapping.
+        """
+        earns = _beats(best.cost, direct.cost, self.margin) | ~direct.exists
+        target = _choose(earns, best, direct)
+        if held is None:
+            return target
+        today = self._today(held)
+        moves = ~today.exists | _beats(target.cost, today.cost, self.margin)
+        moves |= target.direct & (target.cost <= today.cost)
+        return _choose(moves, target, today)
+
+    def spare(self, target: Paths, held: Incumbent | None, taken: Sequence[Paths]) -> Paths:
+        """A backup stays while it is disjoint from the paths `taken` and not clearly worse than the best such
+        path.
+        """
+        if held is None:
+            return target
+        today = self._today(held)
+        shares = ~taken[0].exists
+        for other in taken:
+            shares |= _overlaps(today, other)
+        moves = ~today.exists | shares | _beats(target.cost, today.cost, self.margin)
+        return _choose(moves, target, today)
+
+
+def _beats(challenger: Matrix, cost: Matrix, margin: Margin) -> Mask:
+    with np.errstate(invalid="ignore"):
+        return cost - challenger >= margin.of(cost)
+
+
+def _overlaps(one: Paths, other: Paths) -> Mask:
+    """Where both exist and share a relay, or are both the direct path."""
+    shared = one.direct & other.direct
+    for mine in (one.first, one.second):
+        for theirs in (other.first, other.second):
+            shared |= (mine >= 0) & (mine == theirs)
+    return shared & one.exists & other.exists
+
+
+def _last_resort(
+    usable: Matrix, masks: Masks, hop_ms: float, direct: Paths, primary: Paths, backup: Paths
+) -> Paths:
+    taken = primary.direct | backup.direct
+    banned = (primary.first, primary.second, backup.first, backup.second)
+    relayed = _search(usable, masks, hop_ms, banned=banned, no_direct=np.ones_like(taken), two=False)
+    chosen = _choose(direct.exists & ~taken, direct, relayed)
+    return _only(chosen, primary.exists)
+
+
+def _search(
+    usable: Matrix,
+    masks: Masks,
+    hop_ms: float,
+    *,
+    banned: Sequence[Index] = (),
+    no_direct: Mask | None = None,
+    two: bool = True,
+) -> Paths:
+    """The cheapest lawful path of each pair with 0, 1 or (if `two`) 2 relays, none of them among its
+    `banned`.
+    """
+    size = len(usable)
+    found = Paths(
+        np.full((size, size), NOBODY, np.int32),
+        np.full((size, size), NOBODY, np.int32),
+        np.where(masks.blocked, np.inf, usable),
+    )
+    if no_direct is not None:
+        found.cost[no_direct] = np.inf
+    relays_of = [masks.relays(group) for group in range(len(masks.lawful))]
+    for source in range(size):
+        for group in np.unique(masks.group[source]):
+            columns = np.flatnonzero((masks.group[source] == group) & ~masks.blocked[source])
+            if relays_of[group].size and columns.size:
+                fan = _Fan(usable, hop_ms, source, columns, relays_of[group], [b[source] for b in banned])
+                _improve(found, source, columns, *fan.one())
+                if two:
+                    _improve(found, source, columns, *fan.two())
+    return found
+
+
+def _improve(
+    found: Paths, source: int, columns: NDArray[np.intp], first: Index, second: Index, cost: Matrix
+) -> None:
+    better = columns[cost < found.cost[source, columns]]
+    chosen = cost < found.cost[source, columns]
+    found.first[source, better] = first[chosen]
+    found.second[source, better] = second[chosen]
+    found.cost[source, better] = cost[chosen]
+
+
+class _Fan:
+    """All relayed paths from one source to `columns` over `relays`; `banned` are rows of nodes each column
+    must avoid.
+
+    Within it relays are numbered 0..R-1. A path i -> k -> l -> j repeats no node: the diagonal of the costs
+    is infinite, which leaves l = i, k = j and banned relays to be kept out by hand.
+    """
+
+    def __init__(
+        self,
+        usable: Matrix,
+        hop_ms: float,
+        source: int,
+        columns: NDArray[np.intp],
+        relays: NDArray[np.intp],
+        banned: Sequence[Index],
+    ) -> None:
+        self.hop_ms, self.relays = hop_ms, relays
+        number = np.full(len(usable) + 1, NOBODY, np.int32)  # one more: number[NOBODY] is NOBODY
+        number[relays] = np.arange(len(relays))
+        self.source = number[source]
+        self.targets = number[columns]
+        self.banned = [number[row[columns]] for row in banned]
+        self.reach = usable[source, relays]
+        self.between = usable[np.ix_(relays, relays)]
+        self.onward = usable[np.ix_(relays, columns)]
+
+    def one(self) -> tuple[Index, Index, Matrix]:
+        """The best path with one relay for each column: (first, second, cost)."""
+        cost = self.reach[:, None] + self.onward + self.hop_ms
+        relay, least = self._least(cost)
+        return self.relays[relay].astype(np.int32), np.full(len(relay), NOBODY, np.int32), least
+
+    def two(self) -> tuple[Index, Index, Matrix]:
+        """The best path with two relays for each column: (first, second, cost)."""
+        lead, leader = self._leads()
+        cost = lead + self.onward + self.hop_ms
+        exit_, least = self._least(cost)
+        entry = leader[exit_, np.arange(len(exit_))]
+        return self.relays[entry].astype(np.int32), self.relays[exit_].astype(np.int32), least
+
+    def _least(self, cost: Matrix) -> tuple[NDArray[np.intp], Matrix]:
+        """The cheapest row of each column, once the column's banned relays are out."""
+        for row in self.banned:
+            at = np.flatnonzero(row >= 0)
+            cost[row[at], at] = np.inf
+        chosen = cost.argmin(axis=0)
+        return chosen, cost[chosen, np.arange(cost.shape[1])]
+
+    def _leads(self) -> tuple[Matrix, NDArray[np.intp]]:
+        """(R, J) cheapest way to stand at relay l having passed one other, k, that suits column j; and that
+        k.
+
+        k may not be the column itself nor banned there, so each l needs a running best, second, ... of its k:
+        one more than there are nodes to avoid, and only while some column still needs it.
+        """
+        legs = self.reach[:, None] + self.between + self.hop_ms
+        if self.source >= 0:
+            legs[:, self.source] = np.inf
+        everyone = np.arange(legs.shape[1])
+        leader = np.zeros((legs.shape[1], len(self.targets)), dtype=np.intp)
+        lead = np.zeros(leader.shape)
+        wanting = np.ones(leader.shape, dtype=bool)
+        for _ in range(2 + len(self.banned)):
+            best = legs.argmin(axis=0)
+            lead = np.where(wanting, legs[best, everyone][:, None], lead)
+            leader = np.where(wanting, best[:, None], leader)
+            wanting = leader == self.targets
+            for row in self.banned:
+                wanting |= leader == row
+            wanting &= np.isfinite(lead)
+            if not wanting.any():
+                return lead, leader
+            legs[best, everyone] = np.inf
+        lead[wanting] = np.inf
+        return lead, leader

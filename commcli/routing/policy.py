@@ -1,0 +1,178 @@
+"""Policy -> masks, before anything is optimised. Pure.
+
+The rule itself (which zone concerns which pair, which country it lets pass) has one home, `relay/zones.py`:
+here it is only *asked*, once for each kind of pair and each country, so that planner and relay cannot
+disagree.
+
+Three states differ: `drain` (no new allocation, no new transit), `no-transit` (an edge for good, never in
+between) and *away* (no path from, to or through it at all).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from commcli.fleet.model import Fleet, Zone
+from commcli.relay import zones as zone_rule
+
+Mask = NDArray[np.bool_]
+ZoneRow = Mapping[str, Any]
+NodeRow = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the rule needs to know of a node: its country (None: unknown) and the markets that it serves."""
+
+    country: str | None
+    markets: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the planner must obey. `ids` is sorted; `nodes` are rows as the shards carry them."""
+
+    ids: tuple[str, ...]
+    nodes: Mapping[str, NodeRow]
+    places: Mapping[str, Place]
+    zones: tuple[Zone, ...]
+    states: Mapping[str, str]
+    away: frozenset[str] = frozenset()
+
+    @property
+    def zone_rows(self) -> tuple[ZoneRow, ...]:
+        """The zones as tables carry them."""
+        return tuple(zone.row() for zone in self.zones)
+
+    def without_zone(self, zone_id: str) -> Policy:
+        """The same policy had this zone never been written: what it costs is the difference."""
+        return replace(self, zones=tuple(zone for zone in self.zones if zone.id != zone_id))
+
+    def without_zones(self) -> Policy:
+        """The same policy with no zone at all."""
+        return replace(self, zones=())
+
+    def sha256(self) -> str:
+        """Digest of everything in it."""
+        whole = {
+            "nodes": {node: dict(self.nodes[node]) for node in self.ids},
+            "zones": [zone.row() for zone in self.zones],
+            "states": {node: self.states[node] for node in self.ids},
+            "away": sorted(self.away),
+        }
+        text = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def violated(self, path: tuple[str, ...]) -> str | None:
+        """The id of a zone that `path` breaks, or None."""
+        return zone_rule.violated(self.zones, self.places, path)
+
+    def not_transit(self, node: str) -> str | None:
+        """The state that keeps `node` from being an intermediate relay, or None."""
+        if node in self.away:
+            return "away"
+        return None if self.states[node] == "active" else self.states[node]
+
+
+def of(fleet: Fleet, away: Collection[str] = ()) -> Policy:
+    """The fleet's zones and node states, with the nodes that the caller knows to be `away`."""
+    ids = tuple(sorted(fleet.nodes))
+    return Policy(
+        ids=ids,
+        nodes={node: node_row(fleet, node) for node in ids},
+        places={
+            node: Place(fleet.nodes[node].country or None, frozenset(fleet.markets_of(node))) for node in ids
+        },
+        zones=fleet.zones,
+        states={node: fleet.nodes[node].state for node in ids},
+        away=frozenset(away),
+    )
+
+
+def node_row(fleet: Fleet, node_id: str) -> dict[str, Any]:
+    """What every shard says of a node: where it is, which addresses are its relayed ones, whom it serves."""
+    node = fleet.nodes[node_id]
+    return {
+        "address": node.address,
+        "overlay_port": node.ports.overlay,
+        "relay_ports": [node.ports.relay_low, node.ports.relay_high],
+        "country": node.country or None,
+        "markets": sorted(fleet.markets_of(node_id)),
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Masks:
+    """The policy as arrays over N nodes and G groups of pairs (a group: the pairs that the same zones
+    concern).
+
+    `present` (N,) is not away; `transit` (N,) may stand in between; `group` (N, N) is each pair's; `lawful`
+    (G, N) the nodes whose country all zones of the group let pass; `blocked` (N, N) the pairs whose own edges
+    a zone forbids.
+    """
+
+    present: Mask
+    transit: Mask
+    group: NDArray[np.int32]
+    lawful: Mask
+    blocked: Mask
+
+    def relays(self, group: int) -> NDArray[np.intp]:
+        """The nodes that may be intermediate relays for the pairs of `group`."""
+        return np.flatnonzero(self.transit & self.lawful[group])
+
+
+def masks(policy: Policy) -> Masks:
+    """Ask the rule once per kind of pair and country, and lay the answers out as masks."""
+    kinds, kind_of = _kinds(policy)
+    group_of_kinds, groups = _groups(policy, kinds)
+    lawful = _lawful(policy, groups)
+    group = group_of_kinds[np.ix_(kind_of, kind_of)]
+    index = np.arange(len(policy.ids))
+    passes = lawful[group, index[:, None]] & lawful[group, index[None, :]]
+    present = np.array([node not in policy.away for node in policy.ids], dtype=bool)
+    transit = np.array([policy.not_transit(node) is None for node in policy.ids], dtype=bool)
+    return Masks(present, transit, group, lawful, ~passes)
+
+
+def _kinds(policy: Policy) -> tuple[list[Place], NDArray[np.intp]]:
+    """Nodes that serve the same markets are of one kind: zones cannot tell them apart as ends of a path."""
+    of_node = [tuple(sorted(policy.places[node].markets)) for node in policy.ids]
+    kinds = sorted(set(of_node))
+    position = {kind: index for index, kind in enumerate(kinds)}
+    places = [Place(None, frozenset(kind)) for kind in kinds]
+    return places, np.array([position[kind] for kind in of_node], dtype=np.intp)
+
+
+def _groups(policy: Policy, kinds: list[Place]) -> tuple[NDArray[np.int32], list[tuple[Zone, ...]]]:
+    """Number the sets of zones that concern some pair of kinds: (K, K) group numbers, and the zones of each
+    group.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    table = np.zeros((len(kinds), len(kinds)), dtype=np.int32)
+    for i, one in enumerate(kinds):
+        for j, other in enumerate(kinds):
+            concerning = tuple(
+                n for n, zone in enumerate(policy.zones) if zone_rule.concerns(zone, one, other)
+            )
+            table[i, j] = numbers.setdefault(concerning, len(numbers))
+    return table, [tuple(policy.zones[n] for n in concerning) for concerning in numbers]
+
+
+def _lawful(policy: Policy, groups: list[tuple[Zone, ...]]) -> Mask:
+    """(G, N): whether a node's country passes every zone of the group."""
+    countries = [policy.places[node].country for node in policy.ids]
+    rows = []
+    for zones in groups:
+        passes = {
+            country: all(zone_rule.permits(zone, country) for zone in zones) for country in set(countries)
+        }
+        rows.append([passes[country] for country in countries])
+    return np.array(rows, dtype=bool).reshape(len(groups), len(policy.ids))

@@ -1,0 +1,315 @@
+"""The table: a plan's routes as a manifest and one shard a node, in bytes that depend on their content alone.
+Pure.
+
+Canonical JSON (sorted keys, no spaces, UTF-8): the same routes give the same bytes, so a hash is a
+comparison. The manifest is what is signed; it holds the hash of each shard. The format is the contract with
+`relay/shard.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from commcli.errors import BadInput, Refused
+from commcli.relay import shard as shard_rule
+from commcli.routing.planner import Plan, Routes, incumbent
+from commcli.routing.policy import NodeRow, Policy, ZoneRow
+
+SCHEMA = 1
+NAMESPACE = "commcli-table"
+# Fail static for long is safe: a table eight rounds old still keeps three quarters of the gain.
+LIFETIME_S = 7 * 86400
+
+Path = tuple[str, ...]
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What one edge does towards another: each path lists the nodes from edge to edge."""
+
+    primary: Path
+    backup: Path | None = None
+    last_resort: Path | None = None
+
+    def paths(self) -> Iterator[tuple[str, Path]]:
+        """(role, path) of every path that is there, the preferred one first."""
+        for role, path in (
+            ("primary", self.primary),
+            ("backup", self.backup),
+            ("last_resort", self.last_resort),
+        ):
+            if path is not None:
+                yield role, path
+
+    def row(self) -> dict[str, list[str] | None]:
+        """As the shard carries it."""
+        listed = dict(self.paths())
+        return {
+            role: list(listed[role]) if role in listed else None
+            for role in ("primary", "backup", "last_resort")
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All routes under one serial. `created` and `expires` are Unix seconds; `inputs` names what it was made
+    from by digest ("measurements", "policy").
+    """
+
+    fleet: str
+    serial: int
+    created: int
+    expires: int
+    inputs: Mapping[str, str]
+    nodes: Mapping[str, NodeRow]
+    zones: tuple[ZoneRow, ...]
+    routes: Mapping[Pair, Route]
+    blocked: frozenset[Pair]
+
+    def incumbents(self, ids: tuple[str, ...]) -> Routes:
+        """Its routes as the planner's arrays over `ids`."""
+        return Routes(
+            primary=incumbent(ids, {pair: route.primary for pair, route in self.routes.items()}),
+            backup=incumbent(ids, {pair: route.backup for pair, route in self.routes.items()}),
+            last_resort=incumbent(ids, {pair: route.last_resort for pair, route in self.routes.items()}),
+        )
+
+    def same_routing(self, other: Table) -> bool:
+        """Whether a relay would do the same with either, whatever their serials and dates."""
+        mine = (self.routes, self.blocked, _plain(self.nodes), _plain(self.zones))
+        return mine == (other.routes, other.blocked, _plain(other.nodes), _plain(other.zones))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A table as it is signed, stored and pushed."""
+
+    manifest: bytes
+    shards: Mapping[str, bytes]
+
+
+def from_plan(
+    plan: Plan,
+    policy: Policy,
+    *,
+    fleet: str,
+    serial: int,
+    created: int,
+    measurements: str,
+    rules: str,
+    lifetime_s: int = LIFETIME_S,
+) -> Table:
+    """The table that a plan asks for. `measurements` and `rules` are the digests of what the plan was made
+    from.
+    """
+    routes: dict[Pair, Route] = {}
+    blocked: set[Pair] = set()
+    for i, source in enumerate(plan.ids):
+        for j, target in enumerate(plan.ids):
+            if i == j:
+                continue
+            primary = plan.primary.path(plan.ids, i, j)
+            if plan.blocked[i, j]:
+                blocked.add((source, target))
+            elif primary is not None:
+                spare = plan.backup.path(plan.ids, i, j), plan.last_resort.path(plan.ids, i, j)
+                routes[source, target] = Route(primary, *spare)
+    return Table(
+        fleet=fleet,
+        serial=serial,
+        created=created,
+        expires=created + lifetime_s,
+        inputs={"measurements": measurements, "policy": rules},
+        nodes=policy.nodes,
+        zones=policy.zone_rows,
+        routes=routes,
+        blocked=frozenset(blocked),
+    )
+
+
+def under_serial(table: Table, serial: int, created: int, *, lifetime_s: int = LIFETIME_S) -> Table:
+    """The same routes as a newer table: how a rollback goes forward."""
+    return replace(table, serial=serial, created=created, expires=created + lifetime_s)
+
+
+def under_policy(table: Table, policy: Policy) -> Table:
+    """The same routes with today's nodes and zones in place of those of its time.
+
+    Routes from, to or through nodes that no longer exist fall away. Whether the rest is lawful is for `check`
+    to say.
+    """
+    known = set(policy.ids)
+    routes = {}
+    for pair, route in table.routes.items():
+        alive = [path for _, path in route.paths() if set(path) <= known]
+        if alive:
+            routes[pair] = Route(*alive)
+    blocked = frozenset(pair for pair in table.blocked if set(pair) <= known)
+    return replace(table, nodes=policy.nodes, zones=policy.zone_rows, routes=routes, blocked=blocked)
+
+
+def unlawful(table: Table, policy: Policy) -> list[tuple[Pair, str, Path, str]]:
+    """(pair, role, path, zone id) of every path in the table that breaks a zone of `policy`."""
+    found = []
+    for pair, route in sorted(table.routes.items()):
+        for role, path in route.paths():
+            zone = policy.violated(path)
+            if zone is not None:
+                found.append((pair, role, path, zone))
+    return found
+
+
+def lawful_part(table: Table, policy: Policy) -> Table:
+    """The table without the paths that break a zone of `policy`; what is left of a route moves up."""
+    routes = {}
+    for pair, route in table.routes.items():
+        kept = [path for _, path in route.paths() if policy.violated(path) is None]
+        if kept:
+            routes[pair] = Route(*kept)
+    blocked = {pair for pair in table.routes if policy.violated(pair) is not None}
+    return replace(table, routes=routes, blocked=table.blocked | blocked)
+
+
+def encode(table: Table) -> Encoded:
+    """Manifest and shards in canonical bytes."""
+    dates = {"created": iso(table.created), "expires": iso(table.expires)}
+    rows: dict[str, dict[str, Any]] = {node: {} for node in table.nodes}
+    walls: dict[str, list[str]] = {node: [] for node in table.nodes}
+    for (source, target), route in table.routes.items():
+        rows[source][target] = route.row()
+    for source, target in sorted(table.blocked):
+        walls[source].append(target)
+    common = {
+        "schema": SCHEMA,
+        "serial": table.serial,
+        **dates,
+        "nodes": {node: dict(row) for node, row in table.nodes.items()},
+        "zones": [dict(zone) for zone in table.zones],
+    }
+    shards = {
+        node: canonical({**common, "node": node, "routes": rows[node], "blocked": walls[node]})
+        for node in sorted(table.nodes)
+    }
+    manifest = {
+        "schema": SCHEMA,
+        "fleet": table.fleet,
+        "serial": table.serial,
+        **dates,
+        "inputs": dict(table.inputs),
+        "shards": {node: sha256(data) for node, data in shards.items()},
+    }
+    return Encoded(canonical(manifest), shards)
+
+
+def decode(manifest: bytes, shards: Mapping[str, bytes]) -> Table:
+    """The table back from its bytes. Raises BadInput when a shard is missing, altered or not of this table."""
+    head = _object(manifest, "manifest")
+    try:
+        for node, digest in head["shards"].items():
+            if node not in shards or sha256(shards[node]) != digest:
+                raise BadInput(
+                    f"table {head['serial']}: shard {node}: missing or not the one that was signed"
+                )
+        parts = {node: _object(shards[node], f"shard {node}") for node in sorted(head["shards"])}
+        nobody: dict[str, Any] = {"nodes": {}, "zones": []}
+        any_part = next(iter(parts.values()), nobody)
+        return Table(
+            fleet=head["fleet"],
+            serial=head["serial"],
+            created=unix(head["created"]),
+            expires=unix(head["expires"]),
+            inputs=head["inputs"],
+            nodes=any_part["nodes"],
+            zones=tuple(any_part["zones"]),
+            routes={
+                (node, target): _route(row)
+                for node, part in parts.items()
+                for target, row in part["routes"].items()
+            },
+            blocked=frozenset((node, target) for node, part in parts.items() for target in part["blocked"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"table: not in the shape of schema {SCHEMA}: {error!r}") from None
+
+
+def check(encoded: Encoded, *, now_unix: float, highest_serial: int) -> None:
+    """Put every shard before the relay's own judge. Raises Refused with the words a node would use."""
+    for node, data in encoded.shards.items():
+        try:
+            shard_rule.load(encoded.manifest, data, node=node, unix=now_unix, highest_serial=highest_serial)
+        except shard_rule.ShardRefused as refusal:
+            raise Refused(f"table refused before signing: shard {node}: {refusal}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One pair whose route is not the same in two tables. `role` is the most important path that differs."""
+
+    pair: Pair
+    role: str
+    before: Path | None
+    after: Path | None
+    blocked_before: bool
+    blocked_after: bool
+
+
+def diff(before: Table | None, after: Table) -> list[Difference]:
+    """What `after` does differently, pair by pair, in order."""
+    old = before.routes if before else {}
+    walls = before.blocked if before else frozenset()
+    found = []
+    for pair in sorted({*old, *after.routes, *walls, *after.blocked}):
+        was, now = old.get(pair), after.routes.get(pair)
+        fences = pair in walls, pair in after.blocked
+        for role in ("primary", "backup", "last_resort"):
+            one, other = getattr(was, role, None), getattr(now, role, None)
+            if one != other or (role == "primary" and fences[0] != fences[1]):
+                found.append(Difference(pair, role, one, other, *fences))
+                break
+    return found
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """The one spelling of a document: sorted keys, no spaces, UTF-8, a newline at the end."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def iso(unix_s: float) -> str:
+    """2026-01-02T03:04:05Z"""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def unix(text: str) -> int:
+    """Unix seconds of an `iso` time. Raises ValueError."""
+    return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+
+
+def _route(row: Mapping[str, Any]) -> Route:
+    spare = [None if row[role] is None else tuple(row[role]) for role in ("backup", "last_resort")]
+    return Route(tuple(row["primary"]), *spare)
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        raise BadInput(f"table: {what} is not JSON") from None
+    if not isinstance(document, dict):
+        raise BadInput(f"table: {what} is not a JSON object")
+    return document
+
+
+def _plain(rows: object) -> object:
+    """Rows that came from memory and rows that came from JSON, alike."""
+    return json.loads(json.dumps(rows, default=dict, sort_keys=True))
