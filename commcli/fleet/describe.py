@@ -1,0 +1,111 @@
+"""The fleet as documents: what `commcli fleet` prints, as JSON or drawn. `checked` alone looks at files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from commcli.errors import BadInput
+from commcli.fleet.model import EVERY_MARKET, Fleet, Node, Zone
+from commcli.fleet.record import nearest
+from commcli.fleet.selector import select
+
+Document = dict[str, Any]
+
+
+def listing(fleet: Fleet, selector: str) -> Document:
+    """`fleet list`: the nodes that `selector` names, and of how many."""
+    return {
+        "schema": 1,
+        "kind": "fleet.list",
+        "fleet": fleet.name,
+        "production": fleet.production,
+        "selector": selector,
+        "nodes": [_row(fleet, node) for node in select(fleet, selector)],
+        "nodes_in_fleet": len(fleet.nodes),
+    }
+
+
+def _row(fleet: Fleet, node: Node) -> Document:
+    region = fleet.regions[node.region]
+    return {
+        "id": node.id,
+        "region": node.region,
+        "city": region.city,
+        "country": node.country,
+        "continent": region.continent,
+        "address": node.address,
+        "state": node.state,
+        "provider": node.provider,
+        "markets": list(fleet.markets_of(node.id)),
+        "tags": list(node.tags),
+        "capacity": asdict(node.capacity),
+    }
+
+
+def card(fleet: Fleet, node_id: str) -> Document:
+    """`fleet show`: one node, whole. Raises BadInput if there is none of that id."""
+    node = fleet.nodes.get(node_id)
+    if node is None:
+        raise BadInput(f'unknown node "{node_id}"{nearest(node_id, fleet.nodes)}')
+    region = fleet.regions[node.region]
+    details = {
+        "lat": region.lat,
+        "lon": region.lon,
+        "ssh": asdict(node.ssh),
+        "ports": asdict(node.ports),
+        "base": node.base,
+        "probe_python": node.probe_python,
+        "variables": dict(node.variables),
+        "zones": [zone.row() | {"reason": zone.reason} for zone in _zones_of(fleet, node)],
+    }
+    return {"schema": 1, "kind": "fleet.show", "fleet": fleet.name, "node": _row(fleet, node) | details}
+
+
+def _zones_of(fleet: Fleet, node: Node) -> Iterator[Zone]:
+    """The zones that bind media entering or leaving the fleet at this node."""
+    served = {EVERY_MARKET, *fleet.markets_of(node.id)}
+    return (zone for zone in fleet.zones if any(side & served for side in zone.between))
+
+
+def checked(fleet: Fleet) -> Document:
+    """`fleet check`, once nothing is wrong: the counts, and warnings about what is allowed but thin."""
+    return {
+        "schema": 1,
+        "kind": "fleet.check",
+        "fleet": fleet.name,
+        "production": fleet.production,
+        "counts": {
+            "regions": len(fleet.regions),
+            "nodes": len(fleet.nodes),
+            "markets": len(fleet.markets),
+            "zones": len(fleet.zones),
+            "secrets": len(fleet.secrets),
+        },
+        "warnings": [*_thin_markets(fleet), *_idle_regions(fleet), *_missing_files(fleet)],
+    }
+
+
+def _thin_markets(fleet: Fleet) -> Iterator[str]:
+    for market in fleet.markets.values():
+        taking = [edge for edge in market.edges if fleet.nodes[edge].state != "drain"]
+        if not taking:
+            yield f"market {market.id}: all its edges are draining: nobody there can start a call"
+        elif len(taking) == 1:
+            yield f"market {market.id}: only {taking[0]} takes its calls"
+
+
+def _idle_regions(fleet: Fleet) -> Iterator[str]:
+    used = {node.region for node in fleet.nodes.values()}
+    return (f"region {region}: no node stands there" for region in fleet.regions if region not in used)
+
+
+def _missing_files(fleet: Fleet) -> Iterator[str]:
+    if not fleet.ssh.known_hosts.is_file():
+        yield f"ssh: known_hosts {fleet.ssh.known_hosts} is not there: every node will be refused"
+    if not fleet.signing.signers.is_file():
+        yield f"signing: signers {fleet.signing.signers} is not there: no node will believe a table"
+    for ref in fleet.secrets.values():
+        if ref.file is not None and not ref.file.is_file():
+            yield f"secrets: {ref.name}: {ref} is not there"

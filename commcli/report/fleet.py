@@ -1,0 +1,88 @@
+"""Draws the documents of `commcli fleet`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from commcli.report.terminal import styled
+
+Document = Mapping[str, Any]
+
+
+def _draw_list(doc: Document) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("node", "region", "city", "country", "address", "state", "provider", "markets", "tags"):
+        table.add_column(column, no_wrap=column in ("node", "region", "address", "state"))
+    for node in doc["nodes"]:
+        table.add_row(
+            node["id"],
+            node["region"],
+            node["city"],
+            node["country"],
+            node["address"],
+            styled(node["state"]) if node["state"] == "active" else Text(node["state"], style="yellow"),
+            node["provider"] or "-",
+            " ".join(node["markets"]) or "-",
+            " ".join(node["tags"]) or "-",
+        )
+    shown, whole = len(doc["nodes"]), doc["nodes_in_fleet"]
+    some = f"{shown} of {whole} nodes" if shown != whole else f"{whole} nodes"
+    return Group(table, Text(f"{doc['fleet']}: {some}", style="dim"))
+
+
+def _draw_show(doc: Document) -> RenderableType:
+    node = doc["node"]
+    ssh, ports, capacity = node["ssh"], node["ports"], node["capacity"]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    jump = f" by way of {ssh['proxy_jump']}" if ssh["proxy_jump"] else ""
+    rows = {
+        "node": f"{node['id']} ({node['state']})",
+        "stands in": f"{node['city']}, {node['country']}, {node['continent']} (region {node['region']})",
+        "address": node["address"],
+        "ports": f"turn {ports['turn']}, overlay {ports['overlay']}, stamp {ports['stamp']}, "
+        f"metrics {ports['metrics']}, relayed {ports['relay_low']}-{ports['relay_high']}",
+        "ssh": f"{ssh['user']}@{ssh['host']}:{ssh['port']}{jump}",
+        "folder": node["base"],
+        "probe python": node["probe_python"] or "-",
+        "provider": node["provider"] or "-",
+        "capacity": f"{_known(capacity['sessions'])} sessions, {_known(capacity['mbps'])} Mbit/s",
+        "markets": " ".join(node["markets"]) or "- (transit only)",
+        "tags": " ".join(node["tags"]) or "-",
+        "variables": ", ".join(f"{key}={value}" for key, value in node["variables"].items()) or "-",
+    }
+    for label, text in rows.items():
+        table.add_row(label, Text(str(text)))
+    zones = [Text(f"zone {zone['id']}: {_rule(zone)}\n  {zone['reason']}") for zone in node["zones"]]
+    return Group(table, *zones)
+
+
+def _known(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:g}"
+
+
+def _rule(zone: Document) -> str:
+    one, other = (" ".join(side) for side in zone["between"])
+    forbid = f"; never {' '.join(zone['forbid'])}" if zone["forbid"] else ""
+    allow = f"; only {' '.join(zone['allow'])}" if zone["allow"] is not None else ""
+    return f"between {one} and {other}{forbid}{allow}"
+
+
+def _draw_check(doc: Document) -> RenderableType:
+    counts = ", ".join(f"{count} {noun}" for noun, count in doc["counts"].items())
+    head = Text.assemble(styled("ok"), f"  {doc['fleet']}: {counts}")
+    warnings = [Text.assemble(styled("warn"), f"  {warning}") for warning in doc["warnings"]]
+    return Group(head, *warnings)
+
+
+DRAW: dict[str, Callable[[Document], RenderableType]] = {
+    "list": _draw_list,
+    "show": _draw_show,
+    "check": _draw_check,
+}
