@@ -60,17 +60,14 @@ def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code (DESIGN: exit codes)."""
-    as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="commcli")
         code = int(code or 0)
     except CommcliError as error:
-        output.emit_error(error, as_json=as_json)
-        code = error.exit_code
+        code = _say(error, arguments)
     except typer.TyperException as error:
-        output.emit_error(Usage(error.format_message(), hint="Try --help."), as_json=as_json)
-        code = Usage.exit_code
+        code = _say(Usage(error.format_message(), hint="Try --help."), arguments)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
@@ -81,4 +78,30 @@ def run(arguments: Sequence[str]) -> int:
         traceback.print_exc()
         print("This is a bug in commcli; please report the lines above.", file=sys.stderr)
         code = CommcliError.exit_code
-    return 143 if _terminated and code in (0, 130) else code
+    code = 143 if _terminated and code in (0, 130) else code
+    return _for_monitoring(code) if "--plugin" in arguments else code
+
+
+def _say(error: CommcliError, arguments: Sequence[str]) -> int:
+    """Tell the error the way this command line asks for; its exit code."""
+    if "--plugin" in arguments:
+        return _unknown(str(error))
+    output.emit_error(error, as_json="--json" in arguments)
+    return error.exit_code
+
+
+def _for_monitoring(code: int) -> int:
+    # 1 and 2 would be read as WARNING and CRITICAL, so whatever is no answer must be 3 (UNKNOWN).
+    if code in (0, 1, 2, 3):
+        return code
+    return _unknown(
+        "stopped before it had an answer" if code in (130, 143) else "a bug in commcli; see stderr"
+    )
+
+
+def _unknown(message: str) -> int:
+    from commcli.health import plugin
+
+    status, line = plugin.unknown(message)
+    print(line)
+    return status

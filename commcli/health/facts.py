@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Relay:
     expires_unix: float | None = None
     refused: str | None = None
     lag_p99_ms: float | None = None
-    peers_rtt_ms: Mapping[str, float | None] = field(default_factory=lambda: MappingProxyType({}))
+    peers_rtt_ms: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Facts:
     load: Load | None = None
     relay: Relay | None = None
     sessions: int | None = None
-    errors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    errors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
