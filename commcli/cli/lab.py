@@ -1,0 +1,221 @@
+"""A whole fleet on this machine: real SSH, real relays, a measured WAN, no root."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from commcli.cli import output
+from commcli.cli.options import InventoryOpt, JsonOpt, QuietOpt, StateOpt, settings_from
+from commcli.errors import AnswerBad, OutOfReach, Usage
+from commcli.lab.folder import LabFolder, Record, alone, locate
+
+app = typer.Typer(help="A whole fleet on this machine, without root.", no_args_is_help=True)
+
+FolderOpt = Annotated[
+    Path | None, typer.Option("--folder", help="The lab's folder (default: lab in the state folder).")
+]
+NodeArg = Annotated[str, typer.Argument(help="A node of the lab.")]
+
+
+@app.command()
+def up(
+    nodes: Annotated[int, typer.Option("--nodes", help="How many nodes (2 to 16).")] = 8,
+    network: Annotated[
+        str, typer.Option("--network", help="First three numbers of a loopback /24.")
+    ] = "127.77.0",
+    folder: FolderOpt = None,
+    inventory: InventoryOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Start the lab: hosts with SSH, keys, an inventory and a WAN. Safe to repeat."""
+    from commcli.lab import inventory as lab_inventory
+    from commcli.lab import up as lifecycle
+    from commcli.report import terminal
+
+    settings = settings_from(inventory, state)
+    lab = locate(settings.state, folder)
+    example = lab_inventory.example(settings.inventory)
+    with terminal.progress("lab up", quiet=quiet) as progress:
+        record, changed = lifecycle.up(
+            lab, example, lifecycle.Wish(nodes, network), lambda text: progress.update("lab", text)
+        )
+    environment = {"COMMCLI_INVENTORY": str(lab.inventory), "COMMCLI_STATE": str(lab.state)}
+    output.emit(
+        {
+            "schema": 1, "kind": "lab.up", "folder": str(lab.path), "changed": changed,
+            "environment": environment, **_nodes(record),
+        },
+        as_json=as_json, quiet=quiet,
+    )  # fmt: skip
+    if not quiet:
+        for name, value in environment.items():
+            print(f"export {name}={_quoted(value)}", file=sys.stderr)
+
+
+@app.command()
+def down(
+    folder: FolderOpt = None, state: StateOpt = None, as_json: JsonOpt = False, quiet: QuietOpt = False
+) -> None:
+    """End every process of the lab, remove its files, and verify that nothing is left."""
+    from commcli.lab.down import down as take_down
+    from commcli.report import terminal
+
+    lab = _lab(folder, state)
+    with terminal.progress("lab down", quiet=quiet) as progress:
+        progress.update("lab", "ending its processes")
+        remains = take_down(lab)
+    document = {"schema": 1, "kind": "lab.down", "folder": str(lab.path), **remains.as_dict()}
+    output.emit(document, as_json=as_json, quiet=quiet, good=remains.clean)
+    if not remains.clean:
+        raise typer.Exit(AnswerBad.exit_code)
+
+
+@app.command()
+def status(
+    folder: FolderOpt = None,
+    state: StateOpt = None,
+    links: Annotated[bool, typer.Option("--links", help="Every link in force too.")] = False,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Which hosts answer, what runs on each, which links are degraded. Ends with 1 if a host is down."""
+    from commcli.lab import status as looks
+
+    lab = _lab(folder, state)
+    record = _record(lab)
+    document: dict[str, Any] = {"schema": 1, "kind": "lab.status", "folder": str(lab.path)}
+    document |= {"network": record.network, **looks.status(lab, record)}
+    if links:
+        document["links"] = looks.links(lab, record)
+    good = all(row["ssh"] for row in document["nodes"])
+    output.emit(document, as_json=as_json, quiet=quiet, good=good)
+    if not good:
+        raise typer.Exit(AnswerBad.exit_code)
+
+
+@app.command()
+def degrade(
+    a: NodeArg,
+    b: NodeArg,
+    rtt_ms: Annotated[float | None, typer.Option("--rtt-ms", min=0, max=20_000, help="RTT of the link.")] = None,
+    loss: Annotated[float | None, typer.Option("--loss", min=0, max=1, help="Loss each way, 0 to 1.")] = None,
+    jitter_ms: Annotated[float | None, typer.Option("--jitter-ms", min=0, max=5_000, help="Jitter.")] = None,
+    burst: Annotated[float | None, typer.Option("--burst", min=1, max=1_000, help="Mean losses in a row.")] = None,
+    rate_kbit: Annotated[float | None, typer.Option("--rate-kbit", min=1, help="Rate each way.")] = None,
+    folder: FolderOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Worsen the link between two nodes, both ways. Loss and jitter are synthetic."""
+    from commcli.lab import faults
+
+    figures = {
+        "rtt_ms": rtt_ms, "loss": loss, "jitter_ms": jitter_ms, "burst": burst, "rate_kbit": rate_kbit,
+    }  # fmt: skip
+    if all(value is None for value in figures.values()):
+        raise Usage("say what to degrade: --rtt-ms, --loss, --jitter-ms, --burst or --rate-kbit")
+    with _held(folder, state) as (lab, record):
+        before, after = faults.degrade(lab, record, a, b, **figures)
+    document = {
+        "schema": 1, "kind": "lab.degrade", "pair": sorted((a, b)),
+        "before": before.as_dict(), "after": after.as_dict(),
+    }  # fmt: skip
+    output.emit(document, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def restore(
+    a: Annotated[str | None, typer.Argument(help="One end of the link (default: every link).")] = None,
+    b: Annotated[str | None, typer.Argument(help="The other end.")] = None,
+    folder: FolderOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Set one link, or all, back to the lab's own figures."""
+    from commcli.lab import faults
+
+    if (a is None) != (b is None):
+        raise Usage("a link has two ends: name both nodes, or none for every link")
+    with _held(folder, state) as (lab, record):
+        changed = faults.restore(lab, record, a, b)
+    document = {"schema": 1, "kind": "lab.restore", "restored": sorted(sorted(pair) for pair in changed)}
+    output.emit(document, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def kill(
+    node: NodeArg,
+    folder: FolderOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Cut a node's power: every process of it is gone at once, SSH too."""
+    _power(node, "kill", folder, state, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def start(
+    node: NodeArg,
+    folder: FolderOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Give a node its power back: SSH, and the relay as at boot."""
+    _power(node, "start", folder, state, as_json=as_json, quiet=quiet)
+
+
+def _power(
+    node: str, verb: str, folder: Path | None, state: Path | None, *, as_json: bool, quiet: bool
+) -> None:
+    from commcli.lab import control
+
+    with _held(folder, state) as (lab, record):
+        if node not in record.addresses:
+            raise Usage(f'unknown node "{node}"; the lab has {", ".join(record.addresses)}')
+        answer = control.ask(lab, verb, node=node)
+    document = {"schema": 1, "kind": f"lab.{verb}", "node": node, **answer}
+    document.pop("ok")
+    output.emit(document, as_json=as_json, quiet=quiet)
+
+
+@contextmanager
+def _held(folder: Path | None, state: Path | None) -> Iterator[tuple[LabFolder, Record]]:
+    """The lab, held alone while the body changes it."""
+    lab = _lab(folder, state)
+    record = _record(lab)
+    with alone(lab):
+        yield lab, record
+
+
+def _lab(folder: Path | None, state: Path | None) -> LabFolder:
+    return locate(settings_from(None, state).state, folder)
+
+
+def _record(lab: LabFolder) -> Record:
+    record = lab.read()
+    if record is None:
+        raise OutOfReach(f"there is no lab at {lab.path}", hint="commcli lab up")
+    return record
+
+
+def _nodes(record: Record) -> dict[str, Any]:
+    nodes = [{"node": p.node, "city": p.city, "address": p.address} for p in record.places]
+    return {"network": record.network, "ssh_port": record.ssh_port, "nodes": nodes}
+
+
+def _quoted(value: str) -> str:
+    import shlex
+
+    return shlex.quote(value)

@@ -1,0 +1,100 @@
+"""How the lab's documents look on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from commcli.report.terminal import ms, percent, styled
+
+Document = Mapping[str, Any]
+
+
+def draw_up(doc: Document) -> RenderableType:
+    word = "lab up" if doc["changed"] else "lab was up already: nothing to do"
+    table = Table(title=f"{word}: {len(doc['nodes'])} nodes in {doc['folder']}", title_justify="left")
+    for column in ("node", "city", "SSH"):
+        table.add_column(column)
+    for row in doc["nodes"]:
+        table.add_row(row["node"], row["city"], f"{row['address']}:{doc['ssh_port']}")
+    note = Text("Delays are measured ones (public figures); loss and jitter are synthetic.", style="dim")
+    return Group(table, note)
+
+
+def draw_down(doc: Document) -> RenderableType:
+    if doc["clean"]:
+        return Text(f"lab down: {doc['ended']} processes ended; no process, port or file is left", style="green")
+    left = doc["left"]
+    lines = [f"process {found['pid']}: {found['command']}" for found in left["processes"]]
+    lines += [f"port {port}" for port in left["ports"]]
+    lines += [f"file {doc['folder']}/{name} (not the lab's)" for name in left["files"]]
+    return Text("\n".join(["lab down: these are left:", *lines]), style="bold red")
+
+
+def draw_status(doc: Document) -> RenderableType:
+    table = Table(title=f"lab in {doc['folder']}", title_justify="left")
+    for column in ("node", "city", "address", "SSH", "relay", "processes"):
+        table.add_column(column)
+    for row in doc["nodes"]:
+        table.add_row(
+            row["node"], row["city"], row["address"], styled("ok" if row["ssh"] else "fail"),
+            "runs" if row["relay"] else "-", str(row["processes"]),
+        )  # fmt: skip
+    parts: list[RenderableType] = [table]
+    for title in ("degraded", "links"):
+        if rows := doc.get(title):
+            parts.append(_links(title, rows))
+    if doc["hosts"] is None:
+        parts.append(Text("The hosts process does not answer: commcli lab up starts it again.", style="bold red"))
+    return Group(*parts)
+
+
+def _links(title: str, rows: list[Mapping[str, Any]]) -> Table:
+    table = Table(title=f"{title} (loss and jitter synthetic)", title_justify="left")
+    for column in ("link", "RTT ms", "jitter ms", "loss", "burst", "kbit/s"):
+        table.add_column(column, justify="left" if column == "link" else "right")
+    for row in rows:
+        table.add_row(" - ".join(row["pair"]), *_figures(row))
+    return table
+
+
+def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
+    rate = row["rate_kbit"]
+    return (
+        ms(row["rtt_ms"]), ms(row["jitter_ms"], 1), percent(row["loss"]), f"{row['burst']:g}",
+        "-" if rate is None else f"{rate:g}",
+    )  # fmt: skip
+
+
+def draw_degrade(doc: Document) -> RenderableType:
+    a, b = doc["pair"]
+    table = Table(title=f"{a} - {b} (synthetic)", title_justify="left")
+    for column in ("", "RTT ms", "jitter ms", "loss", "burst", "kbit/s"):
+        table.add_column(column, justify="left" if not column else "right")
+    for word in ("before", "after"):
+        table.add_row(word, *_figures(doc[word]))
+    return table
+
+
+def draw_restore(doc: Document) -> RenderableType:
+    if not doc["restored"]:
+        return Text("nothing was degraded")
+    return Text("restored: " + ", ".join(" - ".join(pair) for pair in doc["restored"]))
+
+
+def draw_kill(doc: Document) -> RenderableType:
+    return Text(f"{doc['node']} has no power: {doc['killed']} processes killed")
+
+
+def draw_start(doc: Document) -> RenderableType:
+    return Text(f"{doc['node']} is up again: {doc['did']}")
+
+
+DRAW: Mapping[str, Callable[[Document], RenderableType]] = {
+    "up": draw_up, "down": draw_down, "status": draw_status, "degrade": draw_degrade,
+    "restore": draw_restore, "kill": draw_kill, "start": draw_start,
+}  # fmt: skip
