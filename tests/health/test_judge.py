@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from commcli.health.facts import Clock, Disk, Facts, Load, Relay
+from commcli.health.facts import Clock, Disk, Facts, Load
 from commcli.health.judge import Finding, Limits, Overview, Verdict, judge, overview, worst
+from tests.health.nodes import GIB, HEALTHY, NOW, relay
 
-NOW = 1_700_000_000.0
-GIB = 1 << 30
-RELAY = Relay(
-    version="1.0",
-    uptime_s=90_000,
-    serial=7,
-    expires_unix=NOW + 86_400,
-    lag_p99_ms=0.4,
-    peers_rtt_ms={"hk-1": 34.0, "sg-1": 61.0},
-)
-HEALTHY = Facts(
-    node="ae-1",
-    unix=NOW,
-    python=(3, 11),
-    python_text="3.11.2",
-    clock=Clock(0.004, 0.03),
-    disk=Disk(40 * GIB, 100 * GIB, 5_000_000),
-    load=Load(0.7, 2),
-    relay=RELAY,
-    sessions=100,
-)
 FLEET = Overview(serial=7, version="1.0")
 
 
 def found(facts: Facts, check: str, fleet: Overview = FLEET) -> Finding | None:
     return next((finding for finding in judge(facts, fleet, Limits()) if finding.check == check), None)
-
-
-def relay(**changed: Any) -> Facts:
-    return replace(HEALTHY, relay=replace(RELAY, **changed))
 
 
 def test_a_healthy_node_is_ok_in_every_check() -> None:
