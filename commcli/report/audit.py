@@ -1,0 +1,37 @@
+"""Draws the documents of `commcli audit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from commcli.report.terminal import styled
+
+Document = Mapping[str, Any]
+
+
+def _draw_list(doc: Document) -> RenderableType:
+    if not doc["rows"]:
+        return Text("nobody has changed anything yet", style="dim")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("when (UTC)", "who", "command", "result", "took", "reason", "detail"):
+        table.add_column(column, no_wrap=column in ("when (UTC)", "result", "took"))
+    for row in doc["rows"]:
+        table.add_row(
+            datetime.fromtimestamp(row["started"], UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            Text(row["who"]),
+            Text(row["command"]),
+            styled(row["result"]) if row["ended"] is not None else Text("unfinished", style="magenta"),
+            "-" if row["ended"] is None else f"{row['ended'] - row['started']:.1f} s",
+            Text(row["reason"] or "-"),
+            Text(", ".join(f"{key}={value}" for key, value in row["detail"].items()) or "-"),
+        )
+    return table
+
+
+DRAW: dict[str, Callable[[Document], RenderableType]] = {"list": _draw_list}
