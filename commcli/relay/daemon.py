@@ -11,9 +11,10 @@ import time
 from collections import Counter
 from typing import Any, Dict, Optional
 
+from commcli.relay import stun
 from commcli.relay.config import ConfigError, RelayConfig
 from commcli.relay.log import Log
-from commcli.relay.loop import Loop
+from commcli.relay.loop import TICK_S, Loop
 from commcli.relay.membership import NO_TABLE, Membership
 from commcli.relay.peers import PeerPolicy
 from commcli.relay.shard import Shard
@@ -40,7 +41,7 @@ class Relay:
         self.turn_socket = bound_udp(config.address, config.turn_port)
         self.loop.add(self.turn_socket, self._on_turn)
         self.fleet = None if config.base is None else Membership(self)
-        self._next_expire = 0.0
+        self._next_expire = self._next_fleet = 0.0
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -131,7 +132,9 @@ class Relay:
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY_S
             self.turn.expire(now)
-        if self.fleet is not None:
+        # The lab's delayed packets wake the loop far more often than the fleet's timers need.
+        if self.fleet is not None and now >= self._next_fleet:
+            self._next_fleet = now + TICK_S
             self.fleet.tick(now, time.time())
         return self.egress.release(now)
 
@@ -174,7 +177,8 @@ def _policy(config: RelayConfig, shard: Optional[Shard]) -> PeerPolicy:
 
 
 def _turn_config(config: RelayConfig) -> TurnConfig:
-    return TurnConfig(realm=config.realm, users=dict(config.users), secrets=config.secrets)
+    family = stun.IPV6 if ":" in config.address else stun.IPV4
+    return TurnConfig(config.realm, dict(config.users), config.secrets, relay_family=family)
 
 
 def serve(config: RelayConfig, version: str) -> int:

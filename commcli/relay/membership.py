@@ -32,8 +32,9 @@ class Membership:
         self.mesh = Mesh(self.config.node, os.urandom)
         self.reflector = Reflector(self.config.node)
         self.tables = TableFiles(self.config, relay.log)
-        self.peer_file = WatchedJson(self.config.path("etc/peers.json"))
-        self.faults_file = WatchedJson(self.config.path("etc/faults.json"))
+        self.files = [WatchedJson(self.config.path("etc/peers.json"), self._use_peers)]
+        if self.config.faults:
+            self.files.append(WatchedJson(self.config.path("etc/faults.json"), self._use_faults))
         self.overlay_socket = self._udp(self.config.overlay_port, self._on_overlay)
         self.stamp_socket = self._udp(self.config.stamp_port, self._on_stamp)
         self.mesh_socket = self._udp(0, self._on_mesh_reply)
@@ -119,22 +120,24 @@ class Membership:
 
     def _read_files(self, *, start: bool) -> None:
         unix = time.time()
-        known = self.peer_file.changed(self.relay.log)
-        if known is not None:
-            fleet_peers = known.get("peers", {})
-            self.overlay.set_peers(fleet_peers)
-            self.mesh.set_peers(fleet_peers)
-            self.reflector.set_peers(fleet_peers)
+        for file in self.files:
+            file.poll(self.relay.log)
         shard = self.tables.start(unix) if start else self.tables.poll(unix)
         if shard is not None:
             self.overlay.set_shard(shard)
             self.relay.obey(shard)
-        faults = self.faults_file.changed(self.relay.log) if self.config.faults else None
-        if faults is not None:
-            self.relay.egress.shaper = shaping.Shaper(
-                faults.get("links", {}), seed=secrets.randbelow(1 << 32)
-            )
-            self.relay.log("lab_faults", links=len(faults.get("links", {})))
+
+    def _use_peers(self, content: Dict[str, Any]) -> None:
+        known = content.get("peers")
+        if content.get("schema") != 1 or not isinstance(known, dict):
+            raise ValueError('not {"schema": 1, "peers": {...}}')
+        for user in (self.overlay, self.mesh, self.reflector):
+            user.set_peers(known)
+
+    def _use_faults(self, content: Dict[str, Any]) -> None:
+        links = content.get("links", {})
+        self.relay.egress.shaper = shaping.Shaper(links, seed=secrets.randbelow(1 << 32))
+        self.relay.log("lab_faults", links=len(links))
 
     # --- control -------------------------------------------------------------------------------------------
 

@@ -7,10 +7,12 @@ import heapq
 import itertools
 import socket
 from collections import Counter
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 from commcli.relay.config import ConfigError
-from commcli.relay.shaping import Shaper
+
+if TYPE_CHECKING:
+    from commcli.relay.shaping import Shaper
 
 Addr = Tuple[str, int]
 
@@ -102,7 +104,7 @@ class Egress:
     """The way out to other machines: at once, or through the lab's shaper. Clients are never shaped."""
 
     def __init__(self, drops: "Counter[str]") -> None:
-        self.shaper: Optional[Shaper] = None
+        self.shaper: "Optional[Shaper]" = None
         self.drops = drops
         self._held: List[Tuple[float, int, socket.socket, bytes, Addr]] = []
         self._order = itertools.count()

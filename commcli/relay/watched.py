@@ -8,26 +8,26 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 
 class WatchedJson:
-    """Reads a JSON object again when its file changed. A bad file is logged, the last good one stays."""
+    """Applies a JSON object again when its file changed. A bad file is logged and what was applied before stays."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, apply: Callable[[Dict[str, Any]], None]) -> None:
+        """`apply(content)` raises ValueError when the content can not be used, and then has changed nothing."""
+        self._path, self._apply = path, apply
         self._seen: Optional[Tuple[int, int, int]] = None
 
-    def changed(self, log: Callable[..., None]) -> Optional[Dict[str, Any]]:
-        """The new content, None when the file is as it was, absent or bad."""
+    def poll(self, log: Callable[..., None]) -> None:
+        """Look at the file; an absent one changes nothing."""
         try:
             stat = self._path.stat()
             mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if mark == self._seen:
-                return None
+                return
             self._seen = mark
             content = json.loads(self._path.read_text("utf-8"))
             if not isinstance(content, dict):
                 raise ValueError("not a JSON object")
+            self._apply(content)
         except FileNotFoundError:
-            return None
+            return
         except (OSError, ValueError) as error:
             log("file_refused", file=self._path.name, reason=str(error))
-            return None
-        return content
