@@ -47,7 +47,7 @@ format: $(STAMP)
 	$(PYTHON) -m ruff format $(CHECKED)
 
 bench: $(STAMP)
-	@for bench in tests/bench/[a-z]*.py; do $(PYTHON) $$bench || exit 1; done
+	@for bench in tests/bench/[a-z]*.py; do $(PYTHON) -m tests.bench.$$(basename $$bench .py) || exit 1; done
 
 completions: $(STAMP)
 	@$(PYTHON) -m tests.architecture.completions completions

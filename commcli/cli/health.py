@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +33,8 @@ def check(
 
     Exits 0 when no node fails (warnings do not count), 1 when one does, 4 when the only trouble is reach.
     """
+    import asyncio
+
     from commcli import __version__
     from commcli import fleet as fleets
     from commcli.fleet.selector import select
