@@ -105,10 +105,14 @@ def status(
 def degrade(
     a: NodeArg,
     b: NodeArg,
-    rtt_ms: Annotated[float | None, typer.Option("--rtt-ms", min=0, max=20_000, help="RTT of the link.")] = None,
+    rtt_ms: Annotated[
+        float | None, typer.Option("--rtt-ms", min=0, max=20_000, help="RTT of the link.")
+    ] = None,
     loss: Annotated[float | None, typer.Option("--loss", min=0, max=1, help="Loss each way, 0 to 1.")] = None,
     jitter_ms: Annotated[float | None, typer.Option("--jitter-ms", min=0, max=5_000, help="Jitter.")] = None,
-    burst: Annotated[float | None, typer.Option("--burst", min=1, max=1_000, help="Mean losses in a row.")] = None,
+    burst: Annotated[
+        float | None, typer.Option("--burst", min=1, max=1_000, help="Mean losses in a row.")
+    ] = None,
     rate_kbit: Annotated[float | None, typer.Option("--rate-kbit", min=1, help="Rate each way.")] = None,
     folder: FolderOpt = None,
     state: StateOpt = None,

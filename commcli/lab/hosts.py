@@ -36,8 +36,7 @@ _LOGIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class _Door(asyncssh.SSHServer):
-    """Lets in one user by public key, and keeps count of the connections so that a dead node can drop them.
-    """
+    """Lets in one user by public key, and keeps count of the connections so that a dead node can drop them."""
 
     def __init__(self, operator: asyncssh.SSHKey, connections: set[asyncssh.SSHServerConnection]) -> None:
         self._operator = operator

@@ -30,7 +30,9 @@ def require_tools() -> str:
     """The path of ssh-keygen; Missing says in one line what to install."""
     found = shutil.which("ssh-keygen")
     if found is None:
-        raise Missing("ssh-keygen is missing", hint="install openssh-client (Debian, Ubuntu) or openssh (others)")
+        raise Missing(
+            "ssh-keygen is missing", hint="install openssh-client (Debian, Ubuntu) or openssh (others)"
+        )
     return found
 
 

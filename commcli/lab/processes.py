@@ -32,8 +32,7 @@ class Found:
 
 
 def find(folder: Path | None = None, node: str | None = None) -> list[Found]:
-    """Own processes that carry the marker of the lab at `folder` (None: of any lab), of one node or of all.
-    """
+    """Own processes that carry the marker of the lab at `folder` (None: of any lab), of one node or of all."""
     opened = _open(folder, node)
     for _, pidfd in opened:
         os.close(pidfd)

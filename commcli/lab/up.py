@@ -107,7 +107,9 @@ def _claim(folder: LabFolder) -> None:
     strangers = sorted({entry.name for entry in folder.path.iterdir()} - set(ENTRIES))
     strangers = [name for name in strangers if not name.startswith(".")]
     if strangers and not folder.record.exists():
-        raise Usage(f"{folder.path} is not empty and not a lab's (it holds {strangers[0]})", hint="give --folder")
+        raise Usage(
+            f"{folder.path} is not empty and not a lab's (it holds {strangers[0]})", hint="give --folder"
+        )
 
 
 def _complete(folder: LabFolder, record: Record) -> bool:

@@ -27,7 +27,9 @@ def draw_up(doc: Document) -> RenderableType:
 
 def draw_down(doc: Document) -> RenderableType:
     if doc["clean"]:
-        return Text(f"lab down: {doc['ended']} processes ended; no process, port or file is left", style="green")
+        return Text(
+            f"lab down: {doc['ended']} processes ended; no process, port or file is left", style="green"
+        )
     left = doc["left"]
     lines = [f"process {found['pid']}: {found['command']}" for found in left["processes"]]
     lines += [f"port {port}" for port in left["ports"]]
@@ -49,7 +51,9 @@ def draw_status(doc: Document) -> RenderableType:
         if rows := doc.get(title):
             parts.append(_links(title, rows))
     if doc["hosts"] is None:
-        parts.append(Text("The hosts process does not answer: commcli lab up starts it again.", style="bold red"))
+        parts.append(
+            Text("The hosts process does not answer: commcli lab up starts it again.", style="bold red")
+        )
     return Group(*parts)
 
 

@@ -21,7 +21,9 @@ def fleet() -> Fleet:
         regions[region] = Region(region, city, country, continent, 1.5, -2.5)
         nodes[node] = Node(node, region, country, "192.0.2.1", SshTarget("example.net", "ops"))
         markets[country] = Market(country, f"Market {country}", (node,))
-    zone = Zone("no-us", (frozenset({"br"}), frozenset({"*"})), frozenset({"jp"}), None, "a rule: with a colon")
+    zone = Zone(
+        "no-us", (frozenset({"br"}), frozenset({"*"})), frozenset({"jp"}), None, "a rule: with a colon"
+    )
     return Fleet(
         "example", True, "example", regions, nodes, markets, (zone,),
         {"overlay": SecretRef("overlay", env="X"), "turn": SecretRef("turn", env="Y")},

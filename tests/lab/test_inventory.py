@@ -56,7 +56,9 @@ def test_zones_are_cut_down_to_the_markets_that_the_lab_has(tmp_path: Path) -> N
 
 def test_text_from_the_example_is_quoted(tmp_path: Path) -> None:
     fleet = eight.fleet()
-    files = inventory.files(LabFolder(tmp_path), fleet, Record("127.77.0", 2222, places(fleet, Wish(8, "127.77.0"))))
+    files = inventory.files(
+        LabFolder(tmp_path), fleet, Record("127.77.0", 2222, places(fleet, Wish(8, "127.77.0")))
+    )
     assert '"a rule: with a colon"' in files["zones.yaml"]
     assert "in the clear" not in files["fleet.yaml"] and "{file: ../secrets/turn}" in files["fleet.yaml"]
 
@@ -75,7 +77,11 @@ def test_keys_and_secrets_are_private_and_stay_the_same(tmp_path: Path) -> None:
     folder = LabFolder(tmp_path)
     keys.make(folder, record(2), ["turn"])
     first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    private = [path for path in first if path.suffix != ".pub" and path.name not in ("known_hosts", "allowed_signers")]
+    private = [
+        path
+        for path in first
+        if path.suffix != ".pub" and path.name not in ("known_hosts", "allowed_signers")
+    ]
     assert {path.name for path in private} == {"operator", "signer", "ae-1", "kr-1", "turn"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in private)
     keys.make(folder, record(2), ["turn"])
@@ -89,5 +95,7 @@ def test_half_a_key_pair_is_made_anew(tmp_path: Path) -> None:
     keys.make(folder, record(2), [])
     (folder.keys / "operator.pub").unlink()
     keys.make(folder, record(2), [])
-    derived = subprocess.run(["ssh-keygen", "-y", "-f", str(folder.keys / "operator")], capture_output=True, text=True)
+    derived = subprocess.run(
+        ["ssh-keygen", "-y", "-f", str(folder.keys / "operator")], capture_output=True, text=True
+    )
     assert (folder.keys / "operator.pub").read_text().split()[:2] == derived.stdout.split()[:2]

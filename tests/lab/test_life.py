@@ -34,7 +34,11 @@ def assert_gone(folder: LabFolder, network: str) -> None:
 def test_up_answers_on_every_node(lab: Lab) -> None:
     folder, record = lab
     found = status(folder, record)
-    assert found["hosts"] and [row["node"] for row in found["nodes"] if row["ssh"]] == ["ae-1", "kr-1", "sg-1"]
+    assert found["hosts"] and [row["node"] for row in found["nodes"] if row["ssh"]] == [
+        "ae-1",
+        "kr-1",
+        "sg-1",
+    ]
     assert found["degraded"] == []
     assert {port.port for port in ports.in_use(record.addresses.values())} == {2222}
 

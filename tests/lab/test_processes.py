@@ -8,7 +8,9 @@ from pathlib import Path
 from commcli.lab import processes
 
 
-def start(folder: Path, command: str, node: str | None = None, *, first: str = ":") -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, command: str, node: str | None = None, *, first: str = ":"
+) -> subprocess.Popen[bytes]:
     """A marked shell process that has done `first` and said so."""
     environ = processes.environment(folder, node, {"PATH": os.environ["PATH"]})
     line = f"{first}; echo ready; {command}"
