@@ -1,0 +1,131 @@
+"""Measure: real calls between nodes, and the mesh that the relays measure themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commcli.cli import output
+from commcli.cli.options import (
+    DeadlineOpt,
+    InventoryOpt,
+    JsonOpt,
+    QuietOpt,
+    SelectorArg,
+    StateOpt,
+    settings_from,
+)
+
+if TYPE_CHECKING:
+    from commcli.fleet.model import Fleet, Node
+    from commcli.probe.call import Ask
+    from commcli.probe.mesh import Reading
+    from commcli.report.terminal import Progress
+    from commcli.store.sqlite import Store
+
+app = typer.Typer(help="Measure: probe calls and the relays' own mesh.", no_args_is_help=True)
+
+# A starved probe host learnt nothing about the network; to a script that is "out of reach", and never "bad".
+_EXIT_CODES = {"good": 0, "warn": 0, "bad": 1, "invalid": 4}
+
+FromArg = Annotated[str, typer.Argument(metavar="A", help="The calling end: a market (its first active edge) or a node.")]  # fmt: skip  # noqa: E501
+ToArg = Annotated[str, typer.Argument(metavar="B", help="The called end: a market or a node.")]
+
+
+@app.command()
+def call(
+    a: FromArg,
+    b: ToArg,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Straight from edge to edge, past the overlay.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, max=600, help="How long the call is measured.")
+    ] = 8.0,
+    profile: Annotated[
+        str, typer.Option("--profile", help="What is sent: sd (320x180), hd (640x360) or audio.")
+    ] = "sd",
+    inventory: InventoryOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """A real WebRTC call between two nodes through their TURN edges, judged. Exit 1: bad; 4: nothing learnt."""
+    from commcli import fleet as fleets
+    from commcli.probe.call import Ask
+    from commcli.report import terminal
+    from commcli.store.sqlite import Store
+
+    settings = settings_from(inventory, state)
+    fleet = fleets.load(settings.inventory)
+    ask = Ask(a, b, direct=direct, seconds=seconds, profile=profile)
+    with Store(settings.database) as store, terminal.progress(f"call {a} to {b}", quiet=quiet) as progress:
+        doc = asyncio.run(_call(fleet, ask, progress))
+        store.record_call(doc)
+    code = _EXIT_CODES[doc["verdict"]]
+    output.emit(doc, as_json=as_json, quiet=quiet, good=code == 0)
+    raise typer.Exit(code)
+
+
+async def _call(fleet: Fleet, ask: Ask, progress: Progress) -> dict[str, Any]:
+    from commcli.probe import call
+    from commcli.remote.ssh import Pool
+
+    def heard(side: str, event: Mapping[str, Any]) -> None:
+        text = f"measuring {ask.seconds:g} s" if event["event"] == "connected" else event.get("phase")
+        if text:
+            progress.update({"from": ask.a, "to": ask.b}[side], str(text))
+
+    async with Pool(fleet) as pool:
+        return await call.call(fleet, pool, ask, on_event=heard)
+
+
+@app.command()
+def mesh(
+    selector: SelectorArg = "all",
+    deadline: DeadlineOpt = None,
+    inventory: InventoryOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Read the relays' STAMP mesh back, keep it, and show it by market and by node. Exit 4: some node is away."""
+    from commcli import fleet as fleets
+    from commcli.fleet.selector import select
+    from commcli.probe import mesh
+    from commcli.remote.outcome import exit_code
+    from commcli.report import terminal
+    from commcli.store.sqlite import Store
+
+    settings = settings_from(inventory, state)
+    fleet = fleets.load(settings.inventory)
+    nodes = select(fleet, selector)
+    with Store(settings.database) as store, terminal.progress("probe mesh", quiet=quiet) as progress:
+        reading = asyncio.run(_mesh(fleet, nodes, store, progress, deadline))
+    code = exit_code(reading.outcomes)
+    doc = mesh.document(fleet, nodes, reading, time.time())
+    output.emit(doc, as_json=as_json, quiet=quiet, good=code == 0)
+    raise typer.Exit(code)
+
+
+async def _mesh(
+    fleet: Fleet, nodes: list[Node], store: Store, progress: Progress, deadline_s: float | None
+) -> Reading:
+    from commcli.probe import mesh
+    from commcli.remote.ssh import Pool
+
+    for node in nodes:
+        progress.update(node.id, "asked")
+    async with Pool(fleet) as pool:
+        return await mesh.read(
+            fleet,
+            nodes,
+            pool,
+            store,
+            on_event=lambda event: progress.done(event.node, event.state),
+            deadline_s=deadline_s,
+        )

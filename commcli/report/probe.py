@@ -1,0 +1,323 @@
+"""Draws probe calls (one, or two side by side) and the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from commcli.report.terminal import ms, percent, styled
+
+Document = Mapping[str, Any]
+
+_PHASES = ("ssh", "allocate", "gather", "ice", "dtls", "first_audio", "first_frame")
+# Round-trip colours of the heatmap: up to these, and beyond.
+_HEAT = ((100, "black on green"), (200, "black on bright_yellow"), (320, "black on dark_orange"))
+_HOTTEST = "white on red"
+
+
+# --- reading a call document -----------------------------------------------------------------------------------------
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """The value under `keys`, None as soon as one is missing or unmeasured."""
+    for key in keys:
+        if value is None:
+            return None
+        value = value.get(key)
+    return value
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _worst(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _both(doc: Document, *keys: str) -> list[float | None]:
+    return [_at(doc["directions"][name], *keys) for name in ("there", "back")]
+
+
+def _title(doc: Document) -> str:
+    ends = [
+        end["node"] if end["asked"] == end["node"] else f"{end['asked']} ({end['node']})"
+        for end in (doc["from"], doc["to"])
+    ]
+    return f"{ends[0]} → {ends[1]}"
+
+
+def hops(direction: Mapping[str, Any]) -> str:
+    """The nodes that most packets passed, and how we know."""
+    if direction["path"] is None:
+        return "-"
+    chain = " → ".join(direction["path"])
+    if direction["straight"]:
+        return f"{chain}  (straight, no relay counted overlay packets)"
+    used = direction["paths"][0]
+    counts = " / ".join(
+        "?" if used["counted"][node] is None else str(used["counted"][node]) for node in used["path"]
+    )
+    others = len(direction["paths"]) - 1
+    return f"{chain}  ({counts} packets counted)" + (f", and {others} other path(s)" if others else "")
+
+
+def _clock(doc: Document) -> str:
+    clock = doc["clock"]
+    if clock is None:
+        return "clocks not compared: no one-way delays"
+    return f"clocks: {clock['offset_ms']:+.1f} ± {clock['error_ms']:.1f} ms ({clock['method']})"
+
+
+def _gap(doc: Document) -> str:
+    gap = doc["longest_gap"]
+    if gap is None:
+        return "-"
+    when = datetime.fromtimestamp(gap["at_unix"], UTC).strftime("%H:%M:%S.%f")[:-3]
+    return f"{gap['ms']:.0f} ms of {gap['medium']} {gap['direction']} at {when}Z"
+
+
+def _verdict(doc: Document) -> Text:
+    text = Text.assemble(styled(doc["verdict"]))
+    if doc["verdict"] == "invalid":
+        text.append(f"  {doc['invalid_reason']}")
+    elif doc["reasons"]:
+        text.append("  " + "; ".join(doc["reasons"]))
+    return text
+
+
+# --- one call -------------------------------------------------------------------------------------------------------
+
+
+def call(doc: Document) -> RenderableType:
+    """One call: verdict, set-up, both directions, hops, and how the figures came about."""
+    how = "straight" if doc["direct"] else "by the overlay"
+    head = Table.grid(padding=(0, 2))
+    head.add_row("call", f"{_title(doc)}, {doc['profile']}, {doc['seconds']:g} s, asked to go {how}")
+    head.add_row("verdict", _verdict(doc))
+    for problem in doc["problems"]:
+        head.add_row("problem", Text(problem, style="red"))
+    if not doc["connected"]:
+        return head
+    head.add_row("set-up", f"{ms(doc['setup_ms'])} ms   {_phases(doc)}")
+    rtt = doc["rtt_ms"]
+    head.add_row(
+        "RTT",
+        "-"
+        if rtt is None
+        else f"{ms(rtt['p50'], 1)} ms median, {ms(rtt['p95'], 1)} p95, {rtt['samples']} pings",
+    )
+    head.add_row("longest gap", _gap(doc))
+    return Group(head, _directions(doc), *_footnotes(doc))
+
+
+def _phases(doc: Document) -> str:
+    told = doc["phases_ms"]["from"]
+    return "  ".join(f"{name.replace('_', ' ')} {ms(told[name])}" for name in _PHASES if name in told)
+
+
+def _directions(doc: Document) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim", title_justify="left")
+    for column in ("", "there", "back"):
+        table.add_column(column, justify="left" if not column else "right")
+    for label, keys, show in _FIGURES:
+        table.add_row(label, *(show(value) for value in _both(doc, *keys)))
+    return table
+
+
+def _ms1(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _loss(value: float | None) -> str:
+    return percent(value, 2)
+
+
+def _kbps(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} kbit/s"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def _mos(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+_FIGURES: tuple[tuple[str, tuple[str, ...], Callable[[float | None], str]], ...] = (
+    ("MOS", ("mos", "mos"), _mos),
+    ("audio one-way, median", ("audio", "one_way_ms", "p50"), _ms1),
+    ("audio jitter", ("audio", "jitter_ms"), _ms1),
+    ("audio loss", ("audio", "loss"), _loss),
+    ("audio bitrate", ("audio", "bitrate_kbps"), _kbps),
+    ("video frame delay, median", ("video", "frame_delay_ms", "p50"), _ms1),
+    ("  with aiortc's decoder", ("video", "decoded_delay_ms", "p50"), _ms1),
+    ("video jitter", ("video", "jitter_ms"), _ms1),
+    ("video loss", ("video", "loss"), _loss),
+    ("video bitrate", ("video", "bitrate_kbps"), _kbps),
+    ("frames a second", ("video", "fps"), lambda value: "-" if value is None else f"{value:.1f}"),
+    ("freezes (webrtc-stats)", ("video", "freezes", "webrtc", "count"), _count),
+    ("freezes >= 500 ms (Agora SDK)", ("video", "freezes", "agora_sdk_500_ms", "count"), _count),
+    ("freezes >= 600 ms (Agora analytics)", ("video", "freezes", "agora_analytics_600_ms", "count"), _count),
+    ("audio gaps >= 200 ms (Agora analytics)", ("audio", "gaps_over_200_ms", "count"), _count),
+)
+
+
+def _footnotes(doc: Document) -> list[Text]:
+    notes = [Text(f"hops {name:5} {hops(doc['directions'][name])}") for name in ("there", "back")]
+    notes.append(Text(_clock(doc), style="dim"))
+    model = next((score for name in ("there", "back") if (score := doc["directions"][name]["mos"])), None)
+    if model is not None:
+        notes.append(
+            Text(
+                f"MOS: {model['model']}; {model['codec']}: Ie {model['ie']}, Bpl {model['bpl']};"
+                f" R {model['r']:.1f} from {model['mouth_to_ear_ms']:.0f} ms mouth to ear,"
+                f" loss {percent(model['loss'], 2)}, BurstR {model['burst_ratio']:.2f}",
+                style="dim",
+            )
+        )
+    if doc["unasked"]:
+        notes.append(Text(f"relays not asked: {', '.join(doc['unasked'])}", style="yellow"))
+    return notes
+
+
+# --- two calls ------------------------------------------------------------------------------------------------------
+
+# label, value of a document, digits, unit, whether less is better.
+_COMPARED: tuple[tuple[str, Callable[[Document], float | None], int, str, bool], ...] = (
+    ("set-up", lambda doc: _at(doc, "setup_ms"), 0, " ms", True),
+    ("first frame", lambda doc: _at(doc, "phases_ms", "from", "first_frame"), 0, " ms", True),
+    ("RTT", lambda doc: _at(doc, "rtt_ms", "p50"), 1, " ms", True),
+    ("audio one-way", lambda doc: _mean(_both(doc, "audio", "one_way_ms", "p50")), 1, " ms", True),
+    ("frame delay", lambda doc: _mean(_both(doc, "video", "frame_delay_ms", "p50")), 1, " ms", True),
+    ("jitter", lambda doc: _worst(_both(doc, "audio", "jitter_ms")), 1, " ms", True),
+    ("loss, worse direction", lambda doc: _percent(_worst(_both(doc, "audio", "loss"))), 2, " %", True),
+    (
+        "freezes (webrtc-stats)",
+        lambda doc: _worst(_both(doc, "video", "freezes", "webrtc", "count")),
+        0,
+        "",
+        True,
+    ),
+    ("longest gap", lambda doc: _at(doc, "longest_gap", "ms"), 0, " ms", True),
+    ("MOS, worse direction", lambda doc: _at(doc, "mos"), 2, "", False),
+)
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
+def compare(
+    before: Document, after: Document, names: tuple[str, str] = ("before", "after")
+) -> RenderableType:
+    """Two calls side by side with the gain, hops and verdicts included."""
+    table = Table(title=f"call {_title(before)}", title_justify="left")
+    table.add_column("")
+    for name in (*names, "gain"):
+        table.add_column(name, justify="right")
+    for label, value, digits, unit, less_is_better in _COMPARED:
+        old, new = value(before), value(after)
+        table.add_row(
+            label,
+            _figure(old, digits, unit),
+            _figure(new, digits, unit),
+            _gain(old, new, digits, unit, less_is_better),
+        )
+    table.add_row("hops there", *(_chain(doc, "there") for doc in (before, after)), "")
+    table.add_row("hops back", *(_chain(doc, "back") for doc in (before, after)), "")
+    table.add_row("verdict", styled(before["verdict"]), styled(after["verdict"]), "")
+    return Group(table, Text(_clock(after) + "; hops as the relays counted them", style="dim"))
+
+
+def _figure(value: float | None, digits: int, unit: str) -> str:
+    return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def _gain(old: float | None, new: float | None, digits: int, unit: str, less_is_better: bool) -> Text:
+    """The change with its sign, green where it is for the better."""
+    if old is None or new is None:
+        return Text("-")
+    change = new - old
+    if round(change, digits) == 0:
+        return Text("=", style="dim")
+    better = (change < 0) == less_is_better
+    return Text(f"{change:+.{digits}f}{unit}", style="green" if better else "red")
+
+
+def _chain(doc: Document, name: str) -> str:
+    path = doc["directions"][name]["path"]
+    return "-" if path is None else " → ".join(path)
+
+
+# --- the mesh -------------------------------------------------------------------------------------------------------
+
+
+def mesh(doc: Document) -> RenderableType:
+    """Heatmaps of RTT by market and by node, loss where there is any, and who is away."""
+    parts: list[RenderableType] = []
+    if doc["market_pairs"]:
+        edges = {row["market"]: row["edge"] for row in doc["markets"]}
+        labels = {market: f"{market} ({edge})" for market, edge in edges.items()}
+        parts.append(
+            _heatmap("RTT between markets, ms (by their first active edge)", labels, doc["market_pairs"])
+        )
+    parts.append(_heatmap("RTT between nodes, ms", {node: node for node in doc["nodes"]}, doc["pairs"]))
+    parts.append(Text(_summary(doc), style="dim"))
+    for row in doc["away"]:
+        since = (
+            "no windows for 15 minutes"
+            if row["last_unix"] is None
+            else f"last window {_time(row['last_unix'])}"
+        )
+        parts.append(
+            Text.assemble("away: ", row["node"], " ", styled(row["state"]), f" {row['reason']} ({since})")
+        )
+    return Group(*parts)
+
+
+def _heatmap(title: str, labels: Mapping[str, str], pairs: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows are senders, columns receivers. A cell: RTT, and under it the loss of that direction if there is any."""
+    known = {(pair["from"], pair["to"]): pair for pair in pairs}
+    table = Table(title=title, title_justify="left", padding=(0, 0))
+    table.add_column("from \\ to")
+    for key in labels:
+        table.add_column(key, justify="center")
+    for a, label in labels.items():
+        table.add_row(label, *(_cell(known.get((a, b))) for b in labels))
+    return table
+
+
+def _cell(pair: Mapping[str, Any] | None) -> Text:
+    if pair is None or pair["rtt_ms"] is None:
+        return Text(" - ")
+    style = next((style for limit, style in _HEAT if pair["rtt_ms"] <= limit), _HOTTEST)
+    text = Text(f" {pair['rtt_ms']:.0f} ", style=style)
+    if pair["loss"]:
+        text.append(f"{100 * pair['loss']:.1f}% ", style=style)
+    return text
+
+
+def _summary(doc: Document) -> str:
+    if not doc["pairs"]:
+        return "nothing measured in the last 15 minutes"
+    samples = sum(pair["samples"] for pair in doc["pairs"])
+    ages = [pair["age_s"] for pair in doc["pairs"]]
+    return (
+        f"{len(doc['pairs'])} directions, {samples} packets, newest {min(ages):.0f} s and oldest {max(ages):.0f} s old;"
+        f" {doc['new_windows']} new windows kept. % is loss from row to column."
+    )
+
+
+def _time(unix: float) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%H:%M:%SZ")
+
+
+DRAW: dict[str, Callable[[Document], RenderableType]] = {"call": call, "mesh": mesh}
