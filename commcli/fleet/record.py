@@ -27,7 +27,9 @@ def nearest(word: str, words: Collection[str]) -> str:
     lowered = {candidate.lower(): candidate for candidate in words}
     if (meant := _MEANT.get(word.lower())) in lowered:
         return f'; did you mean "{meant}"?'
-    close = get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    close = get_close_matches(word.lower(), lowered, n=1, cutoff=0.6) if len(word) > 1 else []
+    if not close and len(word) > 2:
+        close = [candidate for candidate in lowered if word.lower() in candidate]
     return f'; did you mean "{lowered[close[0]]}"?' if close else ""
 
 
@@ -195,17 +197,22 @@ class Record:
 
     def table(self, key: str) -> Record:
         """The required mapping under `key`, of ids to what they stand for."""
-        self._required(key, "")
         value = self.take(key)
         line = self._map.lines.get(key, self.line)
-        return Record(value, line, self.file, "", self._problems, told=value is None)
+        if value is None and not self.broken:
+            self.problem(f"{key} is missing: write `{key}: {{}}` if there are none", key=key)
+        elif value is not None and not isinstance(value, YamlMap):
+            self._bad_type(key, "a mapping of ids", value, None)
+        return Record(value, line, self.file, "", self._problems, told=True)
 
     def section(self, key: str) -> Record:
-        """The mapping under `key`; one that is missing reads as empty."""
+        """The mapping under `key`; one that is missing reads as empty, one inside what is broken as broken."""
         value = self.take(key)
         line = self._map.lines.get(key, self.line)
         name = f"{self.what}: {key}" if self.what else key
-        return Record(YamlMap(line) if value is None else value, line, self.file, name, self._problems)
+        if value is None and not self.broken:
+            value = YamlMap(line)
+        return Record(value, line, self.file, name, self._problems, told=self.broken)
 
     def entries(self, noun: str) -> Iterator[tuple[str, Record]]:
         """The mapping as id -> mapping: yields each id with its own Record, named "noun id"."""

@@ -184,7 +184,7 @@ class Store:
         return self._insert(
             "INSERT INTO audit (started, ended, who, pid, command, reason, result, detail)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            *(now, now, who or operator(), os.getpid(), command, reason, result, _json(detail)),
+            *(now, now, who or operator(), os.getpid(), command, reason, result, _told(detail)),
         )
 
     @contextmanager
@@ -197,7 +197,7 @@ class Store:
         told: Row = dict(detail)
         row = self._insert(
             "INSERT INTO audit (started, who, pid, command, reason, result, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *(self._clock(), operator(), os.getpid(), command, reason, "started", _json(told)),
+            *(self._clock(), operator(), os.getpid(), command, reason, "started", _told(told)),
         )
         result = "done"
         try:
@@ -207,7 +207,7 @@ class Store:
             raise
         finally:
             word = str(told.pop("result", result))
-            values = (self._clock(), word, _json(told), row)
+            values = (self._clock(), word, _told(told), row)
             self._insert("UPDATE audit SET ended = ?, result = ?, detail = ? WHERE id = ?", *values)
 
     def audits(self, limit: int = 100) -> list[Row]:
@@ -269,6 +269,11 @@ class Store:
 def _json(document: Mapping[str, Any]) -> str:
     # allow_nan=False: NaN is no JSON, and an unmeasured value is None. A Secret is refused by json itself.
     return json.dumps(document, allow_nan=False)
+
+
+def _told(detail: Mapping[str, Any]) -> str:
+    # The change has happened: an odd value must not cost us the row. A Secret is written as ***.
+    return json.dumps(detail, default=str)
 
 
 def _document(row: sqlite3.Row) -> Row:
