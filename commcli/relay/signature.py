@@ -1,0 +1,78 @@
+"""Is the manifest signed by one of ours? Stock `ssh-keygen -Y verify` says (SSHSIG, see PROTOCOL.sshsig).
+
+No cryptography of our own: operators' keys, hardware keys and certificates work as far as the node's OpenSSH
+does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Union
+
+from commcli.relay.shard import ShardRefused
+
+NAMESPACE = "commcli-table"
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_SIGNATURE_BYTES = 64 << 10
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class SignatureRefused(ShardRefused):
+    """The manifest is not known to come from an operator. reason is always "signature"."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("signature", detail)
+
+
+def verify(
+    manifest_path: PathLike,
+    sig_path: PathLike,
+    allowed_signers_path: PathLike,
+    principal: str = NAMESPACE,
+    *,
+    ssh_keygen: str = "ssh-keygen",
+    timeout_s: float = 10.0,
+) -> bytes:
+    """The manifest's bytes, if the signature over them is good. Raises SignatureRefused.
+
+    Go on with the bytes returned: the file may be another by the time that it is read again. Takes some 10 ms
+    of a child process, so it belongs off the packet loop.
+    """
+    manifest = _read(manifest_path, MAX_MANIFEST_BYTES)
+    _read(sig_path, MAX_SIGNATURE_BYTES)
+    _read(allowed_signers_path, MAX_MANIFEST_BYTES)
+    command = [ssh_keygen, "-Y", "verify", "-f", os.fspath(allowed_signers_path), "-I", principal]
+    command += ["-n", NAMESPACE, "-s", os.fspath(sig_path)]
+    try:
+        done = subprocess.run(
+            command, input=manifest, capture_output=True, timeout=timeout_s, env={**os.environ, "LC_ALL": "C"}
+        )
+    except subprocess.TimeoutExpired:
+        raise SignatureRefused("%s did not answer in %g s" % (ssh_keygen, timeout_s)) from None
+    except OSError as error:
+        raise SignatureRefused("cannot run %s: %s" % (ssh_keygen, error.strerror)) from None
+    if done.returncode != 0:
+        raise SignatureRefused(_words(done.stderr + done.stdout))
+    return manifest
+
+
+def _read(path: PathLike, limit_bytes: int) -> bytes:
+    name = Path(path).name
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise SignatureRefused("%s: %s" % (name, error.strerror)) from None
+    if len(content) > limit_bytes:
+        raise SignatureRefused("%s: longer than %d bytes" % (name, limit_bytes))
+    return content
+
+
+def _words(output: bytes) -> str:
+    """The first line of what ssh-keygen said, fit for a log."""
+    lines = output.decode("utf-8", "replace").split("\n")
+    said = "".join(letter for letter in lines[0] if letter.isprintable())[:200].strip()
+    return said or "ssh-keygen refused it without a word"

@@ -1,0 +1,79 @@
+"""The one home of the compliance rule: may media between two edges pass these countries?
+
+The planner asks it about every plan, a relay about every table it loads and every source route it is handed.
+Markets and countries are lower-case ISO 3166-1 alpha-2 codes. Unknown is forbidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import AbstractSet, FrozenSet, Iterable, Mapping, Optional, Protocol, Sequence, Tuple
+
+EVERY_MARKET = "*"
+
+
+class Rule(Protocol):
+    """What a zone must offer; `Zone` here and the inventory's zone both do."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def between(self) -> Tuple[AbstractSet[str], AbstractSet[str]]: ...
+    @property
+    def forbid(self) -> AbstractSet[str]: ...
+    @property
+    def allow(self) -> Optional[AbstractSet[str]]: ...
+
+
+class Place(Protocol):
+    """Where a node stands (None: unknown) and the markets that it serves as an edge (may be none)."""
+
+    @property
+    def country(self) -> Optional[str]: ...
+    @property
+    def markets(self) -> AbstractSet[str]: ...
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A rule for media between two sets of markets: the countries forbidden and, if given, allowed."""
+
+    id: str
+    between: Tuple[FrozenSet[str], FrozenSet[str]]
+    forbid: FrozenSet[str]
+    allow: Optional[FrozenSet[str]] = None
+
+
+def concerns(zone: Rule, first: Optional[Place], last: Optional[Place]) -> bool:
+    """Whether media between these two edges is under the zone, in either direction.
+
+    None is an edge that nobody knows: it could serve any market, so every zone concerns it.
+    """
+    one, other = zone.between
+    return (_serves(first, one) and _serves(last, other)) or (_serves(first, other) and _serves(last, one))
+
+
+def _serves(place: Optional[Place], side: AbstractSet[str]) -> bool:
+    # '*' also matches an edge that serves no market: otherwise a rule for everybody would have a hole.
+    return place is None or EVERY_MARKET in side or not side.isdisjoint(place.markets)
+
+
+def permits(zone: Rule, country: Optional[str]) -> bool:
+    """Whether media under the zone may pass the country; an unknown one (None or "") it may not."""
+    if not country or country in zone.forbid:
+        return False
+    return zone.allow is None or country in zone.allow
+
+
+def violated(zones: Iterable[Rule], nodes: Mapping[str, Place], path: Sequence[str]) -> Optional[str]:
+    """The id of the first zone that the path breaks, or None. Both edges are on the path.
+
+    path: node ids from edge to edge, at least one. A node missing from `nodes` stands in an unknown country.
+    """
+    places = [nodes.get(node) for node in path]
+    for zone in zones:
+        if concerns(zone, places[0], places[-1]) and not all(
+            place is not None and permits(zone, place.country) for place in places
+        ):
+            return zone.id
+    return None
