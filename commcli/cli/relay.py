@@ -123,18 +123,12 @@ def _steer(
     from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
-    code = 70
-    with exclusive(settings.lock, f"relay {verb} {selector}"), Store(settings.database) as store:
-        try:
-            _ask_all(verb, selector, settings.inventory, as_json=as_json, quiet=quiet)
-            code = 0
-        except typer.Exit as ended:
-            code = ended.exit_code
-            raise
-        finally:
-            store.audit(
-                f"relay {verb}", reason, "done" if code == 0 else f"exit {code}", {"selector": selector}
-            )
+    with (
+        exclusive(settings.lock, f"relay {verb} {selector}"),
+        Store(settings.database) as store,
+        store.audited(f"relay {verb}", reason, {"selector": selector}),
+    ):
+        _ask_all(verb, selector, settings.inventory, as_json=as_json, quiet=quiet)
 
 
 def _ask_all(verb: str, selector: str, inventory: Any, *, as_json: bool, quiet: bool) -> None:

@@ -12,13 +12,14 @@ from collections import Counter
 from typing import Any, Dict, Optional
 
 from commcli.relay import stun
+from commcli.relay.allocation import Allocation
 from commcli.relay.config import ConfigError, RelayConfig
 from commcli.relay.log import Log
 from commcli.relay.loop import TICK_S, Loop
 from commcli.relay.membership import NO_TABLE, Membership
 from commcli.relay.peers import PeerPolicy
 from commcli.relay.shard import Shard
-from commcli.relay.turn import Allocation, Server, TurnConfig
+from commcli.relay.turn import Server, TurnConfig
 from commcli.relay.udp import DRAIN, MAX_DATAGRAM, Addr, Egress, RelayPool, bound_udp
 
 EXPIRE_EVERY_S = 0.5

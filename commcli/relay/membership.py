@@ -170,7 +170,7 @@ class Membership:
     def status(self) -> Dict[str, Any]:
         """The fleet's part of the status document."""
         shard, overlay = self.tables.shard, self.overlay.status()
-        table = dict(NO_TABLE, refused=self.tables.refused)
+        table: Dict[str, Any] = {**NO_TABLE, "refused": self.tables.refused}
         if shard is not None:
             table.update(serial=shard.serial, expires=shard.expires, expired=shard.expires_unix < time.time())
         return {"table": table, "overlay": overlay, "peers": self.mesh.latest()}

@@ -167,9 +167,9 @@ async def _talk(sender: Any, to: Any, inbox: _Inbox, back: Any, word: bytes) -> 
 
 def _roles(fleet: _Fleet, src: tuple[str, int], dst: tuple[str, int]) -> dict[str, tuple[str, int]]:
     found = {}
-    for node in IDS:
+    for node in (node for node in IDS if fleet.processes[node].poll() is None):
         for flow in fleet.ask(node, "flows")["flows"]:
-            if (tuple(flow["src"]), tuple(flow["dst"])) == (src, dst):
+            if (flow["src"], flow["dst"]) == (f"{src[0]}:{src[1]}", f"{dst[0]}:{dst[1]}"):
                 found[node] = (flow["role"], flow["packets"])
     return found
 
