@@ -2,7 +2,8 @@
 # make lint    the checks without the tests                             make bench  start-up and throughput figures
 # Each sets up .venv by itself and is safe to repeat. Needs make, a POSIX sh and Python 3.11 or newer; no root.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check-tests bench completions picture clean format
+.PHONY: help demo test lint check-style check-types check-imports check-node-python check-tests
+.PHONY: bench completions picture clean format
 .NOTPARALLEL:
 
 VENV := .venv
@@ -28,15 +29,24 @@ demo: $(STAMP)
 # Both halves always run, so that one round shows all that is wrong; pytest's summary comes last.
 test: $(STAMP)
 	@verdict=0; \
-	$(MAKE) --no-print-directory lint || verdict=1; \
+	$(MAKE) --no-print-directory -k lint || verdict=1; \
 	$(MAKE) --no-print-directory check-tests || verdict=1; \
 	exit $$verdict
 
-lint: $(STAMP)
+# One target a check, so that `make -k lint` shows what each of them says.
+lint: check-style check-types check-imports check-node-python
+
+check-style: $(STAMP)
 	$(PYTHON) -m ruff check $(CHECKED)
-	$(PYTHON) -m ruff format --check $(CHECKED)
+	$(PYTHON) -m ruff format --check --quiet $(CHECKED)
+
+check-types: $(STAMP)
 	$(PYTHON) -m mypy
+
+check-imports: $(STAMP)
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command(["--no-logo"])'
+
+check-node-python: $(STAMP)
 	$(PYTHON) -m tests.architecture.node_python
 
 check-tests: $(STAMP)

@@ -15,17 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FLOOR = (3, 9)
-# Everything that is shipped to a node and runs there under its own python3.
-NODE_SIDE = ("commcli/relay", "commcli/remote/onnode", "commcli/health/onnode.py")
+# Everything that is shipped to a node and runs there under its own python3. (Probe endpoints are not: they run under
+# a python that has aiortc.)
+NODE_SIDE = ("commcli/relay/**/*.py", "commcli/*/onnode.py", "commcli/*/onnode/**/*.py")
 
 
 def sources() -> list[Path]:
     """The files that run on nodes."""
-    found: list[Path] = []
-    for place in NODE_SIDE:
-        path = ROOT / place
-        found += sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.exists()
-    return found
+    return sorted(path for pattern in NODE_SIDE for path in ROOT.glob(pattern))
 
 
 def vermin(files: list[Path]) -> str:
