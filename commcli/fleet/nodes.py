@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import PurePosixPath
@@ -35,9 +36,8 @@ def read_nodes(
     nodes: dict[str, Node] = {}
     for key, record in table.entries("node"):
         nodes[key] = _node(key, record, shared, regions, region_ids)
-    for one, other in combinations(nodes.values(), 2):
-        for reason in _clashes(one, other):
-            table.problem(f"node {other.id}: {reason} node {one.id} too", key=other.id)
+    for one, other, reason in _clashes(nodes.values()):
+        table.problem(f"node {other.id}: {reason} node {one.id} too", key=other.id)
     if table.is_empty():
         table.problem("no node at all")
     return nodes
@@ -169,13 +169,21 @@ def _in_the_clear(key: str, value: object) -> Iterator[str]:
         yield key
 
 
-def _clashes(one: Node, other: Node) -> Iterator[str]:
-    """What two nodes can not share: where we log in and install, and sockets on one address."""
-    if (one.ssh.host, one.ssh.port, one.base) == (other.ssh.host, other.ssh.port, other.base):
-        yield "the same SSH host, port and base folder are those of"
-    if one.address != other.address or not one.address:
-        return
-    yield from _same_ports(one.ports, other.ports)
+def _clashes(nodes: Iterable[Node]) -> Iterator[tuple[Node, Node, str]]:
+    """What two nodes can not share: the place where we log in and install, and sockets on one address."""
+    # Grouped first: a fleet of a thousand has half a million pairs.
+    by_place: dict[object, list[Node]] = defaultdict(list)
+    by_address: dict[str, list[Node]] = defaultdict(list)
+    for node in nodes:
+        if node.address:
+            by_place[node.ssh.host, node.ssh.port, node.ssh.proxy_jump, node.base].append(node)
+            by_address[node.address].append(node)
+    for group in by_place.values():
+        for one, other in combinations(group, 2):
+            yield one, other, "the same SSH host, port and base folder are those of"
+    for group in by_address.values():
+        for one, other in combinations(group, 2):
+            yield from ((one, other, reason) for reason in _same_ports(one.ports, other.ports))
 
 
 def _same_ports(one: Ports, other: Ports) -> Iterator[str]:

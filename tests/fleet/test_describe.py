@@ -1,0 +1,59 @@
+"""The documents of `commcli fleet`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from commcli.errors import BadInput
+from commcli.fleet import load
+from commcli.fleet.describe import card, checked, listing
+from tests.fleet import samples
+
+
+def test_a_listing_names_what_it_left_out(tmp_path: Path) -> None:
+    doc = listing(load(samples.write(tmp_path)), "tag:hub")
+    assert [node["id"] for node in doc["nodes"]] == ["sg-1", "de-1"]
+    assert doc["nodes_in_fleet"] == 4
+    assert doc["nodes"][0]["markets"] == ["sg", "cn"]
+    assert doc["nodes"][1]["provider"] is None
+
+
+def test_a_card_shows_the_zones_that_bind_the_node_and_only_those(tmp_path: Path) -> None:
+    fleet = load(samples.write(tmp_path))
+    assert [zone["id"] for zone in card(fleet, "sg-1")["node"]["zones"]] == ["cn-not-by-us"]
+    assert [zone["id"] for zone in card(fleet, "de-1")["node"]["zones"]] == ["de-home", "cn-not-by-us"]
+
+
+def test_documents_are_json_with_no_secret_in_them(tmp_path: Path) -> None:
+    fleet = load(samples.write(tmp_path, "nodes.yaml", "state: drain", "variables: {a: {b: [1, {c: null}]}}"))
+    for doc in (listing(fleet, "all"), card(fleet, "de-2"), checked(fleet)):
+        assert json.loads(json.dumps(doc, allow_nan=False)) == doc
+
+
+def test_an_unknown_node(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match='unknown node "sg1"; did you mean "sg-1"'):
+        card(load(samples.write(tmp_path)), "sg1")
+
+
+def test_check_warns_of_what_is_thin(tmp_path: Path) -> None:
+    folder = samples.write(
+        tmp_path,
+        regions=samples.FILES["regions.yaml"] + "  los: {city: Lagos, country: ng, continent: africa}\n",
+        markets=samples.FILES["markets.yaml"] + "  fr: {name: France, edges: [de-2]}\n",
+    )
+    (folder / "signers").touch()
+    doc = checked(load(folder))
+    assert doc["counts"] == {"regions": 4, "nodes": 4, "markets": 5, "zones": 2, "secrets": 1}
+    assert doc["warnings"] == [
+        "market sg: only sg-1 takes its calls",
+        "market de: only de-1 takes its calls",
+        "market cn: only sg-1 takes its calls",
+        "market br: only br-1 takes its calls",
+        "market fr: all its edges are draining: nobody there can start a call",
+        "region los: no node stands there",
+        f"ssh: known_hosts {folder}/ssh/known_hosts is not there: every node will be refused",
+        f"secrets: turn: file {folder}/secrets/turn is not there",
+    ]
