@@ -1,0 +1,290 @@
+"""From what is stored to what would be published: estimate, plan, table, and what changes and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from commcli.fleet.model import Fleet
+from commcli.relay import zones as zone_rule
+from commcli.routing import estimate as estimates
+from commcli.routing import planner, policy, table
+from commcli.routing.cost import EdgeCosts, Prices, edge_costs
+from commcli.routing.estimate import Estimate, Matrix
+from commcli.routing.planner import Margin, Paths, Plan
+from commcli.routing.policy import Masks, Policy
+from commcli.routing.table import Pair, Path, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A pair whose primary path changes. RTT and cost are today's, in ms; None where unusable or unmeasured.
+    """
+
+    pair: Pair
+    before: Path | None
+    after: Path | None
+    rtt_before_ms: float | None
+    rtt_after_ms: float | None
+    cost_before_ms: float | None
+    cost_after_ms: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ZonePrice:
+    """What a zone costs. `pairs` it concerns; `paying` those whose best path would be another without it;
+    `blocked` those that it leaves without any; `mean_ms` and `worst_ms` RTT that the paying ones lose,
+    `worst` the pair.
+    """
+
+    zone: str
+    pairs: int
+    paying: int
+    blocked: int
+    mean_ms: float | None
+    worst_ms: float | None
+    worst: Pair | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """Everything that a plan was made from and what came of it. `table` is not signed yet."""
+
+    policy: Policy
+    masks: Masks
+    prices: Prices
+    estimate: Estimate
+    costs: EdgeCosts
+    plan: Plan
+    table: Table
+    in_force: Table | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether relays would do anything else under the new table than under the one in force."""
+        return self.in_force is None or not self.table.same_routing(self.in_force)
+
+
+def decide(
+    fleet: Fleet,
+    windows: Iterable[Mapping[str, Any]],
+    *,
+    in_force: Table | None,
+    serial: int,
+    now_unix: float,
+    away: Collection[str] = (),
+    prices: Prices | None = None,
+    margin: Margin | None = None,
+    lifetime_s: int = table.LIFETIME_S,
+) -> Decision:
+    """Decide from mesh windows (see `estimate`), the inventory and the table in force what the next table is.
+
+    `away` are nodes that the caller knows to be out of service, whatever was measured of them.
+    """
+    rules = policy.of(fleet, away)
+    known = estimates.estimate(rules.ids, windows, now_unix=now_unix)
+    return decide_on(
+        fleet.name,
+        rules,
+        known,
+        in_force=in_force,
+        serial=serial,
+        now_unix=now_unix,
+        prices=prices,
+        margin=margin,
+        lifetime_s=lifetime_s,
+    )
+
+
+def decide_on(
+    fleet_name: str,
+    rules: Policy,
+    known: Estimate,
+    *,
+    in_force: Table | None,
+    serial: int,
+    now_unix: float,
+    prices: Prices | None = None,
+    margin: Margin | None = None,
+    lifetime_s: int = table.LIFETIME_S,
+) -> Decision:
+    """`decide` on a finished estimate (a replay's, or a what-if's)."""
+    prices, margin = prices or Prices(), margin or Margin()
+    costs, masks = edge_costs(known, prices), policy.masks(rules)
+    routes = in_force.incumbents(rules.ids) if in_force else None
+    made = planner.plan(rules.ids, costs.total, masks, hop_ms=prices.hop_ms, routes=routes, margin=margin)
+    new = table.from_plan(
+        made,
+        rules,
+        fleet=fleet_name,
+        serial=serial,
+        created=int(now_unix),
+        measurements=known.sha256(),
+        rules=table.sha256(f"{rules.sha256()} {prices} {margin}".encode()),
+        lifetime_s=lifetime_s,
+    )
+    return Decision(rules, masks, prices, known, costs, made, new, in_force)
+
+
+def path_ms(matrix: Matrix, ids: Sequence[str], path: Path) -> float | None:
+    """The sum of a per-edge figure along a path, None where an edge has none or a node is not in `ids`."""
+    position = {node: index for index, node in enumerate(ids)}
+    if any(node not in position for node in path):
+        return None
+    edges = sum(float(matrix[position[a], position[b]]) for a, b in pairwise(path))
+    return estimates.unmeasured_as_none(edges)
+
+
+def path_cost_ms(decision: Decision, path: Path) -> float | None:
+    """Today's cost of a path, the price of its relays included, None where an edge is unusable."""
+    edges = path_ms(decision.costs.total, decision.policy.ids, path)
+    return None if edges is None else round(edges + decision.prices.hop_ms * (len(path) - 2), 3)
+
+
+def obstacle(decision: Decision, path: Path) -> str | None:
+    """Why a path may not be used now, None if it may: a node, its state, a zone, or an edge without a figure.
+    """
+    rules = decision.policy
+    for node in path:
+        if node not in rules.nodes:
+            return f"{node} is no longer in the inventory"
+        if node in rules.away:
+            return f"{node} is away"
+    for relay in path[1:-1]:
+        state = rules.not_transit(relay)
+        if state is not None:
+            return f"{relay} is in state {state}"
+    zone = rules.violated(path)
+    if zone is not None:
+        return f"zone {zone} forbids {_offender(rules, zone, path)}"
+    for a, b in pairwise(path):
+        cost = path_ms(decision.costs.total, rules.ids, (a, b))
+        if cost is None:
+            lost = path_ms(decision.estimate.loss, rules.ids, (a, b)) == 1.0
+            return f"{a} > {b} {'loses everything' if lost else 'is not measured'}"
+    return None
+
+
+def _offender(rules: Policy, zone_id: str, path: Path) -> str:
+    """The node and country on `path` that the zone does not let pass."""
+    zone = next(zone for zone in rules.zones if zone.id == zone_id)
+    for node in path:
+        country = rules.places[node].country
+        if not zone_rule.permits(zone, country):
+            return f"{country or 'an unknown country'} ({node})"
+    return "this path"
+
+
+def changes(decision: Decision) -> list[Change]:
+    """The pairs whose primary path changes, in order, each with its reason."""
+    before = decision.in_force.routes if decision.in_force else {}
+    after = decision.table.routes
+    found = []
+    for pair in sorted({*before, *after}):
+        was = before[pair].primary if pair in before else None
+        now = after[pair].primary if pair in after else None
+        if was != now:
+            found.append(_change(decision, pair, was, now))
+    return found
+
+
+def _change(decision: Decision, pair: Pair, was: Path | None, now: Path | None) -> Change:
+    ids = decision.policy.ids
+    return Change(
+        pair=pair,
+        before=was,
+        after=now,
+        rtt_before_ms=path_ms(decision.estimate.rtt_ms, ids, was) if was else None,
+        rtt_after_ms=path_ms(decision.estimate.rtt_ms, ids, now) if now else None,
+        cost_before_ms=path_cost_ms(decision, was) if was else None,
+        cost_after_ms=path_cost_ms(decision, now) if now else None,
+        why=_why(decision, pair, was, now),
+    )
+
+
+def _why(decision: Decision, pair: Pair, was: Path | None, now: Path | None) -> str:
+    if now is None:
+        return obstacle(decision, pair) or "no usable path"
+    barrier = obstacle(decision, was) if was else None
+    if barrier:
+        return barrier
+    rival = was or pair
+    cost, chosen = path_cost_ms(decision, rival), path_cost_ms(decision, now)
+    if rival == now or cost is None or chosen is None:
+        return "first route"
+    gain = f"{cost - chosen:.0f} ms ({(cost - chosen) / cost:.0%}) cheaper than {' > '.join(rival)}"
+    return gain if was else f"first route: {gain}"
+
+
+def vanished(decision: Decision) -> float:
+    """The share of the routes in force whose pair has no usable path today though no rule forbids it: how
+    much of the mesh fell silent. A mesh that was not read back looks like a fleet that died.
+    """
+    if decision.in_force is None or not decision.in_force.routes:
+        return 0.0
+    rules, new = decision.policy, decision.table
+    expected = [pair for pair in decision.in_force.routes if not rules.away & set(pair)]
+    expected = [pair for pair in expected if set(pair) <= set(rules.ids) and pair not in new.blocked]
+    gone = sum(1 for pair in expected if pair not in new.routes)
+    return gone / len(expected) if expected else 0.0
+
+
+def zone_prices(decision: Decision) -> list[ZonePrice]:
+    """What each zone costs in RTT, all other zones held: the best path with it against the best without it.
+    """
+    found = []
+    for zone in decision.policy.zones:
+        free = policy.masks(decision.policy.without_zone(zone.id))
+        without = planner.best_paths(decision.costs.total, free, hop_ms=decision.prices.hop_ms)
+        found.append(_zone_price(decision, zone.id, without))
+    return found
+
+
+def _zone_price(decision: Decision, zone_id: str, without: Paths) -> ZonePrice:
+    rules, best = decision.policy, decision.plan.best
+    zone = next(zone for zone in rules.zones if zone.id == zone_id)
+    pairs = [
+        (i, j)
+        for i, a in enumerate(rules.ids)
+        for j, b in enumerate(rules.ids)
+        if i != j and zone_rule.concerns(zone, rules.places[a], rules.places[b])
+    ]
+    blocked = sum(1 for pair in pairs if without.exists[pair] and not best.exists[pair])
+    paying = {}
+    for i, j in pairs:
+        lawful, free = best.path(rules.ids, i, j), without.path(rules.ids, i, j)
+        if lawful is not None and free is not None and lawful != free:
+            now = path_ms(decision.estimate.rtt_ms, rules.ids, lawful)
+            then = path_ms(decision.estimate.rtt_ms, rules.ids, free)
+            if now is not None and then is not None:
+                paying[rules.ids[i], rules.ids[j]] = round(now - then, 3)
+    worst = max(sorted(paying), key=lambda pair: paying[pair], default=None)
+    return ZonePrice(
+        zone=zone_id,
+        pairs=len(pairs),
+        paying=len(paying),
+        blocked=blocked,
+        mean_ms=round(float(np.mean(list(paying.values()))), 3) if paying else None,
+        worst_ms=paying[worst] if worst else None,
+        worst=worst,
+    )
+
+
+def mean_rtt_ms(decision: Decision) -> tuple[float | None, float | None]:
+    """(direct, chosen) mean RTT over the pairs where both are measured."""
+    ids = decision.policy.ids
+    figures = []
+    for pair, route in decision.table.routes.items():
+        direct = path_ms(decision.estimate.rtt_ms, ids, pair)
+        chosen = path_ms(decision.estimate.rtt_ms, ids, route.primary)
+        if direct is not None and chosen is not None:
+            figures.append((direct, chosen))
+    if not figures:
+        return None, None
+    means = np.mean(figures, axis=0)
+    return round(float(means[0]), 3), round(float(means[1]), 3)
