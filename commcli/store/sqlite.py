@@ -46,13 +46,15 @@ class Store:
     process keeps it busy, Refused for a database of a newer commcli.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, *, clock: Callable[[], float] = time.time, busy_timeout_s: float = BUSY_TIMEOUT_S
+    ) -> None:
         self.path = path
         self._clock = clock
         with self._mapped():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Autocommit: transactions are written where they begin and end.
-            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
             try:
                 self._prepare()
             except BaseException:

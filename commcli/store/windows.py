@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,8 @@ COLUMNS = (
 )
 _COUNTED = ("start", "seconds", "sent", "received")
 _MEASURED = ("loss", "loss_fwd", "loss_back", "jitter_fwd_ms", "jitter_back_ms", "reordered", "duplicates")
+# No figure of a window comes near it; SQLite's integers end beyond it. NaN is not within it either.
+_MOST = 10**15
 _RTT = ("min", "p50", "p95", "p99")
 
 
@@ -26,7 +27,7 @@ def to_row(src: str, window: Mapping[str, Any]) -> tuple[object, ...]:
     counted = [_whole(src, window, key) for key in _COUNTED]
     rtt = window.get("rtt_ms")
     if rtt is not None and not isinstance(rtt, Mapping):
-        raise BadInput(f"node {src}: mesh window of {peer}: rtt_ms is no mapping")
+        raise BadInput(f"node {src}: a mesh window whose rtt_ms is no mapping")
     times = [_number(src, rtt or {}, key) for key in _RTT]
     return (src, peer, *counted, *times, *(_number(src, window, key) for key in _MEASURED))
 
@@ -45,7 +46,7 @@ def from_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _whole(src: str, window: Mapping[str, Any], key: str) -> int:
     value = window.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
         raise BadInput(f"node {src}: a mesh window whose {key} is no count")
     return value
 
@@ -54,6 +55,6 @@ def _number(src: str, window: Mapping[str, Any], key: str) -> float | None:
     value = window.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
         raise BadInput(f"node {src}: a mesh window whose {key} is no number")
     return value
