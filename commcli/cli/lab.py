@@ -55,7 +55,7 @@ def up(
         },
         as_json=as_json, quiet=quiet,
     )  # fmt: skip
-    if not quiet:
+    if not quiet and not as_json:
         for name, value in environment.items():
             print(f"export {name}={_quoted(value)}", file=sys.stderr)
 
@@ -178,6 +178,29 @@ def start(
 ) -> None:
     """Give a node its power back: SSH, and the relay as at boot."""
     _power(node, "start", folder, state, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def demo(
+    network: Annotated[
+        str, typer.Option("--network", help="First three numbers of a loopback /24.")
+    ] = "127.77.0",
+    folder: FolderOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Tell the whole story on a lab of eight: provision, measure, decide, publish, forward. Ends with nothing left."""
+    from commcli.lab.demo import tell
+    from commcli.lab.stage import Stage
+    from commcli.lab.story import STEPS
+    from commcli.lab.up import check_network
+
+    lab = LabFolder((folder or settings_from(None, state).state / "demo").resolve())
+    missing = tuple(parent for parent in lab.path.parents if not parent.exists())
+    document = tell(Stage(lab, check_network(network), silent=as_json, made=missing), STEPS)
+    output.emit(document, as_json=as_json)
+    if not document["true"]:
+        raise typer.Exit(AnswerBad.exit_code)
 
 
 def _power(

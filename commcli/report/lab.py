@@ -98,7 +98,26 @@ def draw_start(doc: Document) -> RenderableType:
     return Text(f"{doc['node']} is up again: {doc['did']}")
 
 
+def draw_demo(doc: Document) -> RenderableType:
+    table = Table(title=f"the story, told in {doc['seconds']:.0f} s", title_justify="left")
+    for column in ("", "step", "s", "", "what was found"):
+        table.add_column(column, justify="right" if column in ("", "s") else "left")
+    for row in doc["steps"]:
+        found = row["reason"] or ", ".join(f"{key} {_fact(value)}" for key, value in row["facts"].items())
+        word = styled("ok" if row["true"] else "fail")
+        table.add_row(str(row["step"]), row["title"], f"{row['seconds']:.1f}", word, found)
+    if doc["true"]:
+        return Group(table, Text("Every step is true, and nothing is left behind.", style="green"))
+    return Group(table, Text("The story is not true; the lab is down.", style="bold red"))
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, list):
+        return " → ".join(str(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 DRAW: Mapping[str, Callable[[Document], RenderableType]] = {
     "up": draw_up, "down": draw_down, "status": draw_status, "degrade": draw_degrade,
-    "restore": draw_restore, "kill": draw_kill, "start": draw_start,
+    "restore": draw_restore, "kill": draw_kill, "start": draw_start, "demo": draw_demo,
 }  # fmt: skip
