@@ -84,18 +84,30 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the node said, and our clock before the question and after the answer."""
+class Reading:
+    """The node's clock as it read `node_unix`, and ours before the question and after the answer."""
 
-    body: Mapping[str, Any]
     sent_unix: float
+    node_unix: float
     received_unix: float
 
 
-def clock(answer: Answer) -> Clock:
-    """Bounds on the offset: the node began after we asked, and ended before we heard of it (RFC 5905's reasoning)."""
-    highest = float(answer.body["unix_begun"]) - answer.sent_unix
-    lowest = float(answer.body["unix_ended"]) - answer.received_unix
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the node said of itself by `unix` (our clock), and its clock; None if it did not tell the time."""
+
+    body: Mapping[str, Any]
+    unix: float
+    reading: Reading | None
+
+
+def clock(reading: Reading) -> Clock:
+    """Bounds on the offset: the node read its clock after we asked and before we heard of it.
+
+    Half the round trip is the honest error: how the way there and back share it, nobody knows (RFC 5905 section 8).
+    """
+    highest = reading.node_unix - reading.sent_unix
+    lowest = reading.node_unix - reading.received_unix
     return Clock((highest + lowest) / 2, max(0.0, (highest - lowest) / 2))
 
 
@@ -117,10 +129,10 @@ def read(node: Node, outcome: Outcome[Answer]) -> Facts:
     version = str(values.get("python") or "")
     return Facts(
         **known,
-        unix=outcome.value.received_unix,
+        unix=outcome.value.unix,
         python=_version(version),
         python_text=version,
-        clock=clock(outcome.value),
+        clock=None if outcome.value.reading is None else clock(outcome.value.reading),
         disk=Disk(**values["disk"]) if values.get("disk") else None,
         load=Load(**values["load"]) if values.get("load") else None,
         relay=_relay(values["relay"]) if values.get("relay") else None,
@@ -188,12 +200,14 @@ async def _ask(node: Node, pool: Pool, streamed: bytes) -> Answer:
     from commcli.remote.program import Program
 
     connection = await pool.connect(node)
-    sent_unix = time.time()
     async with await Program.start(
         connection, node.ssh.python, streamed, "commcli.health.onnode:main", {"base": node.base}
     ) as program:
         body = await program.receive()
-        received_unix = time.time()
-    if not isinstance(body, dict):
-        raise Failed("the node looked at itself and said nothing")
-    return Answer(body, sent_unix, received_unix)
+        if not isinstance(body, dict):
+            raise Failed("the node looked at itself and said nothing")
+        received_unix = sent_unix = time.time()
+        await program.send("clock")
+        told = await program.receive()
+    reading = None if told is None else Reading(sent_unix, float(told["unix"]), time.time())
+    return Answer(body, received_unix, reading)

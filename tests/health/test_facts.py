@@ -13,7 +13,7 @@ import pytest
 
 from commcli.fleet.model import Capacity, Node, SshTarget
 from commcli.health import onnode
-from commcli.health.facts import Answer, Disk, Load, Relay, clock, read
+from commcli.health.facts import Answer, Disk, Load, Reading, Relay, clock, read
 from commcli.relay import control
 from commcli.remote.outcome import Outcome
 
@@ -29,8 +29,6 @@ STATUS = {
     "peers": {"hk-1": {"rtt_ms": 34.5}, "sg-1": {"rtt_ms": None}},
 }
 BODY: dict[str, Any] = {
-    "unix_begun": 100.0,
-    "unix_ended": 100.5,
     "python": {"value": "3.9.2", "error": None},
     "disk": {
         "value": {"free_bytes": 1, "total_bytes": 2, "free_inodes": None, "read_only": False},
@@ -42,7 +40,7 @@ BODY: dict[str, Any] = {
 
 
 def answered(body: dict[str, Any]) -> Outcome[Answer]:
-    return Outcome("ae-1", "done", Answer(body, 99.0, 101.0), "", 1.2)
+    return Outcome("ae-1", "done", Answer(body, 100.0, Reading(99.0, 130.0, 101.0)), "", 1.2)
 
 
 def test_facts_of_an_answer() -> None:
@@ -74,26 +72,29 @@ def test_a_node_out_of_reach_is_a_value() -> None:
 
 
 CLOCKS = [
-    # sent, received (ours), begun, ended (the node's), offset, uncertainty: seconds
-    ("equal clocks, 200 ms there and back", 10.0, 10.2, 10.1, 10.1, 0.0, 0.1),
-    ("the node took a second in between", 10.0, 11.2, 10.1, 11.1, 0.0, 0.1),
-    ("30 s ahead", 10.0, 10.2, 40.1, 40.1, 30.0, 0.1),
-    ("2 s behind", 10.0, 10.2, 8.1, 8.1, -2.0, 0.1),
-    ("a slow start of python only widens it", 10.0, 11.2, 11.1, 11.1, 0.5, 0.6),
+    # sent, read by the node, received, offset, uncertainty: seconds
+    ("equal clocks, 200 ms there and back", 10.0, 10.1, 10.2, 0.0, 0.1),
+    ("equal clocks, all the delay on the way back", 10.0, 10.0, 10.2, -0.1, 0.1),
+    ("30 s ahead", 10.0, 40.1, 10.2, 30.0, 0.1),
+    ("2 s behind", 10.0, 8.1, 10.2, -2.0, 0.1),
+    ("a slow answer only widens it", 10.0, 10.1, 11.2, -0.5, 0.6),
+    ("our own clock was set back meanwhile", 10.0, 10.0, 9.0, 0.5, 0.0),
 ]
 
 
 @pytest.mark.parametrize(
-    ("sent", "received", "begun", "ended", "offset_s", "uncertainty_s"),
+    ("sent", "read_at", "received", "offset_s", "uncertainty_s"),
     [case[1:] for case in CLOCKS],
     ids=[case[0] for case in CLOCKS],
 )
-def test_clock(
-    sent: float, received: float, begun: float, ended: float, offset_s: float, uncertainty_s: float
-) -> None:
-    measured = clock(Answer({"unix_begun": begun, "unix_ended": ended}, sent, received))
+def test_clock(sent: float, read_at: float, received: float, offset_s: float, uncertainty_s: float) -> None:
+    measured = clock(Reading(sent, read_at, received))
     assert measured.offset_s == pytest.approx(offset_s)
     assert measured.uncertainty_s == pytest.approx(uncertainty_s)
+
+
+def test_a_node_that_did_not_tell_the_time_has_no_clock() -> None:
+    assert read(NODE, Outcome("ae-1", "done", Answer(BODY, 100.0, None), "", 1.2)).clock is None
 
 
 class Relayish:
@@ -169,14 +170,29 @@ def test_a_relay_that_was_killed(tmp_path: Path) -> None:
     assert told == "not running (nobody answers its control socket)"
 
 
-def test_the_entry_sends_one_message(tmp_path: Path) -> None:
-    sent: list[dict[str, Any]] = []
+class Channel:
+    """The controller's end, as a list of what was sent and the answers it gives."""
 
-    class Channel:
-        def send(self, message: dict[str, Any]) -> None:
-            sent.append(message)
+    def __init__(self, *answers: object) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self._answers = list(answers)
 
-    onnode.main({"base": str(tmp_path)}, Channel())
-    [message] = sent
-    assert message["unix_begun"] <= message["unix_ended"]
-    assert json.loads(json.dumps(message)) == message
+    def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(json.loads(json.dumps(message)))
+
+    def receive(self, timeout: float) -> object:
+        return self._answers.pop(0) if self._answers else None
+
+
+def test_the_entry_tells_facts_and_then_the_time(tmp_path: Path) -> None:
+    channel = Channel("clock")
+    onnode.main({"base": str(tmp_path)}, channel)
+    [found, told] = channel.sent
+    assert set(found) == {"python", "disk", "load", "relay"}
+    assert isinstance(told["unix"], float)
+
+
+def test_the_entry_does_not_wait_for_ever_for_a_controller_that_went(tmp_path: Path) -> None:
+    channel = Channel()
+    onnode.main({"base": str(tmp_path)}, channel)
+    assert len(channel.sent) == 1

@@ -63,3 +63,15 @@ def test_wrong_use_is_unknown_too(arguments: list[str]) -> None:
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 3
     assert re.fullmatch(r"UNKNOWN - [^\n|]+\n", done.stdout)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["health", "check", "--plugin"], 3), (["--help"], 70)])
+def test_an_installation_that_does_not_start(tmp_path: Path, arguments: list[str], code: int) -> None:
+    (tmp_path / "typer.py").write_text("raise ImportError('broken wheel')")
+    root = Path(__file__).parents[2]
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{root}"}
+    command = [sys.executable, "-m", "commcli", *arguments]
+    done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout == ("UNKNOWN - commcli does not start: broken wheel\n" if code == 3 else "")
+    assert "broken wheel" in done.stderr
