@@ -19,17 +19,14 @@ def _draw_list(doc: Document) -> RenderableType:
     for column in ("node", "region", "city", "country", "address", "state", "provider", "markets", "tags"):
         table.add_column(column, no_wrap=column in ("node", "region", "address", "state"))
     for node in doc["nodes"]:
-        table.add_row(
-            node["id"],
-            node["region"],
-            node["city"],
-            node["country"],
-            node["address"],
-            styled(node["state"]) if node["state"] == "active" else Text(node["state"], style="yellow"),
-            node["provider"] or "-",
-            " ".join(node["markets"]) or "-",
-            " ".join(node["tags"]) or "-",
+        state = "" if node["state"] == "active" else "yellow"
+        cells = (
+            *(node["id"], node["region"], node["city"], node["country"], node["address"]),
+            Text(node["state"], style=state),
+            *(node["provider"], " ".join(node["markets"]), " ".join(node["tags"])),
         )
+        # Text and not str: a name in brackets is a name, and no markup.
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell or "-") for cell in cells))
     shown, whole = len(doc["nodes"]), doc["nodes_in_fleet"]
     some = f"{shown} of {whole} nodes" if shown != whole else f"{whole} nodes"
     return Group(table, Text(f"{doc['fleet']}: {some}", style="dim"))
