@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -266,7 +267,8 @@ class _Run:
 
     def _raise_if_untried(self) -> None:
         for side in self.sides.values():
-            if side.error is not None and "No module named 'aiortc'" in str(side.error):
+            # Whichever of aiortc and what it needs is imported first.
+            if side.error is not None and re.search(r"No module named '(aiortc|aioice|av)'", str(side.error)):
                 node = side.end.node
                 raise Failed(
                     f"node {node.id}: {node.probe_python} has no aiortc",

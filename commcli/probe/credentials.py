@@ -5,11 +5,10 @@ As in draft-uberti-behave-turn-rest, which coturn, pion and our relay speak.
 
 from __future__ import annotations
 
-import base64
-import hmac
 from dataclasses import dataclass
 
 from commcli.fleet.secrets import Secret
+from commcli.relay.auth import time_limited_password
 
 USERID = "probe"
 # A relay lets allocations of a userid with this ending bypass the overlay.
@@ -28,5 +27,4 @@ def mint(secret: Secret, *, expires_unix: float, direct: bool) -> Credentials:
     """Credentials that the relays accept until `expires_unix`. Of several secrets (lines) the first one mints."""
     username = f"{int(expires_unix)}:{USERID}{DIRECT if direct else ''}"
     key = secret.reveal().split("\n", 1)[0].strip()
-    digest = hmac.digest(key.encode(), username.encode(), "sha1")
-    return Credentials(username, Secret(base64.b64encode(digest).decode()))
+    return Credentials(username, Secret(time_limited_password(key, username)))

@@ -81,10 +81,12 @@ def measured(evidence: Evidence) -> dict[str, Any]:
 
 def clock_offset(mine: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Offset | None:
     """The second end's clock minus the first's, from both ends' pings and kernels."""
-    if mine is None or other is None:
-        return None
-    limits = _common_bounds(mine["pings"], other["pings"])
-    return compare(limits, KernelClock(**mine["clock"]), KernelClock(**other["clock"]))
+    limits = _common_bounds(mine and mine["pings"], other and other["pings"])
+    return compare(limits, _kernel_clock(mine), _kernel_clock(other))
+
+
+def _kernel_clock(report: Mapping[str, Any] | None) -> KernelClock:
+    return KernelClock(**report["clock"]) if report else KernelClock(None, None)
 
 
 def _common_bounds(

@@ -144,13 +144,14 @@ class VideoTrack(MediaStreamTrack):
             self.sent[-1] = (painted, 1000 * (time.time() - painted))
         number, wait_s = self._pace.next()
         await asyncio.sleep(wait_s)
-        frame = self._picture(number)
+        frame = self.picture(number)
         now = time.time()
         paint(frame, int(now * 1000))
         self.sent.append((now, None))
         return frame
 
-    def _picture(self, number: int) -> av.VideoFrame:
+    def picture(self, number: int) -> av.VideoFrame:
+        """Picture `number` of the video, without a stamp."""
         frame = av.VideoFrame(*self._size, "yuv420p")
         for plane, content in zip(frame.planes, self._pictures[number % len(self._pictures)], strict=True):
             plane.update(content)

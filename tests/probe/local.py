@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
+import json
+from collections.abc import Sequence
 from typing import cast
 
-from commcli.remote.ssh import Connection, Process
+from commcli.fleet.model import Node
+from commcli.remote.ssh import Completed, Connection, Pool, Process
 
 
 class LocalProcess:
@@ -44,10 +45,16 @@ class LocalProcess:
 
 
 class LocalConnection:
-    """Looks like ssh.Connection. `end` makes sure that nothing it started is left."""
+    """Looks like ssh.Connection. `end` checks that nothing it started is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, flows: list[dict[str, object]] | None = None) -> None:
         self.started: list[LocalProcess] = []
+        self._flows = flows
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float) -> Completed:
+        """The relay's control socket, as far as a call asks it."""
+        assert "flows" in argv
+        return Completed(0, json.dumps({"ok": True, "flows": self._flows}).encode(), b"")
 
     async def start(self, command: str, *, timeout_s: float = 30.0) -> Process:
         process = await asyncio.create_subprocess_exec(
@@ -64,9 +71,32 @@ class LocalConnection:
 
     async def end(self) -> None:
         for local in self.started:
-            if local.process.returncode is None:
-                os.killpg(local.process.pid, signal.SIGKILL)
-            await local.process.communicate()
+            local.close()
+            try:
+                await asyncio.wait_for(local.process.communicate(), 10)
+            except TimeoutError:
+                local.process.kill()
+                raise AssertionError("a program outlived the end of its stdin") from None
 
     def as_connection(self) -> Connection:
         return cast(Connection, self)
+
+
+class LocalPool:
+    """Looks like ssh.Pool: every node is this machine. `flows` is what each node's relay answers, {} for none."""
+
+    def __init__(self, flows: dict[str, list[dict[str, object]]] | None = None) -> None:
+        self.connections: dict[str, LocalConnection] = {}
+        self._flows = flows or {}
+
+    async def connect(self, node: Node) -> Connection:
+        if node.id not in self.connections:
+            self.connections[node.id] = LocalConnection(self._flows.get(node.id, []))
+        return self.connections[node.id].as_connection()
+
+    def as_pool(self) -> Pool:
+        return cast(Pool, self)
+
+    async def end(self) -> None:
+        for connection in self.connections.values():
+            await connection.end()

@@ -1,0 +1,153 @@
+"""From both ends' reports and the relays' counters to the document of a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from commcli.probe import judge
+from commcli.probe.stream import Window, summarize
+from tests.probe.test_stream import START, audio, video
+
+A, B = ("127.77.0.1", 50001), ("127.77.0.2", 50002)
+PATH = ["ae-1", "sg-1", "kr-1"]
+
+
+def report(
+    delay_s: float,
+    *,
+    bounds: tuple[float, float] = (-100, 100),
+    boot: str = "one",
+    valid: bool = True,
+    rtt: float = 200,
+) -> dict[str, Any]:
+    window = Window(START, START + 10)
+    spread = {"samples": 100, "min": rtt, "p50": rtt, "p95": rtt, "p99": rtt, "max": rtt}
+    return {
+        "received": {
+            "audio": summarize(audio(delay_s), window),
+            "video": summarize(video(delay_s), window),
+        },
+        "pings": {"sent": 100, "answered": 100, "rtt_ms": spread, "offset_bounds_ms": list(bounds)},
+        "clock": {"boot_id": boot, "max_error_ms": None},
+        "host": {"loop_lag_ms": {"p50": 1, "p99": 2}, "cpu_steal": 0.0, "cpu_cores": 0.2},
+        "sent": {"share": 1.0},
+        "valid": valid,
+        "reason": None if valid else "probe host starved: event-loop lag p99 90 ms",
+    }
+
+
+def evidence(there: dict[str, Any] | None, back: dict[str, Any] | None, **flows: Any) -> judge.Evidence:
+    after = {"ae-1": [], "kr-1": [], "sg-1": [], **flows}
+    return judge.Evidence(there, back, (A, B), ("ae-1", "kr-1"), {}, after)
+
+
+def test_one_clock_gives_plain_delays() -> None:
+    got = judge.measured(evidence(report(0.120), report(0.090)))
+    assert got["directions"]["there"]["audio"]["one_way_ms"]["p50"] == pytest.approx(120, abs=0.1)
+    assert got["directions"]["back"]["video"]["frame_delay_ms"]["p50"] == pytest.approx(91, abs=0.6)
+    assert got["clock"] == {"offset_ms": 0.0, "error_ms": 0.0, "method": "one kernel clock"}
+
+
+def test_two_clocks_are_corrected_in_opposite_directions() -> None:
+    # The second end's clock is 1000 ms ahead: "there" looks longer by that, "back" shorter.
+    there = report(1.120, boot="b", bounds=(-1100, -900))
+    back = report(-0.880, boot="a", bounds=(900, 1100))
+    got = judge.measured(evidence(there, back))
+    assert got["clock"] == {"offset_ms": 1000.0, "error_ms": 100.0, "method": "pings"}
+    for name in ("there", "back"):
+        one_way = got["directions"][name]["audio"]["one_way_ms"]
+        assert one_way["p50"] == pytest.approx(120, abs=0.1)
+        assert one_way["error_ms"] == 100.0
+
+
+def test_unknown_clocks_leave_one_way_delays_unmeasured_and_mos_from_rtt() -> None:
+    there, back = report(0.12, boot="a"), report(0.12, boot="b")
+    for each in (there, back):
+        each["pings"]["offset_bounds_ms"] = None
+    got = judge.measured(evidence(there, back))
+    assert got["clock"] is None
+    direction = got["directions"]["there"]
+    assert direction["audio"]["one_way_ms"] is None
+    assert direction["video"]["frame_delay_ms"] is None
+    assert (direction["mos"]["network_ms"], direction["mos"]["network_from"]) == (100, "half of RTT p95")
+
+
+def test_mos_states_its_model_and_inputs() -> None:
+    score = judge.measured(evidence(report(0.100), report(0.100)))["directions"]["there"]["mos"]
+    assert "G.107" in score["model"] and "Opus" in score["codec"]
+    assert score["mouth_to_ear_ms"] == pytest.approx(126.5, abs=0.1)
+    assert score["r"] == pytest.approx(93.2 - 10.7, abs=0.1)
+
+
+def test_an_end_without_a_report_leaves_its_direction_unmeasured() -> None:
+    got = judge.measured(evidence(None, report(0.1)))
+    assert got["directions"]["there"] == {
+        "audio": None, "video": None, "mos": None, "path": ["ae-1", "kr-1"], "straight": True, "paths": [],
+    }  # fmt: skip
+    assert got["hosts"]["to"] is None
+    # One end's pings still bound the clocks.
+    assert got["clock"] == {"offset_ms": 0.0, "error_ms": 100.0, "method": "pings"}
+    assert got["directions"]["back"]["audio"]["one_way_ms"]["p50"] == pytest.approx(100, abs=0.1)
+
+
+def test_hops_are_the_relays_word() -> None:
+    rows = {
+        node: [{
+            "src": "127.77.0.1:50001", "dst": "127.77.0.2:50002", "role": "x", "path": PATH, "packets": 10,
+            "bytes": 1, "first_unix": 1.0, "last_unix": 2.0,
+        }]
+        for node in PATH
+    }  # fmt: skip
+    got = judge.measured(evidence(report(0.1), report(0.1), **rows))["directions"]
+    assert (got["there"]["path"], got["there"]["straight"]) == (PATH, False)
+    assert (got["back"]["path"], got["back"]["straight"]) == (["kr-1", "ae-1"], True)
+
+
+def test_an_edge_that_could_not_be_asked_leaves_the_hops_unknown() -> None:
+    got = judge.measured(evidence(report(0.1), report(0.1), **{"kr-1": None}))
+    assert got["directions"]["there"]["path"] is None
+    assert got["directions"]["there"]["straight"] is None
+    assert got["unasked"] == ["kr-1"]
+
+
+# --- verdict --------------------------------------------------------------------------------------------------------
+
+
+def verdict(there: float, back: float, **reported: Any) -> tuple[str, list[str]]:
+    reports = report(there, **reported), report(back, **reported)
+    valid, _ = judge.validity(reports)
+    return judge.verdict(True, valid, judge.measured(evidence(*reports)))
+
+
+def test_good() -> None:
+    assert verdict(0.1, 0.1) == ("good", [])
+
+
+def test_warn_says_which_limit_and_whose() -> None:
+    word, reasons = verdict(0.1, 0.2, rtt=350)
+    assert word == "warn"
+    assert reasons == [
+        "one way 200 ms, limit 150 ms (ITU-T G.114)",
+        "rtt 350 ms, limit 320 ms (VIA)",
+    ]
+
+
+def test_bad_gives_only_what_is_bad() -> None:
+    word, reasons = verdict(0.1, 0.45, rtt=350)
+    assert word == "bad"
+    assert all("limit 400 ms" in reason or "MOS" in reason for reason in reasons)
+
+
+def test_a_starved_host_is_invalid_and_never_bad() -> None:
+    assert verdict(3.0, 3.0, valid=False) == ("invalid", [])
+    assert judge.validity([report(3, valid=False), None]) == (
+        False,
+        "probe host starved: event-loop lag p99 90 ms",
+    )
+    assert judge.validity([None, None]) == (None, None)
+
+
+def test_not_connected_is_bad() -> None:
+    assert judge.verdict(False, None, judge.measured(evidence(None, None)))[0] == "bad"
