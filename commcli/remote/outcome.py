@@ -46,8 +46,9 @@ class Failed(AnswerBad):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What became of the work on one node. `value` is there when `state` is done; `code` is its exit code.
+    """What became of the work on one node. `code` is its exit code.
 
+    `value` is there when `state` is done, and may be in the other states: as far as the work had come.
     `lost` is not `failed`: what was asked may have happened, so it must be safe to ask again.
     """
 

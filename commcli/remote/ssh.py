@@ -193,6 +193,7 @@ class Pool:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self.parallel = fleet.ssh.parallel
         self._known: asyncssh.SSHKnownHosts | None = None
         self._tasks: dict[str, asyncio.Task[Connection]] = {}
 

@@ -7,6 +7,7 @@ import getpass
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -67,15 +68,24 @@ class Host:
     def known_hosts(self) -> Path:
         return self.folder / "known_hosts"
 
-    def node(self, name: str = "sg-1", *, python: str | None = None, proxy_jump: str | None = None) -> Node:
+    def node(
+        self,
+        name: str = "sg-1",
+        *,
+        python: str | None = sys.executable,
+        proxy_jump: str | None = None,
+        address: str = "127.0.0.1",
+    ) -> Node:
         """A node behind this server, its base a folder of its own."""
         target = SshTarget("127.0.0.1", getpass.getuser(), self.port, proxy_jump, python)
-        return Node(name, "sgp", "sg", "127.0.0.1", target, base=str(self.folder / "nodes" / name))
+        variables = {"faults": True, "allow_peers": ["127.0.0.0/8"]}
+        base = str(self.folder / "nodes" / name)
+        return Node(name, "sgp", "sg", address, target, base=base, variables=variables)
 
     def fleet(self, *nodes: Node, ssh: SshDefaults | None = None) -> Fleet:
         """The fleet of `nodes` (`sg-1` alone if none is named)."""
         named: Mapping[str, Node] = {node.id: node for node in nodes or (self.node(),)}
-        secrets = {"master": SecretRef("master", env="NO_SUCH_VARIABLE")}
+        secrets = {name: SecretRef(name, file=self.folder / name) for name in ("turn", "overlay")}
         region = {"sgp": Region("sgp", "Singapore", "sg", "asia")}
         return Fleet("test", False, "test.example", region, named, {}, (), secrets, Signing(self.folder / "signers"),
                      ssh or self.defaults())  # fmt: skip

@@ -10,6 +10,7 @@ everything it started (its process group) then ends too. Daemons that shall surv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib
 import json
@@ -21,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from commcli.remote.onnode import masks
@@ -32,6 +34,7 @@ KILL_AFTER_S = 0.2
 CHUNK = 1 << 16
 
 _ending = threading.Event()
+_sessions: set[int] = set()
 
 
 class Channel:
@@ -146,9 +149,25 @@ class Channel:
 def end_group() -> None:
     """End this process and every child that did not take a session of its own."""
     _ending.set()  # our own SIGTERM must not end us before the SIGKILL for those that ignore theirs
-    os.killpg(0, signal.SIGTERM)
+    _kill_all(signal.SIGTERM)
     time.sleep(KILL_AFTER_S)
-    os.killpg(0, signal.SIGKILL)
+    _kill_all(signal.SIGKILL)
+
+
+def _kill_all(number: int) -> None:
+    for group in (*_sessions, 0):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+
+
+@contextlib.contextmanager
+def guarded(pid: int) -> Iterator[None]:
+    """While the body runs, the session that `pid` leads ends with us."""
+    _sessions.add(pid)
+    try:
+        yield
+    finally:
+        _sessions.discard(pid)
 
 
 def _on_sigterm(*_: Any) -> None:

@@ -1,0 +1,58 @@
+"""What every step is made of. A step's `check` looks and decides; only what it returns as `apply` changes anything.
+
+A step module has `KEYS` (its words in a playbook), `check(args, place) -> Verdict`, and may have
+`VERIFY = False` when looking again after the change would prove nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class StepFailed(Exception):
+    """The step can not be done; the text is the one line that says why."""
+
+
+class StepTimeout(Exception):
+    """The step's time is over."""
+
+
+class Key(NamedTuple):
+    """One word of a step: its kind (text, texts, mode, flag, number, condition, conditions), needed or not."""
+
+    kind: str
+    required: bool = False
+    words: tuple[str, ...] = ()
+
+
+class Verdict(NamedTuple):
+    """What a step found. `change` is one line saying what is to change, empty if nothing; `result` what `register`
+    keeps; `apply` makes the change and may return a new result."""
+
+    change: str = ""
+    diff: str = ""
+    result: Mapping[str, Any] = {}
+    apply: Callable[[], Mapping[str, Any] | None] | None = None
+    skipped: str = ""
+
+
+class Place(NamedTuple):
+    """Where a step is: the play's mode, the node's facts, what conditions may ask about (facts and registered
+    results), blobs by digest, services started in this play, whether an earlier step changed (in check mode: would
+    change) anything, and `guard(pid)`, which ends a child's session if the controller goes away."""
+
+    checking: bool
+    diff: bool
+    facts: Mapping[str, Any]
+    values: Mapping[str, Any]
+    blobs: Mapping[str, bytes]
+    started: set[str]
+    changed_before: bool
+    guard: Callable[[int], Any]
+    timeout_s: float
+
+
+def with_python(words: list[str], python: str) -> list[str]:
+    """`<python>` in a command stands for the python3 that the play runs on."""
+    return [word.replace("<python>", python) for word in words]

@@ -1,0 +1,103 @@
+"""What a relay is given: its configuration, its peers and their keys, as variables of `playbooks/relay.yml`. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+
+from commcli import __version__
+from commcli.errors import BadInput
+from commcli.fleet.model import Fleet, Node
+from commcli.fleet.secrets import Secret
+
+TURN, OVERLAY = "turn", "overlay"
+SHORTEST_SECRET = 16
+MOST_KEYS = 4  # a peer row holds this many: the key in use and those that rotate in and out
+_HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z")
+
+
+def variables(
+    fleet: Fleet, node: Node, secrets: Mapping[str, Secret], zipapp: bytes, allowed_signers: str
+) -> dict[str, object]:
+    """`relay_json`, `relay_pyz`, `relay_version`, `allowed_signers`, and, as Secrets, `peers_json`, `turn_secret`.
+
+    Raises BadInput when the fleet names no such secret, or one is too short to be one.
+    """
+    return {
+        "relay_json": _document(relay_config(fleet, node)),
+        "relay_pyz": zipapp,
+        "relay_version": __version__,
+        "allowed_signers": allowed_signers,
+        "peers_json": Secret(_document(peers(fleet, node, _lines(fleet, secrets, OVERLAY)))),
+        "turn_secret": Secret("\n".join(_lines(fleet, secrets, TURN)) + "\n"),
+    }
+
+
+def relay_config(fleet: Fleet, node: Node) -> dict[str, object]:
+    """etc/relay.json (relay/config.py). The node's variables may set `allow_peers` and `faults` (the lab's)."""
+    ports = node.ports
+    return {
+        "schema": 1,
+        "node": node.id,
+        "base": node.base,
+        "address": node.address,
+        "realm": fleet.realm,
+        "turn_port": ports.turn,
+        "relay_ports": [ports.relay_low, ports.relay_high],
+        "overlay_port": ports.overlay,
+        "stamp_port": ports.stamp,
+        "metrics_port": ports.metrics,
+        "allow_peers": _texts(node, "allow_peers"),
+        "faults": node.variables.get("faults") is True,
+    }
+
+
+def peers(fleet: Fleet, node: Node, masters: list[str]) -> dict[str, object]:
+    """etc/peers.json: every other node with the keys that the pair shares. The first key sends, all verify."""
+    rows = {
+        other.id: {
+            "address": other.address,
+            "overlay_port": other.ports.overlay,
+            "stamp_port": other.ports.stamp,
+            "keys": [pair_key(master, node.id, other.id).hex() for master in masters],
+        }
+        for other in fleet.nodes.values()
+        if other.id != node.id
+    }
+    return {"schema": 1, "peers": rows}
+
+
+def pair_key(master: str, one: str, other: str) -> bytes:
+    """The 32-byte key of two nodes, whichever is asked first.
+
+    A master of 64 hex digits is those 32 bytes; any other text is hashed to 32, the most that BLAKE2s takes.
+    """
+    key = bytes.fromhex(master) if _HEX_KEY.match(master) else hashlib.blake2s(master.encode()).digest()
+    low, high = sorted((one, other))
+    message = b"commcli-pair\0" + low.encode() + b"\0" + high.encode()
+    return hashlib.blake2s(message, key=key, digest_size=32).digest()
+
+
+def _lines(fleet: Fleet, secrets: Mapping[str, Secret], name: str) -> list[str]:
+    """One secret a line, so that an old and a new one hold at once during a rotation."""
+    if name not in secrets:
+        raise BadInput(f"fleet {fleet.name}: secrets has no {name!r}, which relays need")
+    lines = [line.strip() for line in secrets[name].reveal().split("\n") if line.strip()]
+    if not 1 <= len(lines) <= MOST_KEYS:
+        raise BadInput(f"fleet {fleet.name}: secret {name!r} must have 1 to {MOST_KEYS} lines")
+    if min(map(len, lines)) < SHORTEST_SECRET:
+        raise BadInput(f"fleet {fleet.name}: secret {name!r} is shorter than {SHORTEST_SECRET} characters")
+    return lines
+
+
+def _texts(node: Node, key: str) -> list[str]:
+    value = node.variables.get(key, [])
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise BadInput(f"node {node.id}: variable {key!r} must be a list of texts")
+    return list(value)
+
+
+def _document(value: object) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"

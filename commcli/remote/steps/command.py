@@ -1,0 +1,68 @@
+"""`command: {argv, creates, unless, changed_when, cwd}`: run a program, without a shell, if it is needed.
+
+`creates`: not needed when this path exists. `unless`: not needed when this command succeeds. `changed_when`: a
+condition over `status`, `stdout` and `stderr` that says whether it changed anything; with the word `false` the
+command only looks, and runs in check mode too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from commcli.remote.onnode import command
+from commcli.remote.onnode.condition import holds
+from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, with_python
+
+KEYS = {
+    "argv": Key("texts", required=True),
+    "creates": Key("text"),
+    "unless": Key("texts"),
+    "changed_when": Key("condition"),
+    "cwd": Key("text"),
+}
+VERIFY = False
+LOOKS_ONLY = "false"
+
+
+def needless(creates_exists: bool, unless_status: int | None) -> str:
+    """Why the command need not run, "" if it must. None: `unless` was not asked."""
+    if creates_exists:
+        return "what it creates is there"
+    return "unless holds" if unless_status == 0 else ""
+
+
+def changed(changed_when: str | None, result: Mapping[str, Any]) -> bool:
+    """Whether a run with this result changed anything."""
+    return True if changed_when is None else holds(changed_when, result)
+
+
+def check(args: Mapping[str, Any], place: Place) -> Verdict:
+    """Decide whether it must run; a command that only looks is run here and now."""
+    python = str(place.facts.get("python"))
+    argv, cwd = with_python(args["argv"], python), args.get("cwd")
+    creates = args.get("creates")
+    there = creates is not None and os.path.lexists(creates)
+    unless = (
+        command.run(with_python(args["unless"], python), place, cwd).status if args.get("unless") else None
+    )
+    if why := needless(there, unless):
+        return Verdict(skipped=why)
+    if args.get("changed_when") == LOOKS_ONLY:
+        return Verdict(result=_run(argv, place, cwd))
+
+    def apply() -> Mapping[str, Any]:
+        result = _run(argv, place, cwd)
+        if creates is not None and not os.path.lexists(creates):
+            raise StepFailed(f"succeeded, but did not create {creates}")
+        return {**result, "changed": changed(args.get("changed_when"), result)}
+
+    return Verdict(f"run {' '.join(argv)}", apply=apply)
+
+
+def _run(argv: list[str], place: Place, cwd: str | None) -> Mapping[str, Any]:
+    ran = command.run(argv, place, cwd)
+    if ran.status != 0:
+        raise StepFailed(f"{argv[0]}: {ran.why()}")
+    return ran.result()

@@ -1,0 +1,127 @@
+"""`service: {name, state, unit, start, stop, pid_file}`: a program that is kept running.
+
+Where systemd runs and we are root: the unit file, `systemctl enable --now`. Elsewhere the commands `start` and
+`stop`, and `pid_file`, which a supervisor holds flock'd for as long as it lives: an answer to "is it running" that
+survives SIGKILL and reused process ids. `restarted` does nothing when this play has started it already.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from commcli.remote.onnode import command, files
+from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, with_python
+
+KEYS = {
+    "name": Key("text", required=True),
+    "state": Key("text", words=("running", "restarted", "stopped")),
+    "unit": Key("text"),
+    "start": Key("texts"),
+    "stop": Key("texts"),
+    "pid_file": Key("text"),
+}
+UNITS = "/etc/systemd/system"
+
+
+def decide(state: str, *, running: bool, fresh: bool, unit_differs: bool) -> list[str]:
+    """What is to do, in order: unit, start, restart, stop. `fresh`: this play has (re)started it already."""
+    if state == "stopped":
+        return ["stop"] if running else []
+    actions = ["unit"] if unit_differs else []
+    if not running:
+        return [*actions, "start"]
+    stale = (state == "restarted" and not fresh) or unit_differs
+    return [*actions, "restart"] if stale else actions
+
+
+def check(args: Mapping[str, Any], place: Place) -> Verdict:
+    """Compare the service with what is wanted."""
+    keeper = _Systemd(args, place) if _has_systemd(args, place) else _Supervisor(args, place)
+    state = args.get("state", "running")
+    fresh = args["name"] in place.started
+    actions = decide(state, running=keeper.running(), fresh=fresh, unit_differs=keeper.unit_differs())
+
+    def apply() -> None:
+        for action in actions:
+            keeper.act(action)
+        if state != "stopped":
+            place.started.add(args["name"])
+
+    return Verdict(", ".join(actions), apply=apply)
+
+
+def _has_systemd(args: Mapping[str, Any], place: Place) -> bool:
+    return bool(place.facts.get("systemd")) and place.facts.get("uid") == 0 and bool(args.get("unit"))
+
+
+class _Supervisor:
+    """The service's own commands."""
+
+    def __init__(self, args: Mapping[str, Any], place: Place) -> None:
+        missing = [key for key in ("start", "stop", "pid_file") if not args.get(key)]
+        if missing:
+            raise StepFailed(f"no systemd here that we may use, and no {', '.join(missing)} given")
+        self._args, self._place = args, place
+
+    def running(self) -> bool:
+        return held(self._args["pid_file"])
+
+    def unit_differs(self) -> bool:
+        return False
+
+    def act(self, action: str) -> None:
+        for key in {"start": ["start"], "stop": ["stop"], "restart": ["stop", "start"]}[action]:
+            _must(with_python(self._args[key], str(self._place.facts["python"])), self._place)
+
+
+class _Systemd:
+    """systemctl and the unit file."""
+
+    def __init__(self, args: Mapping[str, Any], place: Place) -> None:
+        self._name = args["name"]
+        self._place = place
+        self._path = f"{UNITS}/{self._name}.service"
+        self._unit = " ".join(with_python([args["unit"]], str(place.facts["python"]))).encode()
+
+    def running(self) -> bool:
+        return command.run(["systemctl", "is-active", "--quiet", self._name], self._place).status == 0
+
+    def unit_differs(self) -> bool:
+        have = files.look(self._path)
+        return have is None or have.data != self._unit
+
+    def act(self, action: str) -> None:
+        if action == "unit":
+            files.write(self._path, self._unit, 0o644)
+            _must(["systemctl", "daemon-reload"], self._place)
+            return
+        words = {"start": ["enable", "--now"], "restart": ["restart"], "stop": ["disable", "--now"]}[action]
+        _must(["systemctl", *words, self._name], self._place)
+
+
+def held(path: str) -> bool:
+    """Whether some process holds a flock on this file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StepFailed(f"{path}: {files.reason(error)}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _must(
+    argv: list[str], place: Place, run: Callable[[list[str], Place], command.Ran] = command.run
+) -> None:
+    ran = run(argv, place)
+    if ran.status != 0:
+        raise StepFailed(f"{' '.join(argv[:4])}: {ran.why()}")

@@ -1,0 +1,127 @@
+"""playbooks/relay.yml against a real OpenSSH server: the real relay, twice, and when something changed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from commcli.fleet.model import Fleet, Node
+from commcli.fleet.secrets import Secret
+from commcli.remote import control, playbook, relayfiles, zipapp
+from commcli.remote.outcome import Outcome
+from commcli.remote.run import PlayResult, run_play
+from commcli.remote.ssh import Pool
+from tests.remote.sshd import Host
+
+PLAY = playbook.load(Path(__file__).parents[2] / "playbooks/relay.yml")
+MASTER, TURN = "0123456789abcdef" * 4, "turn-secret-of-the-test"
+
+
+@pytest.fixture
+async def fleet(host: Host) -> AsyncIterator[Fleet]:
+    """Two nodes with addresses of their own; their relays are stopped at the end."""
+    third = os.getpid() % 250
+    nodes = [host.node(name, address=f"127.79.{third}.{n}") for n, name in enumerate(("sg-1", "de-1"), 1)]
+    fleet = host.fleet(*nodes)
+    yield fleet
+    for node in nodes:
+        await stopped(Path(node.base))
+
+
+async def stopped(base: Path) -> None:
+    pid_file = base / "run/relay.pid"
+    if not pid_file.exists():
+        return
+    pid = int(pid_file.read_text())
+    try:
+        os.kill(pid, signal.SIGTERM)
+        while True:
+            os.kill(pid, 0)
+            await asyncio.sleep(0.02)
+    except ProcessLookupError:
+        return
+
+
+def variables(fleet: Fleet, **changed: object):  # type: ignore[no-untyped-def]
+    secrets = {"turn": Secret(TURN), "overlay": Secret(MASTER)}
+
+    def of(node: Node) -> Mapping[str, object]:
+        return {**relayfiles.variables(fleet, node, secrets, zipapp.build(), "# nobody yet\n"), **changed}
+
+    return of
+
+
+async def provision(
+    fleet: Fleet, *, check: bool = False, diff: bool = True, **changed: object
+) -> list[Outcome[PlayResult]]:
+    async with Pool(fleet) as pool:
+        return await run_play(
+            PLAY,
+            list(fleet.nodes.values()),
+            pool,
+            check=check,
+            diff=diff,
+            variables=variables(fleet, **changed),
+        )
+
+
+def changes(outcomes: list[Outcome[PlayResult]]) -> dict[str, list[str]]:
+    assert [(o.state, o.reason) for o in outcomes] == [("done", "")] * len(outcomes)
+    return {o.node: [s.name for s in o.value.steps if s.state == "changed"] for o in outcomes if o.value}
+
+
+async def status(fleet: Fleet, name: str) -> dict[str, object]:
+    async with Pool(fleet) as pool:
+        return await control.ask(await pool.connect(fleet.nodes[name]), fleet.nodes[name], "status")
+
+
+async def test_twice_changes_once_and_the_relay_answers(fleet: Fleet) -> None:
+    first = changes(await provision(fleet))
+    assert "relay runs" in first["sg-1"] and "restart relay" not in first["sg-1"]
+    before = await status(fleet, "sg-1")
+    assert before["node"] == "sg-1"
+    assert changes(await provision(fleet)) == {"sg-1": [], "de-1": []}
+    assert (await status(fleet, "sg-1"))["pid"] == before["pid"]
+
+
+async def test_secrets_are_private_and_nowhere_in_the_results(fleet: Fleet) -> None:
+    outcomes = await provision(fleet)
+    etc = Path(fleet.nodes["sg-1"].base) / "etc"
+    assert stat.S_IMODE((etc / "peers.json").stat().st_mode) == 0o600
+    assert (etc / "turn.secret").read_text() == TURN + "\n"
+    key = json.loads((etc / "peers.json").read_text())["peers"]["de-1"]["keys"][0]
+    told = repr(outcomes)
+    assert TURN not in told and MASTER not in told and key not in told
+    assert "secret content differs, not shown" in told
+
+
+async def test_new_configuration_restarts_and_new_peers_do_not(fleet: Fleet) -> None:
+    await provision(fleet)
+    before = await status(fleet, "sg-1")
+    assert changes(await provision(fleet, peers_json=Secret('{"schema":1,"peers":{}}')))["sg-1"] == [
+        "peers and keys"
+    ]
+    assert (await status(fleet, "sg-1"))["pid"] == before["pid"]
+    again = changes(
+        await provision(
+            fleet, peers_json=Secret('{"schema":1,"peers":{}}'), turn_secret=Secret("another-secret-1")
+        )
+    )
+    assert again["sg-1"] == ["TURN secret", "restart relay"]
+    assert (await status(fleet, "sg-1"))["pid"] != before["pid"]
+
+
+async def test_check_changes_nothing_and_the_diff_shows(fleet: Fleet) -> None:
+    outcomes = await provision(fleet, check=True)
+    assert "relay runs" in changes(outcomes)["sg-1"]
+    assert not Path(fleet.nodes["sg-1"].base).exists()
+    assert outcomes[0].value is not None
+    [step] = [step for step in outcomes[0].value.steps if step.name == "configuration"]
+    assert '+ "node": "sg-1",' in step.diff
