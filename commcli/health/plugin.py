@@ -17,7 +17,7 @@ def line(doc: Document) -> tuple[int, str]:
     status, word = _STATUS[doc["verdict"]]
     counts, total = doc["counts"], len(doc["nodes"])
     summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    text = f"{doc['fleet']}: {total} nodes: {summary}"
+    text = f"{doc['fleet']}: {total} node{'' if total == 1 else 's'}: {summary}"
     for cause in doc["causes"]:
         text += f"; {cause['cause']} ({', '.join(cause['nodes'])})"
     return status, f"{word} - {_plain(text)} | {_perfdata(counts, total)}"

@@ -51,7 +51,8 @@ def _causes(causes: Sequence[Mapping[str, Any]]) -> list[Text]:
 
 def _summary(counts: Mapping[str, int]) -> Text:
     words = {"ok": "ok", "warn": "warn", "fail": "fail", "unreachable": "out of reach"}
-    text = Text(f"{sum(counts.values())} nodes: ")
+    total = sum(counts.values())
+    text = Text("1 node: " if total == 1 else f"{total} nodes: ")
     parts = [Text(f"{count} {words[name]}", STYLES[name]) for name, count in counts.items() if count]
     return text.append_text(Text(", ").join(parts))
 
