@@ -35,9 +35,10 @@ def plan(decision: Decision, fleet: str, *, unfinished: Sequence[int] = ()) -> D
         "created": tables.iso(decision.table.created),
         "in_force": _head(decision.in_force),
         "serial": decision.table.serial,
+        "routes_of": None,
         "changed": decision.changed,
         "unfinished": list(unfinished),
-        "counts": _counts(decision, len(changes)),
+        "counts": _counts(decision.table, decision.in_force, len(changes)),
         "measured": _measured(decision),
         "mean_rtt_ms": {"direct": direct, "chosen": chosen},
         "changes": [
@@ -47,6 +48,36 @@ def plan(decision: Decision, fleet: str, *, unfinished: Sequence[int] = ()) -> D
         "zones": [
             {**asdict(price), "reason": reasons[price.zone]} for price in decisions.zone_prices(decision)
         ],
+    }
+
+
+def going_back(new: Table, in_force: Table | None, fleet: str, serial: int) -> Document:
+    """The plan of `route rollback`: which primaries the routes of table `serial` change again."""
+    differing = tables.diff(in_force, new)
+    changes = [
+        {
+            **{"from": d.pair[0], "to": d.pair[1], "before": d.before, "after": d.after},
+            **{"rtt_before_ms": None, "rtt_after_ms": None, "cost_before_ms": None, "cost_after_ms": None},
+            "why": f"as in table {serial}",
+        }
+        for d in differing
+        if d.role == "primary"
+    ]
+    return {
+        "schema": SCHEMA,
+        "kind": "route.plan",
+        "fleet": fleet,
+        "created": tables.iso(new.created),
+        "in_force": _head(in_force),
+        "serial": new.serial,
+        "routes_of": serial,
+        "changed": bool(differing),
+        "unfinished": [],
+        "counts": _counts(new, in_force, len(changes)),
+        "measured": None,
+        "mean_rtt_ms": {"direct": None, "chosen": None},
+        "changes": changes,
+        "zones": [],
     }
 
 
@@ -60,24 +91,22 @@ def _head(table: Table | None) -> Document | None:
     }
 
 
-def _counts(decision: Decision, primaries_changed: int) -> dict[str, int]:
-    """Pairs: all, routed, by how many relays, blocked by a zone, without a usable path; and how many change.
-    """
-    size = len(decision.policy.ids)
-    lengths = [len(route.primary) - 2 for route in decision.table.routes.values()]
-    total = size * (size - 1)
+def _counts(new: Table, in_force: Table | None, primaries_changed: int) -> dict[str, int]:
+    """Pairs: all, routed, by how many relays, blocked by a zone, without a usable path; and how many change."""
+    lengths = [len(route.primary) - 2 for route in new.routes.values()]
+    total = len(new.nodes) * (len(new.nodes) - 1)
     return {
-        "nodes": size,
+        "nodes": len(new.nodes),
         "pairs": total,
         "routed": len(lengths),
         "direct": lengths.count(0),
         "one_relay": lengths.count(1),
         "two_relays": lengths.count(2),
-        "no_backup": sum(1 for route in decision.table.routes.values() if route.backup is None),
-        "blocked": len(decision.table.blocked),
-        "without_path": total - len(lengths) - len(decision.table.blocked),
+        "no_backup": sum(1 for route in new.routes.values() if route.backup is None),
+        "blocked": len(new.blocked),
+        "without_path": total - len(lengths) - len(new.blocked),
         "primaries_changed": primaries_changed,
-        "differing": len(tables.diff(decision.in_force, decision.table)),
+        "differing": len(tables.diff(in_force, new)),
     }
 
 
@@ -196,6 +225,7 @@ def history(rows: Sequence[Mapping[str, Any]], fleet: str, in_force: int | None)
                 "canary": row["detail"].get("canary"),
                 "stopped": row["detail"].get("stopped") or "",
                 "rollback_of": row["detail"].get("rollback_of"),
+                "routes_of": row["detail"].get("routes_of"),
                 "reason": row["detail"].get("reason"),
                 "confirmed": _confirmed(row["detail"]),
             }

@@ -24,8 +24,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeCosts:
-    """(N, N) matrices in ms; `total` is their sum, infinite where an edge is unmeasured or loses everything.
-    """
+    """(N, N) matrices in ms; `total` is their sum, infinite where an edge is unmeasured or loses everything."""
 
     rtt: Matrix
     jitter: Matrix

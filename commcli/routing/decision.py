@@ -22,8 +22,7 @@ from commcli.routing.table import Pair, Path, Table
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A pair whose primary path changes. RTT and cost are today's, in ms; None where unusable or unmeasured.
-    """
+    """A pair whose primary path changes. RTT and cost are today's, in ms; None where unusable or unmeasured."""
 
     pair: Pair
     before: Path | None
@@ -147,8 +146,7 @@ def path_cost_ms(decision: Decision, path: Path) -> float | None:
 
 
 def obstacle(decision: Decision, path: Path) -> str | None:
-    """Why a path may not be used now, None if it may: a node, its state, a zone, or an edge without a figure.
-    """
+    """Why a path may not be used now, None if it may: a node, its state, a zone, or an edge without a figure."""
     rules = decision.policy
     for node in path:
         if node not in rules.nodes:
@@ -199,9 +197,9 @@ def _change(decision: Decision, pair: Pair, was: Path | None, now: Path | None) 
         pair=pair,
         before=was,
         after=now,
-        rtt_before_ms=path_ms(decision.estimate.rtt_ms, ids, was) if was else None,
+        rtt_before_ms=path_ms(decision.estimate.rtt_ms, ids, was or pair),
         rtt_after_ms=path_ms(decision.estimate.rtt_ms, ids, now) if now else None,
-        cost_before_ms=path_cost_ms(decision, was) if was else None,
+        cost_before_ms=path_cost_ms(decision, was or pair),
         cost_after_ms=path_cost_ms(decision, now) if now else None,
         why=_why(decision, pair, was, now),
     )
@@ -235,8 +233,7 @@ def vanished(decision: Decision) -> float:
 
 
 def zone_prices(decision: Decision) -> list[ZonePrice]:
-    """What each zone costs in RTT, all other zones held: the best path with it against the best without it.
-    """
+    """What each zone costs in RTT, all other zones held: the best path with it against the best without it."""
     found = []
     for zone in decision.policy.zones:
         free = policy.masks(decision.policy.without_zone(zone.id))

@@ -47,8 +47,7 @@ class Estimate:
         return known
 
     def sha256(self) -> str:
-        """Digest of all that decides: names, RTT, loss, jitter (age and samples only gate what enters them).
-        """
+        """Digest of all that decides: names, RTT, loss, jitter (age and samples only gate what enters them)."""
         digest = hashlib.sha256("\0".join(self.ids).encode())
         for matrix in (self.rtt_ms, self.loss, self.jitter_ms):
             # NaN has many bit patterns; equal estimates must have equal digests.

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from commcli.errors import BadInput
+from commcli.fleet.model import Fleet
 from commcli.relay import zones as zone_rule
 from commcli.routing import planner, policy
 from commcli.routing.decision import Decision, obstacle, path_cost_ms, path_ms
@@ -66,6 +68,19 @@ class Explanation:
     next_ms: float | None
 
 
+def edge_of(fleet: Fleet, word: str) -> str:
+    """The node that `word` means: itself, or a market's first active edge. Raises BadInput."""
+    if word in fleet.nodes:
+        return word
+    market = fleet.markets.get(word)
+    if market is None:
+        raise BadInput(f'"{word}" is neither a node nor a market', hint="commcli fleet list")
+    edges = [edge for edge in market.edges if fleet.nodes[edge].state != "drain"] or list(market.edges)
+    if not edges:
+        raise BadInput(f"market {word} has no edge")
+    return edges[0]
+
+
 def explain(decision: Decision, source: str, target: str, margin: Margin | None = None) -> Explanation:
     """Explain the pair of nodes `source` -> `target`, both in the policy and different."""
     found = [_candidate(decision, path) for path in _paths(decision, source, target)]
@@ -90,8 +105,7 @@ def _order(candidate: Candidate) -> tuple[bool, bool, float, int, Path]:
 
 
 def _paths(decision: Decision, source: str, target: str) -> list[Path]:
-    """The direct path, every path by one relay, and the paths by two relays that are cheapest or in the plan.
-    """
+    """The direct path, every path by one relay, and the paths by two relays that are cheapest or in the plan."""
     ids = decision.policy.ids
     others = [node for node in ids if node not in (source, target)]
     paths: list[Path] = [(source, target), *((source, relay, target) for relay in others)]

@@ -134,8 +134,7 @@ def _switch(folder: Path, serial: int, files: Mapping[str, str]) -> str | None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock. Raises BlockingIOError: two operators push at once, and the second is told so.
-    """
+    """Hold the folder's lock. Raises BlockingIOError: two operators push at once, and the second is told so."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(str(folder), os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -21,8 +21,7 @@ NOBODY = -1
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """How much better a path must be before traffic moves to it: both a share of today's cost and plain ms.
-    """
+    """How much better a path must be before traffic moves to it: both a share of today's cost and plain ms."""
 
     share: float = 0.05
     least_ms: float = 3.0
@@ -155,8 +154,7 @@ def incumbent(ids: Sequence[str], paths: Mapping[tuple[str, str], Sequence[str] 
 
 
 def path_costs(usable: Matrix, masks: Masks, hop_ms: float, first: Index, second: Index) -> Matrix:
-    """Today's cost of given paths, infinite where an edge, a relay's state or a zone no longer lets them be.
-    """
+    """Today's cost of given paths, infinite where an edge, a relay's state or a zone no longer lets them be."""
     rows, columns = np.indices(usable.shape)
     exit_ = np.where(second >= 0, second, first)
     via = np.where(first >= 0, usable[rows, first] + usable[exit_, columns] + hop_ms, usable)

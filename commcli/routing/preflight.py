@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """`serials` of the relays that answered (None: no table yet), `absent` the outcomes of the other nodes.
-    """
+    """`serials` of the relays that answered (None: no table yet), `absent` the outcomes of the other nodes."""
 
     serials: Mapping[str, int | None]
     absent: tuple[Outcome[int], ...] = ()

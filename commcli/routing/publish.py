@@ -44,8 +44,7 @@ class Package:
     shards: Mapping[str, bytes]
 
     def files(self, node: str) -> dict[str, str]:
-        """What lies in `table/<serial>/` on a node. Raises KeyError for a node that the table does not know.
-        """
+        """What lies in `table/<serial>/` on a node. Raises KeyError for a node that the table does not know."""
         return {
             "manifest.json": self.manifest.decode(),
             "manifest.json.sig": self.signature,
@@ -196,8 +195,7 @@ class _Push:
     async def to(
         self, nodes: Sequence[Node], package: Package, *, urgent: bool = False
     ) -> list[Outcome[int]]:
-        """Outcomes in the order of `nodes`. An `urgent` push (a rollback) is not held to the run's deadline.
-        """
+        """Outcomes in the order of `nodes`. An `urgent` push (a rollback) is not held to the run's deadline."""
         left_s = None
         if self.until is not None and not urgent:
             left_s = max(0.0, self.until - asyncio.get_running_loop().time())

@@ -208,8 +208,7 @@ def encode(table: Table) -> Encoded:
 
 
 def decode(manifest: bytes, shards: Mapping[str, bytes]) -> Table:
-    """The table back from its bytes. Raises BadInput when a shard is missing, altered or not of this table.
-    """
+    """The table back from its bytes. Raises BadInput when a shard is missing, altered or not of this table."""
     head = _object(manifest, "manifest")
     try:
         for node, digest in head["shards"].items():
