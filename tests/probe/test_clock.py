@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commcli.probe.clock import Exchange, KernelClock, Offset, bounds, compare, from_pings
@@ -17,6 +17,7 @@ def exchange(t1: float, offset: float, forward: float, held: float, back: float)
     return Exchange(t1, t2, t2 + held, t1 + forward + held + back)
 
 
+@settings(deadline=None)  # time is no property
 @given(st.floats(-1e6, 1e6), st.lists(st.tuples(delays, st.floats(0, 50), delays), min_size=1, max_size=20))
 def test_the_true_offset_is_always_within_the_stated_error(
     offset: float, trips: list[tuple[float, float, float]]
@@ -26,6 +27,7 @@ def test_the_true_offset_is_always_within_the_stated_error(
     assert abs(got.ms - offset) <= got.error_ms + 1e-6
 
 
+@settings(deadline=None)  # time is no property
 @given(st.floats(-1e5, 1e5), delays, delays)
 def test_rtt_knows_nothing_of_the_offset(offset: float, forward: float, back: float) -> None:
     assert exchange(0, offset, forward, 7, back).rtt_ms == pytest.approx(forward + back, abs=1e-6)

@@ -8,7 +8,7 @@ import av
 import pytest
 from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, vp8_depayload
 from aiortc.jitterbuffer import JitterFrame
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commcli.probe import media
@@ -24,6 +24,7 @@ def blank(width: int = 320, height: int = 180) -> av.VideoFrame:
     return frame
 
 
+@settings(deadline=None)  # time is no property
 @given(st.integers(0, 2**50))
 def test_a_painted_time_reads_back_modulo_2_to_the_32(unix_ms: int) -> None:
     frame = blank()

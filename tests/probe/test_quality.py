@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commcli.probe import quality
@@ -41,6 +41,7 @@ def test_mos_stays_within_its_scale() -> None:
     assert quality.mos(100) == quality.mos(120) == 4.5
 
 
+@settings(deadline=None)  # time is no property
 @given(st.floats(0, 1000), st.floats(0, 1000), st.floats(0, 1), st.floats(0, 1))
 def test_more_delay_or_more_loss_is_never_better(ta1: float, ta2: float, p1: float, p2: float) -> None:
     better = quality.r_factor(min(ta1, ta2), min(p1, p2), quality.OPUS_40)
@@ -59,6 +60,7 @@ def test_bursts_are_worse_than_random_loss() -> None:
 starts = st.integers(0, 0xFFFF)
 
 
+@settings(deadline=None)  # time is no property
 @given(starts, st.integers(1, 500), st.data())
 def test_loss_is_what_was_taken_out(start: int, length: int, data: st.DataObject) -> None:
     lost = data.draw(st.sets(st.integers(1, max(1, length - 2)), max_size=length // 2))
@@ -69,6 +71,7 @@ def test_loss_is_what_was_taken_out(start: int, length: int, data: st.DataObject
     assert (counted.duplicates, counted.reordered) == (0, 0)
 
 
+@settings(deadline=None)  # time is no property
 @given(starts, st.integers(2, 300), st.integers(0, 2**32))
 def test_duplicates_are_counted_and_change_nothing_else(start: int, length: int, seed: int) -> None:
     chooser = random.Random(seed)
@@ -79,6 +82,7 @@ def test_duplicates_are_counted_and_change_nothing_else(start: int, length: int,
     assert (counted.received, counted.lost, counted.reordered) == (length, 0, 0)
 
 
+@settings(deadline=None)  # time is no property
 @given(starts, st.integers(2, 300), st.integers(0, 2**32))
 def test_reordering_loses_nothing(start: int, length: int, seed: int) -> None:
     chooser = random.Random(seed)
@@ -89,6 +93,7 @@ def test_reordering_loses_nothing(start: int, length: int, seed: int) -> None:
     assert counted.reordered == late
 
 
+@settings(deadline=None)  # time is no property
 @given(starts, st.integers(0, 200_000))
 def test_extended_numbers_go_round_the_wrap(start: int, length: int) -> None:
     numbers = range(0, length, 997)
@@ -171,12 +176,14 @@ def test_agora_thresholds_are_inclusive() -> None:
     assert quality.freezes_over(frames(100, 500, 499), 500) == quality.Freezes(1, 500.0)
 
 
+@settings(deadline=None)  # time is no property
 @given(st.lists(st.integers(1, 3000), max_size=200))
 def test_a_higher_threshold_never_counts_more(intervals: list[int]) -> None:
     times = frames(*intervals)
     assert quality.freezes_over(times, 600).count <= quality.freezes_over(times, 500).count
 
 
+@settings(deadline=None)  # time is no property
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.floats(0, 100))
 def test_a_percentile_is_one_of_the_values(values: list[float], q: float) -> None:
     assert quality.percentile(values, q) in values
