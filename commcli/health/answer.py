@@ -16,6 +16,7 @@ Document = Mapping[str, Any]
 # What to type next, by the check that failed; the node is one of those concerned.
 NEXT: Mapping[str, str] = {
     "reach": "ssh -v -p {port} {user}@{host} true",
+    "look": "ssh -p {port} {user}@{host} python3 -V",
     "relay": "commcli play run playbooks/relay.yml {node}",
     "table": "commcli route show",
     "peers": "commcli probe mesh",

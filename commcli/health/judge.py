@@ -72,7 +72,8 @@ def judge(facts: Facts, fleet: Overview, limits: Limits) -> tuple[Finding, ...]:
     """Every finding on one node, gravest first. A node out of reach has one: nothing else is known of it."""
     if facts.state != "done":
         words = f"{facts.state}: {facts.reason}"
-        return (Finding("reach", "fail", words, words),)
+        # "failed": it let us in, and then could not look at itself (no python3, or one too old).
+        return (Finding("look" if facts.state == "failed" else "reach", "fail", words, words),)
     findings = [finding for check in _CHECKS if (finding := check(facts, fleet, limits)) is not None]
     return tuple(sorted(findings, key=lambda finding: -_GRAVITY.index(finding.verdict)))
 

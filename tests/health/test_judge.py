@@ -100,17 +100,20 @@ def test_a_fleet_without_any_table_is_not_ill_for_it() -> None:
     assert finding == Finding("table", "ok", "", "no table published yet")
 
 
-@pytest.mark.parametrize("state", ["unreachable", "timeout", "lost", "refused", "failed"])
-def test_a_node_out_of_reach_has_one_finding(state: str) -> None:
+STATES = [
+    ("unreachable", "reach"),
+    ("timeout", "reach"),
+    ("lost", "reach"),
+    ("refused", "reach"),
+    ("failed", "look"),
+]
+
+
+@pytest.mark.parametrize(("state", "check"), STATES)
+def test_a_node_of_which_nothing_is_known_has_one_finding(state: str, check: str) -> None:
     facts = Facts("ae-1", state=state, reason="no TCP connection after 10 s", code=4)
-    assert judge(facts, FLEET, Limits()) == (
-        Finding(
-            "reach",
-            "fail",
-            f"{state}: no TCP connection after 10 s",
-            f"{state}: no TCP connection after 10 s",
-        ),
-    )
+    words = f"{state}: no TCP connection after 10 s"
+    assert judge(facts, FLEET, Limits()) == (Finding(check, "fail", words, words),)
 
 
 def test_gravest_findings_come_first() -> None:
