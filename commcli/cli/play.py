@@ -1,0 +1,229 @@
+"""`commcli play`: bring nodes to the state that a playbook describes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from commcli.cli import output
+from commcli.cli.options import (
+    DeadlineOpt,
+    InventoryOpt,
+    JsonOpt,
+    QuietOpt,
+    ReasonOpt,
+    SelectorArg,
+    StateOpt,
+    YesOpt,
+    settings_from,
+)
+from commcli.errors import AnswerBad, BadInput, Usage
+
+if TYPE_CHECKING:
+    from commcli.fleet.model import Fleet, Node
+    from commcli.remote.outcome import Event, OnEvent, Outcome
+    from commcli.remote.playbook import Play
+    from commcli.remote.run import PlayResult, Variables
+
+T = TypeVar("T")
+
+app = typer.Typer(help="Bring nodes to the state that a playbook describes.", no_args_is_help=True)
+
+# More nodes than this, or a production fleet: the fleet's name must be typed, not just y.
+FEW_NODES = 10
+
+FileArg = Annotated[Path, typer.Argument(help="The playbook, for example playbooks/relay.yml.")]
+NodeTimeoutOpt = Annotated[
+    float | None, typer.Option("--node-timeout", min=0.1, help="Seconds for one node.")
+]
+
+
+@app.command()
+def run(
+    file: FileArg,
+    selector: SelectorArg = "all",
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; say what would change.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the changes of files, secrets masked.")] = False,
+    deadline: DeadlineOpt = None,
+    node_timeout: NodeTimeoutOpt = None,
+    yes: YesOpt = False,
+    reason: ReasonOpt = None,
+    inventory: InventoryOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Run a playbook over SSH on the selected nodes, in one exchange each. Safe to run again."""
+    from commcli.remote import answer
+    from commcli.remote.run import run_play
+
+    fleet, play, nodes = _load(file, selector, inventory, state)
+    variables = _variables(fleet, play)
+
+    def go() -> list[Outcome[PlayResult]]:
+        run_on = partial(
+            run_play, play, nodes, check=check, diff=diff, variables=variables, deadline_s=deadline,
+            node_timeout_s=node_timeout,
+        )  # fmt: skip
+        return _watched(fleet, f"play {play.name}", run_on, quiet=quiet)
+
+    if check:
+        outcomes = go()
+    else:
+        _agree(fleet, play, nodes, yes)
+        told = {"file": play.file, "selector": selector, "nodes": [node.id for node in nodes]}
+        outcomes = _audited(go, settings_from(inventory, state), f"play run {play.name}", reason, told)
+    doc = answer.ran(play, fleet.name, outcomes, check=check)
+    output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
+    raise typer.Exit(doc["exit_code"])
+
+
+@app.command()
+def check(
+    file: FileArg,
+    selector: SelectorArg = "all",
+    inventory: InventoryOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Check a playbook and render it for the selected nodes, without connecting and without secrets."""
+    from commcli.remote import answer
+    from commcli.remote.run import compile_all
+
+    fleet, play, nodes = _load(file, selector, inventory, state)
+    compile_all(play, nodes, _variables(fleet, play, real=False))
+    doc = answer.checked(play, fleet.name, [node.id for node in nodes])
+    output.emit(doc, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def show(file: FileArg, as_json: JsonOpt = False, quiet: QuietOpt = False) -> None:
+    """Show the steps of a playbook."""
+    from commcli.remote import answer, playbook
+
+    output.emit(answer.shown(playbook.load(file)), as_json=as_json, quiet=quiet)
+
+
+def _load(
+    file: Path, selector: str, inventory: Path | None, state: Path | None
+) -> tuple[Fleet, Play, list[Node]]:
+    """Fleet, playbook and nodes; whatever is wrong in fleet and playbook is told together."""
+    from commcli import fleet as fleets
+    from commcli.fleet.selector import select
+    from commcli.remote import playbook
+
+    problems: list[str] = []
+    fleet = _tried(lambda: fleets.load(settings_from(inventory, state).inventory), problems)
+    play = _tried(lambda: playbook.load(file), problems)
+    if fleet is None or play is None:
+        raise BadInput(problems)
+    return fleet, play, list(select(fleet, selector))
+
+
+def _tried(act: Callable[[], T], problems: list[str]) -> T | None:
+    try:
+        return act()
+    except BadInput as error:
+        problems += error.errors
+        return None
+
+
+def _variables(fleet: Fleet, play: Play, *, real: bool = True) -> Variables:
+    """The variables that the play `uses`, for each node. Not `real`: made-up secrets, for a look at the playbook."""
+    from commcli.fleet.secrets import Secret
+
+    if "relay" not in play.uses:
+        return lambda node: {}
+    from commcli.remote import relayfiles, zipapp
+
+    names = [name for name in (relayfiles.TURN, relayfiles.OVERLAY) if name in fleet.secrets]
+    secrets = {
+        name: fleet.secrets[name].read() if real else Secret(f"made-up {name} secret") for name in names
+    }
+    pyz, signers = zipapp.build(), _text(fleet.signing.signers)
+    return lambda node: relayfiles.variables(fleet, node, secrets, pyz, signers)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"allowed signers {path}: {error.strerror}") from None
+
+
+def _watched(
+    fleet: Fleet, title: str, run_on: Callable[..., Awaitable[list[Outcome[PlayResult]]]], *, quiet: bool
+) -> list[Outcome[PlayResult]]:
+    """Run with a progress display. After Ctrl-C, name the nodes whose state nobody knows."""
+    from commcli.remote.ssh import Pool
+    from commcli.report import terminal
+
+    busy: dict[str, str] = {}
+
+    async def work(on_event: OnEvent) -> list[Outcome[PlayResult]]:
+        async with Pool(fleet) as pool:
+            return await run_on(pool=pool, on_event=on_event)
+
+    with terminal.progress(title, quiet=quiet) as progress:
+
+        def show(event: Event) -> None:
+            if event.state:
+                busy.pop(event.node, None)
+                progress.done(event.node, event.state)
+            else:
+                busy[event.node] = event.text
+                progress.update(event.node, event.text)
+
+        try:
+            return asyncio.run(work(show))
+        except KeyboardInterrupt:
+            _tell_unknowns(busy)
+            raise
+
+
+def _tell_unknowns(busy: Mapping[str, str]) -> None:
+    if busy:
+        where = ", ".join(f"{node} ({text})" for node, text in sorted(busy.items()))
+        print(f"interrupted; not known how far: {where}. Running again is safe.", file=sys.stderr)
+
+
+def _audited(
+    go: Callable[[], list[Outcome[PlayResult]]], settings: Any, command: str, reason: str | None, told: Any
+) -> list[Outcome[PlayResult]]:
+    """Run under the lock, with an audit row before and after."""
+    from commcli.remote.outcome import exit_code
+    from commcli.store.lock import exclusive
+    from commcli.store.sqlite import Store
+
+    with exclusive(settings.lock, command), Store(settings.database) as store:
+        with store.audited(command, reason, told) as row:
+            outcomes = go()
+            row["states"] = {outcome.node: outcome.state for outcome in outcomes}
+            row["changed"] = sum(outcome.value.changed for outcome in outcomes if outcome.value)
+            if code := exit_code(outcomes):
+                row["result"] = f"exit {code}"
+        return outcomes
+
+
+def _agree(fleet: Fleet, play: Play, nodes: Sequence[Node], yes: bool) -> None:
+    """Ask in proportion. Raises Usage where nobody can be asked, AnswerBad for a no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Usage("this changes nodes and nobody can be asked: add --yes (or --check)")
+    fleet_name = f"{'PRODUCTION ' if fleet.production else ''}fleet {fleet.name}"
+    names = ", ".join(node.id for node in nodes[:8]) + (" ..." if len(nodes) > 8 else "")
+    where = f"play {play.name} on {len(nodes)} nodes of {fleet_name} ({names})"
+    if fleet.production or len(nodes) > FEW_NODES:
+        agreed = typer.prompt(f"{where}. Type the fleet's name to run it", err=True) == fleet.name
+    else:
+        agreed = typer.confirm(f"{where}. Run it?", err=True)
+    if not agreed:
+        raise AnswerBad("not confirmed: nothing was changed")
