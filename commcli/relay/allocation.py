@@ -8,7 +8,9 @@ from commcli.relay.stun import Addr
 
 PERMISSION_LIFETIME_S = 300.0  # RFC 8656 section 9: fixed, not negotiable
 CHANNEL_LIFETIME_S = 600.0  # RFC 8656 section 12
-CHANNEL_LOW, CHANNEL_HIGH = 0x4000, 0x4FFF
+# RFC 8656 section 12 ends the range at 0x4FFF, its predecessor at 0x7FFF; clients of the older one, coturn's among
+# them, pick from all of it. Every one of these numbers still tells ChannelData from STUN, so they may.
+CHANNEL_LOW, CHANNEL_HIGH = 0x4000, 0x7FFF
 # A client needs a permission for each candidate of its peers: tens. More would be a table that a client can grow.
 MAX_PERMISSIONS = 256
 MAX_CHANNELS = 256

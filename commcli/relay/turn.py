@@ -9,37 +9,35 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Dict, List, Literal, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+from typing import Dict, List, Literal, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 from commcli.relay import stun
 from commcli.relay.allocation import CHANNEL_HIGH, CHANNEL_LOW, Allocation
 from commcli.relay.auth import DIRECT_SUFFIX, Authenticator, Denied, Login, RandomBytes, Throttle
 from commcli.relay.peers import PeerPolicy
+from commcli.relay.request import (
+    KNOWN,
+    Rejected,
+    Request,
+    check_transport,
+    family,
+    lifetime_s,
+    refuse_unknown,
+    relayed_address,
+)
 from commcli.relay.stun import Addr, Attribute, Message
 
 # What the socket side is to do: send bytes to a client, or a payload from an allocation to a peer.
 Action = Union[Tuple[Literal["client"], Addr, bytes], Tuple[Literal["peer"], Allocation, Addr, bytes]]
 
-UDP = 17
-MAX_PAYLOAD = 65507 - 36  # what still fits a UDP datagram with a Data indication from an IPv6 peer around it
+# What still fits a UDP datagram with a Data indication around it: 20 + 24 (an IPv6 peer) + 4, padded to fours.
+MAX_PAYLOAD = (65507 - 48) & ~3
 PRUNE_EVERY_S = 30.0
-# Comprehension-required attributes that mean something to us; any other one is 420. DONT-FRAGMENT is not among them:
-# we can not set the bit on each packet, and RFC 8656 section 7.2 wants it treated as unknown then.
-KNOWN = frozenset(
-    {
-        stun.USERNAME,
-        stun.CHANNEL_NUMBER,
-        stun.LIFETIME,
-        stun.XOR_PEER_ADDRESS,
-        stun.DATA,
-        stun.REALM,
-        stun.NONCE,
-        stun.REQUESTED_ADDRESS_FAMILY,
-        stun.EVEN_PORT,
-        stun.REQUESTED_TRANSPORT,
-        stun.RESERVATION_TOKEN,
-    }
-)
+# DONT-FRAGMENT: Linux sets the bit on every datagram that fits the path's MTU, asked or not, and splits what does not.
+# So what a Send asks not to split is dropped if it would not fit Ethernet's 1500 bytes.
+MAX_UNFRAGMENTED = {stun.IPV4: 1472, stun.IPV6: 1452}
+# Ports are random, so half are even: this many odd ones in a row mean that there is no even one to be had.
+EVEN_PORT_TRIES = 20
 
 _channel_header = struct.Struct("!HH")
 
@@ -68,24 +66,6 @@ class TurnConfig:
     user_quota: Optional[int] = None  # allocations of one user (the name after the colon)
     total_quota: Optional[int] = None
     refusals_per_second: int = 10  # unauthenticated refusals for each source address
-
-
-class Request(NamedTuple):
-    """All that the handler of an authenticated request needs."""
-
-    message: Message
-    client: Addr
-    login: Login
-    now: float
-
-
-class Rejected(Exception):
-    """A request ends with this error code; further attributes go along with it."""
-
-    def __init__(self, code: int, *attributes: Attribute) -> None:
-        super().__init__(code)
-        self.code = code
-        self.attributes = attributes
 
 
 class Server:
@@ -150,14 +130,16 @@ class Server:
         ChannelData if the peer has a channel, else a Data indication (RFC 8656 sections 11.6 and 12.7).
         """
         size = len(payload)
-        refusal = _refusal(allocation, peer, size, now)
-        if refusal is not None:
-            self.drops[refusal] += 1
+        if allocation.permissions.get(peer[0], now) <= now:
+            self.drops["no_permission"] += 1
+            return None
+        if allocation.expires <= now or size > MAX_PAYLOAD:
+            self.drops["oversize" if size > MAX_PAYLOAD else "no_allocation"] += 1
             return None
         allocation.packets_out += 1
         allocation.bytes_out += size
-        number = allocation.channel_to(peer, now)
-        if number is not None:
+        number = allocation.numbers.get(peer)
+        if number is not None and allocation.channels[number][1] > now:
             return _channel_header.pack(number, size) + payload
         transaction = self._random_bytes(stun.TRANSACTION_SIZE)
         attributes = [(stun.XOR_PEER_ADDRESS, stun.pack_address(peer, transaction)), (stun.DATA, payload)]
@@ -196,7 +178,7 @@ class Server:
             return self._deny(login, message, client, now)
         self.counters["auth_ok"] += 1
         try:
-            _refuse_unknown(message)
+            refuse_unknown(message)
             return handler(Request(message, client, login, now))
         except Rejected as rejected:
             return self._error(message, rejected, login.key)
@@ -206,7 +188,7 @@ class Server:
     def _binding(self, message: Message, client: Addr, now: float) -> Optional[bytes]:
         """Binding needs no credentials, so the answer is as short as it can be: 32 bytes to an IPv4 client."""
         try:
-            _refuse_unknown(message)
+            refuse_unknown(message)
         except Rejected as rejected:
             return self._error(message, rejected, None) if self._may_refuse(client, now) else None
         return _success(message, None, _mapped(message, client))
@@ -246,43 +228,20 @@ class Server:
             if (existing.made_by, existing.username) == (request.message.transaction, request.login.username):
                 return existing.reply
             raise Rejected(437)
-        lifetime_s = self._lifetime(request.message)
-        _check_transport(request.message)
-        extra = self._check_families(request.message)
+        message, config = request.message, self.config
+        check_transport(message)
+        granted_s = lifetime_s(message, config.default_lifetime_s, config.max_lifetime_s)
+        even, extra = relayed_address(message, config.relay_family)
         self._check_capacity(request.login)
-        relay = self._sockets.open()
-        if relay is None:
-            raise Rejected(508)
-        allocation = self._install(request, relay, lifetime_s)
+        allocation = self._install(request, self._open(even), granted_s)
         attributes = [
-            (stun.XOR_RELAYED_ADDRESS, stun.pack_address(relay, request.message.transaction)),
-            (stun.LIFETIME, lifetime_s.to_bytes(4, "big")),
-            *_mapped(request.message, request.client),
+            (stun.XOR_RELAYED_ADDRESS, stun.pack_address(allocation.relay, message.transaction)),
+            (stun.LIFETIME, granted_s.to_bytes(4, "big")),
+            *_mapped(message, request.client),
             *extra,
         ]
-        allocation.reply = _success(request.message, request.login.key, attributes)
+        allocation.reply = _success(message, request.login.key, attributes)
         return allocation.reply
-
-    def _check_families(self, message: Message) -> List[Attribute]:
-        """REQUESTED- and ADDITIONAL-ADDRESS-FAMILY, EVEN-PORT, RESERVATION-TOKEN; attributes to add to the success."""
-        wanted = _family(message, stun.REQUESTED_ADDRESS_FAMILY)
-        additional = _family(message, stun.ADDITIONAL_ADDRESS_FAMILY)
-        even_port = message.first(stun.EVEN_PORT)
-        token = message.first(stun.RESERVATION_TOKEN)
-        if token is not None and (even_port is not None or wanted or additional):
-            raise Rejected(400)
-        if (wanted and additional) or additional == stun.IPV4:
-            raise Rejected(400)
-        if even_port is not None and (len(even_port) != 1 or (additional and even_port[0] & 0x80)):
-            raise Rejected(400)
-        if (wanted or stun.IPV4) != self.config.relay_family:
-            raise Rejected(440)
-        if even_port is not None or token is not None:
-            raise Rejected(508)  # no pairs of ports are kept: WebRTC bundles RTP and RTCP
-        if additional:
-            # One family is better than none: the client is told which one failed (section 7.2).
-            return [(stun.ADDRESS_ERROR_CODE, bytes([additional, 0, 4, 40]))]
-        return []
 
     def _check_capacity(self, login: Login) -> None:
         if self.drain and self.alternate is not None:
@@ -293,7 +252,23 @@ class Server:
         if total is not None and len(self.allocations) >= total:
             raise Rejected(508)
 
-    def _install(self, request: Request, relay: Addr, lifetime_s: int) -> Allocation:
+    def _open(self, even: bool) -> Addr:
+        """A relayed address, with an even port if asked (EVEN-PORT); 508 if there is none."""
+        odd: List[Addr] = []
+        relay = self._sockets.open()
+        while even and relay is not None and relay[1] & 1 and len(odd) < EVEN_PORT_TRIES:
+            odd.append(relay)  # held until the end, so that the same one is not offered again
+            relay = self._sockets.open()
+        for address in odd:
+            self._sockets.close(address)
+        if relay is None:
+            raise Rejected(508)
+        if even and relay[1] & 1:
+            self._sockets.close(relay)
+            raise Rejected(508)
+        return relay
+
+    def _install(self, request: Request, relay: Addr, granted_s: int) -> Allocation:
         login = request.login
         allocation = Allocation(
             client=request.client,
@@ -305,7 +280,7 @@ class Server:
             made=request.now,
             made_by=request.message.transaction,
         )
-        allocation.expires = request.now + lifetime_s
+        allocation.expires = request.now + granted_s
         self.allocations[request.client] = self.by_relay[relay] = allocation
         self._users[login.user] += 1
         self.counters["allocations_made"] += 1
@@ -314,18 +289,16 @@ class Server:
     def _refresh(self, request: Request) -> bytes:
         """Section 8.2. A lifetime of 0 deletes."""
         allocation = self._own(request)
-        wanted = _family(request.message, stun.REQUESTED_ADDRESS_FAMILY)
-        if wanted and wanted != allocation.family:
+        message, config = request.message, self.config
+        if family(message, stun.REQUESTED_ADDRESS_FAMILY) not in (0, allocation.family):
             raise Rejected(443)
-        value = request.message.first(stun.LIFETIME)
-        lifetime_s = (
-            0 if value is not None and stun.unpack_u32(value) == 0 else self._lifetime(request.message)
-        )
-        if lifetime_s:
-            allocation.expires = request.now + lifetime_s
-        else:
+        granted_s = lifetime_s(message, config.default_lifetime_s, config.max_lifetime_s)
+        if message.first(stun.LIFETIME) == b"\0\0\0\0":
+            granted_s = 0
             self._free(allocation)
-        return _success(request.message, request.login.key, [(stun.LIFETIME, lifetime_s.to_bytes(4, "big"))])
+        else:
+            allocation.expires = request.now + granted_s
+        return _success(message, request.login.key, [(stun.LIFETIME, granted_s.to_bytes(4, "big"))])
 
     def _create_permission(self, request: Request) -> bytes:
         """Section 10.2: all of the addresses or none; their ports do not count."""
@@ -379,17 +352,16 @@ class Server:
         # The permission is for the address; which of its ports are nobody's business is the policy's word.
         if not self.policy.permits(*peer):
             return self._drop("forbidden_peer")
+        if (
+            message.first(stun.DONT_FRAGMENT) is not None
+            and len(payload) > MAX_UNFRAGMENTED[allocation.family]
+        ):
+            return self._drop("would_fragment")
         allocation.packets_in += 1
         allocation.bytes_in += len(payload)
         return [("peer", allocation, peer, payload)]
 
     # What requests share
-
-    def _lifetime(self, message: Message) -> int:
-        """Section 7.2: at least the default, at most our maximum."""
-        value = message.first(stun.LIFETIME)
-        wanted = 0 if value is None else stun.unpack_u32(value)
-        return max(self.config.default_lifetime_s, min(wanted, self.config.max_lifetime_s))
 
     def _own(self, request: Request) -> Allocation:
         """The allocation of the request's 5-tuple; 441 if another user made it (section 5)."""
@@ -432,40 +404,6 @@ class Server:
             self._prune_at = now + PRUNE_EVERY_S
             for allocation in self.allocations.values():
                 allocation.forget_expired(now)
-
-
-def _refusal(allocation: Allocation, peer: Addr, size: int, now: float) -> Optional[str]:
-    """Why a peer's packet may not go to the client; None if it may (section 11.5)."""
-    if allocation.expires <= now:
-        return "no_allocation"
-    if not allocation.permitted(peer[0], now):
-        return "no_permission"
-    return "oversize" if size > MAX_PAYLOAD else None
-
-
-def _refuse_unknown(message: Message) -> None:
-    unknown = message.unknown(KNOWN)
-    if unknown:
-        raise Rejected(420, (stun.UNKNOWN_ATTRIBUTES, stun.pack_unknown(unknown)))
-
-
-def _check_transport(message: Message) -> None:
-    value = message.first(stun.REQUESTED_TRANSPORT)
-    if value is None:
-        raise Rejected(400)
-    if stun.unpack_u32(value) >> 24 != UDP:
-        raise Rejected(442)
-
-
-def _family(message: Message, kind: int) -> int:
-    """The family in a REQUESTED- or ADDITIONAL-ADDRESS-FAMILY attribute; 0 if there is none. 440 if unknown."""
-    value = message.first(kind)
-    if value is None:
-        return 0
-    family = stun.unpack_u32(value) >> 24
-    if family not in (stun.IPV4, stun.IPV6):
-        raise Rejected(440)
-    return family
 
 
 def _mapped(message: Message, client: Addr) -> List[Attribute]:

@@ -1,0 +1,284 @@
+"""The STUN codec against RFC 5769's vectors, another codec (aioice) and hostile bytes."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from aioice import stun as other
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commcli.relay import stun
+from commcli.relay.stun import StunError
+
+ID = bytes.fromhex("b7e7a701bc34d686fa87dfae")
+PASSWORD = b"VOkJxbRl1RmTxUk/WvJxBt"
+# RFC 5769 section 2.1 to 2.4
+REQUEST = bytes.fromhex(
+    "000100582112a442b7e7a701bc34d686fa87dfae802200105354554e207465737420636c69656e74002400046e0001ff"
+    "80290008932ff9b151263b36000600096576746a3a68367659202020000800149aeaa70cbfd8cb56781ef2b5b2d3f249"
+    "c1b571a280280004e57a3bcf"
+)
+RESPONSE_V4 = bytes.fromhex(
+    "0101003c2112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220002000080001a147e112a643"
+    "000800142b91f599fd9e90c38c7489f92af9ba53f06be7d780280004c07d4c96"
+)
+RESPONSE_V6 = bytes.fromhex(
+    "010100482112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220002000140002a1470113a9fa"
+    "a5d3f179bc25f4b5bed2b9d900080014a382954e4be67bf11784c97c8292c275bfe3ed4180280004c8fb0b4c"
+)
+LONG_TERM = bytes.fromhex(
+    "000100602112a44278ad3433c6ad72c029da412e00060012e3839ee38388e383aae38383e382afe382b900000015001c"
+    "662f2f3439396b39353464364f4c33346f4c39465354767936347341"
+    "0014000b6578616d706c652e6f72670000080014f67024656dd64a3e02b8e0712e85c9a28ca89666"
+)
+MATRIX = "\u30de\u30c8\u30ea\u30c3\u30af\u30b9"
+
+
+def test_rfc5769_request() -> None:
+    message = stun.parse(REQUEST)
+    assert (message.method, message.kind, message.transaction) == (stun.BINDING, stun.REQUEST, ID)
+    assert message.first(stun.SOFTWARE) == b"STUN test client"
+    assert message.first(stun.USERNAME) == b"evtj:h6vY"
+    assert message.fingerprinted
+    assert message.signed_by(PASSWORD)
+    assert not message.signed_by(PASSWORD[:-1])
+    assert message.unknown([stun.USERNAME]) == [0x0024]
+
+
+@pytest.mark.parametrize(
+    ("response", "mapped"),
+    [
+        pytest.param(RESPONSE_V4, ("192.0.2.1", 32853), id="ipv4"),
+        pytest.param(RESPONSE_V6, ("2001:db8:1234:5678:11:2233:4455:6677", 32853), id="ipv6"),
+    ],
+)
+def test_rfc5769_responses(response: bytes, mapped: tuple[str, int]) -> None:
+    message = stun.parse(response)
+    assert (message.method, message.kind, message.fingerprinted) == (stun.BINDING, stun.SUCCESS, True)
+    assert message.signed_by(PASSWORD)
+    value = message.first(stun.XOR_MAPPED_ADDRESS)
+    assert value is not None and stun.unpack_address(value, ID) == mapped
+    assert stun.pack_address(mapped, ID) == value
+
+
+def test_rfc5769_long_term_request_is_read_and_rebuilt_byte_by_byte() -> None:
+    key = stun.long_term_key(MATRIX, "example.org", "TheMatrIX")
+    message = stun.parse(LONG_TERM)
+    assert message.first(stun.USERNAME) == MATRIX.encode()
+    assert message.signed_by(key)
+    built = stun.build(
+        stun.BINDING,
+        stun.REQUEST,
+        message.transaction,
+        [
+            (stun.USERNAME, MATRIX.encode()),
+            (stun.NONCE, b"f//499k954d6OL34oL9FSTvy64sA"),
+            (stun.REALM, b"example.org"),
+        ],
+        key=key,
+    )
+    assert built == LONG_TERM
+
+
+@pytest.mark.parametrize("vector", [REQUEST, RESPONSE_V4, RESPONSE_V6], ids=["request", "ipv4", "ipv6"])
+def test_every_flipped_bit_of_a_vector_is_noticed(vector: bytes) -> None:
+    fingerprint_type = range(len(vector) - 8, len(vector) - 6)  # damaged there, it is no fingerprint at all
+    for position in set(range(len(vector))) - set(fingerprint_type):
+        damaged = bytearray(vector)
+        damaged[position] ^= 0x01
+        with pytest.raises(StunError):
+            stun.parse(bytes(damaged))
+
+
+@pytest.mark.parametrize("position", [0, 1, 8, 24, 50, 90, 110])
+def test_integrity_notices_a_flipped_bit(position: int) -> None:
+    damaged = bytearray(LONG_TERM)
+    damaged[position] ^= 0x01
+    key = stun.long_term_key(MATRIX, "example.org", "TheMatrIX")
+    assert not stun.parse(bytes(damaged)).signed_by(key)
+
+
+def _raw(attributes: bytes, kind: int = 0x0001) -> bytes:
+    return kind.to_bytes(2, "big") + len(attributes).to_bytes(2, "big") + stun.COOKIE_BYTES + ID + attributes
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "short"),
+        (_raw(b"")[:19], "short"),
+        (b"\x80" + _raw(b"")[1:], "not stun"),
+        (_raw(b"")[:4] + b"\0\0\0\0" + ID, "not stun"),
+        (_raw(b"") + b"\0\0\0\0", "length"),
+        (_raw(b"\0\x06\0\4")[:-1], "length"),
+        (_raw(b"\0\x06\0\1a")[:25], "length"),
+        (_raw(b"\0\x06\0\5abcd"), "attribute length"),
+        (_raw(b"\0\x08\0\x10" + bytes(16)), "integrity length"),
+        (_raw(b"\x80\x28\0\4abcd"), "fingerprint"),
+        (_raw(b"\x80\x28\0\4abcd" + b"\0\x06\0\0"), "fingerprint not last"),
+        (_raw(b"\x80\x28\0\0"), "fingerprint not last"),
+        (_raw(b"\x80\x22\0\0" * (stun.MAX_ATTRIBUTES + 1)), "too many attributes"),
+    ],
+)
+def test_malformed_messages_are_refused_with_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(StunError, match=rf"^{reason}$"):
+        stun.parse(data)
+
+
+def test_as_many_attributes_as_are_allowed_are_read() -> None:
+    assert len(stun.parse(_raw(b"\x80\x22\0\0" * stun.MAX_ATTRIBUTES)).attributes) == stun.MAX_ATTRIBUTES
+
+
+def test_the_first_of_duplicates_wins_and_all_are_kept_in_order() -> None:
+    built = stun.build(stun.ALLOCATE, stun.REQUEST, ID, [(stun.REALM, b"a"), (stun.REALM, b"b")])
+    message = stun.parse(built)
+    assert message.first(stun.REALM) == b"a"
+    assert message.every(stun.REALM) == [b"a", b"b"]
+    assert message.first(stun.NONCE) is None
+
+
+def test_what_follows_integrity_is_not_read() -> None:
+    """An attacker on the path may append to a signed message; only FINGERPRINT counts there."""
+    key = b"k" * 16
+    signed = stun.build(stun.REFRESH, stun.REQUEST, ID, [(stun.USERNAME, b"u")], key=key)
+    appended = _raw(signed[20:] + b"\0\x0d\0\4\0\0\0\0" + b"\0\x06\0\1x\0\0\0", kind=0x0004)
+    message = stun.parse(appended)
+    assert message.attributes == [(stun.USERNAME, b"u")]
+    assert message.signed_by(key)
+    assert not stun.parse(_raw(b"\0\x06\0\1u\0\0\0")).signed_by(key)
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_padding_is_zero_whatever_the_length(size: int) -> None:
+    built = stun.build(stun.SEND, stun.INDICATION, ID, [(stun.DATA, b"\xff" * size)])
+    assert len(built) % 4 == 0
+    assert set(built[24 + size :]) <= {0}
+
+
+def test_padding_of_others_may_be_anything() -> None:
+    assert stun.parse(_raw(b"\0\x06\0\1u\xff\xff\xff")).first(stun.USERNAME) == b"u"
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "wire"),
+    [
+        (stun.BINDING, stun.REQUEST, 0x0001),
+        (stun.BINDING, stun.SUCCESS, 0x0101),
+        (stun.BINDING, stun.ERROR, 0x0111),
+        (stun.ALLOCATE, stun.REQUEST, 0x0003),
+        (stun.SEND, stun.INDICATION, 0x0016),
+        (stun.DATA_METHOD, stun.INDICATION, 0x0017),
+        (stun.CHANNEL_BIND, stun.ERROR, 0x0119),
+        (0xFFF, stun.ERROR, 0x3FFF),
+        (0x0A5, stun.SUCCESS, 0x0345),
+    ],
+)
+def test_method_and_class_are_interleaved(method: int, kind: int, wire: int) -> None:
+    built = stun.build(method, kind, ID)
+    assert int.from_bytes(built[:2], "big") == wire
+    message = stun.parse(built)
+    assert (message.method, message.kind) == (method, kind)
+
+
+@given(st.integers(0, 0xFFF), st.integers(0, 3))
+def test_every_method_and_class_comes_back(method: int, kind: int) -> None:
+    message = stun.parse(stun.build(method, kind, ID))
+    assert (message.method, message.kind) == (method, kind)
+
+
+ATTRIBUTES = st.lists(
+    st.tuples(
+        st.integers(0, 0xFFFF).filter(lambda n: n not in (stun.MESSAGE_INTEGRITY, stun.FINGERPRINT)),
+        st.binary(max_size=40),
+    ),
+    max_size=12,
+)
+
+
+@given(ATTRIBUTES, st.none() | st.binary(min_size=1, max_size=64), st.booleans())
+def test_what_is_built_is_read_back(
+    attributes: list[tuple[int, bytes]], key: bytes | None, fingerprint: bool
+) -> None:
+    message = stun.parse(
+        stun.build(stun.ALLOCATE, stun.REQUEST, ID, attributes, key=key, fingerprint=fingerprint)
+    )
+    assert message.attributes == attributes
+    assert message.fingerprinted is fingerprint
+    assert message.signed_by(key or b"x") is (key is not None)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused_or_read_but_never_crashes(data: bytes) -> None:
+    for candidate in (data, _raw(data[: len(data) & ~3])):
+        try:
+            stun.parse(candidate)
+        except StunError:
+            continue
+
+
+ADDRESSES = st.tuples(st.ip_addresses().map(str), st.integers(0, 65535))
+
+
+@given(ADDRESSES, st.sampled_from([b"", ID]))
+def test_addresses_come_back(addr: tuple[str, int], transaction: bytes) -> None:
+    ip, port = stun.unpack_address(stun.pack_address(addr, transaction), transaction)
+    assert (ipaddress.ip_address(ip), port) == (ipaddress.ip_address(addr[0]), addr[1])
+
+
+def test_a_mapped_address_is_spelt_as_the_kernel_spells_it() -> None:
+    """Permissions are looked up by this text: it must be what recvfrom gives."""
+    value = stun.pack_address(("::ffff:c000:201", 1), ID)
+    assert stun.unpack_address(value, ID) == ("::ffff:192.0.2.1", 1)
+    assert stun.pack_address(("fe80::1%eth0", 1)) == stun.pack_address(("fe80::1", 1))
+
+
+@pytest.mark.parametrize("ip", ["", "example.org", "1.2.3", "1.2.3.4.5", ":::"])
+def test_what_is_no_address_can_not_be_packed(ip: str) -> None:
+    with pytest.raises(ValueError, match="not an IP address"):
+        stun.pack_address((ip, 1))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "00", "00010001", "000100010102", "0001000101020304ff", "00030001" + "00" * 4, "0002000101020304"],
+)
+def test_malformed_addresses_are_refused(value: str) -> None:
+    with pytest.raises(StunError, match=r"^address$"):
+        stun.unpack_address(bytes.fromhex(value), ID)
+
+
+def test_error_codes() -> None:
+    assert stun.pack_error(438, "Stale") == b"\0\0\4\x26Stale"
+    assert stun.unpack_error(b"\0\0\4\x26Stale") == (438, "Stale")
+    for bad in (b"", b"\0\0\4", b"\0\0\4\x64"):
+        with pytest.raises(StunError):
+            stun.unpack_error(bad)
+
+
+def test_a_u32_is_four_bytes() -> None:
+    assert stun.unpack_u32(b"\0\0\2\x58") == 600
+    with pytest.raises(StunError):
+        stun.unpack_u32(b"\0\2\x58")
+
+
+@given(ADDRESSES, st.binary(min_size=12, max_size=12), st.binary(min_size=1, max_size=20))
+def test_another_codec_agrees(addr: tuple[str, int], transaction: bytes, key: bytes) -> None:
+    """aioice reads what we build, and we read what it builds."""
+    ours = stun.build(
+        stun.CREATE_PERMISSION,
+        stun.REQUEST,
+        transaction,
+        [(stun.XOR_PEER_ADDRESS, stun.pack_address(addr, transaction)), (stun.USERNAME, "ü".encode())],
+        key=key,
+        fingerprint=True,
+    )
+    read = other.parse_message(ours)
+    assert read.message_method == other.Method.CREATE_PERMISSION
+    assert ipaddress.ip_address(read.attributes["XOR-PEER-ADDRESS"][0]) == ipaddress.ip_address(addr[0])
+    theirs = other.Message(other.Method.CREATE_PERMISSION, other.Class.REQUEST, transaction)
+    theirs.attributes["XOR-PEER-ADDRESS"] = addr
+    theirs.attributes["USERNAME"] = "ü"
+    theirs.add_message_integrity(key)
+    assert bytes(theirs) == ours
