@@ -45,6 +45,8 @@ Effect = Union[Tuple[Literal["send"], Addr, bytes], Tuple[Literal["deliver"], Ad
 # A tick later than this means that our own process stood still.
 STALL_S = 0.1
 FLOW_ACTIVE_S = 2.0
+# Ticks are some 20 ms apart: to wait a whole tick for the last few ms would stretch every interval.
+PROBE_SLACK_S = 0.005
 # Standby probes of a big fleet together stay under this; each path then gets its own less often than every second.
 MAX_STANDBY_PROBES_A_SECOND = 200.0
 MAX_PROBES_A_TICK = 64  # spreads the probes of a new table over the ticks
@@ -410,7 +412,8 @@ class Overlay:
                     {"unix": unix, "from": switch.before, "to": switch.after, "reason": switch.reason}
                 )
             for lane in way.lanes.values():
-                wanted = now - lane.monitor.last_probe >= self._interval_s(way, lane, now)
+                waited_s = now - lane.monitor.last_probe + PROBE_SLACK_S
+                wanted = waited_s >= self._interval_s(way, lane, now)
                 if wanted and len(due) < MAX_PROBES_A_TICK:
                     due.append(self._probe_out(lane, now, unix))
         if now >= self._next_sweep:

@@ -89,11 +89,12 @@ class ReplayWindow:
     __slots__ = ("_mask", "_seen", "_size", "highest")
 
     def __init__(self, first: int, size: int = 2048) -> None:
-        """first: the first sequence, taken as seen."""
+        """first: the first sequence. It and all before it are taken as seen, so that nothing recorded before we
+        started can come in behind it.
+        """
         self.highest = first
-        self._seen = 1
         self._size = size
-        self._mask = (1 << size) - 1
+        self._mask = self._seen = (1 << size) - 1
 
     def accept(self, sequence: int) -> bool:
         """True the first time, False for a repeat or one too old to know."""
