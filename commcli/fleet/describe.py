@@ -13,6 +13,9 @@ from commcli.fleet.selector import select
 
 Document = dict[str, Any]
 
+# What a relay's configuration is made with (remote/relayfiles.py); playbooks may ask for more.
+NEEDED_SECRETS = ("turn", "overlay")
+
 
 def listing(fleet: Fleet, selector: str) -> Document:
     """`fleet list`: the nodes that `selector` names, and of how many."""
@@ -83,7 +86,12 @@ def checked(fleet: Fleet) -> Document:
             "zones": len(fleet.zones),
             "secrets": len(fleet.secrets),
         },
-        "warnings": [*_thin_markets(fleet), *_idle_regions(fleet), *_missing_files(fleet)],
+        "warnings": [
+            *_thin_markets(fleet),
+            *_idle_regions(fleet),
+            *_missing_files(fleet),
+            *_doubtful_secrets(fleet),
+        ],
     }
 
 
@@ -106,6 +114,16 @@ def _missing_files(fleet: Fleet) -> Iterator[str]:
         yield f"ssh: known_hosts {fleet.ssh.known_hosts} is not there: every node will be refused"
     if not fleet.signing.signers.is_file():
         yield f"signing: signers {fleet.signing.signers} is not there: no node will believe a table"
+
+
+def _doubtful_secrets(fleet: Fleet) -> Iterator[str]:
+    for name in NEEDED_SECRETS:
+        if name not in fleet.secrets:
+            yield f"secrets: no {name}: no relay can be provisioned"
     for ref in fleet.secrets.values():
-        if ref.file is not None and not ref.file.is_file():
+        if ref.file is None:
+            continue
+        if not ref.file.is_file():
             yield f"secrets: {ref.name}: {ref} is not there"
+        elif ref.file.stat().st_mode & 0o077:
+            yield f"secrets: {ref.name}: {ref} is open to others than its owner: chmod 600"

@@ -6,7 +6,6 @@ Values are never quoted unless they are names (of a node, a region, a word of ou
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TypeVar
@@ -98,16 +97,15 @@ class Record:
             return default
         return value
 
-    def number_or(self, key: str, default: T, low: float, high: float = math.inf) -> float | T:
-        """A finite number in low..high, else `default`."""
+    def number_or(self, key: str, default: T, low: float, high: float) -> float | T:
+        """A number in low..high, both finite, else `default`."""
         value = self.take(key)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
             return self._bad_type(key, "a number", value, default)
-        if not (low <= value <= high and math.isfinite(value)):
-            bounds = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
-            self.problem(f"{key} must be {bounds}", key=key)
+        if not low <= value <= high:
+            self.problem(f"{key} must be {low:g} to {high:g}", key=key)
             return default
         return float(value)
 

@@ -131,7 +131,11 @@ def parse(text: str | bytes, file: str, problems: Problems) -> object:
     if root is None:
         problems.add(file, 0, "is empty")
         return None
-    return _Builder(file, problems).value(root)
+    try:
+        return _Builder(file, problems).value(root)
+    except RecursionError:
+        problems.add(file, 0, "is nested too deep")
+        return None
 
 
 def dump(value: object) -> str:
@@ -142,6 +146,10 @@ def dump(value: object) -> str:
 def _line_of(text: str | bytes, position: int) -> int:
     before = text[:position]
     return 1 + (before.count(b"\n") if isinstance(before, bytes) else before.count("\n"))
+
+
+# The tag itself is not quoted: it may be the start of a password.
+_NO_TAG = "a tag (!) is not allowed; put text that begins with ! in quotes"
 
 
 class _Builder:
@@ -171,7 +179,7 @@ class _Builder:
             return self._list(node)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
-        return self._wrong(node, f"tag {node.tag} is not allowed")
+        return self._wrong(node, _NO_TAG)
 
     def _map(self, node: yaml.MappingNode) -> YamlMap:
         result = YamlMap(_line(node))
@@ -199,9 +207,9 @@ class _Builder:
         try:
             return _SCALARS[node.tag](text)
         except KeyError:
-            return self._wrong(node, f"tag {node.tag} is not allowed")
+            return self._wrong(node, _NO_TAG)
         except ValueError:
-            return self._wrong(node, f"not what its tag {node.tag} says")
+            return self._wrong(node, "is no value of its type")
 
     def _wrong(self, node: yaml.Node, reason: str) -> object:
         self._problems.add(self._file, _line(node), reason)

@@ -41,12 +41,15 @@ def test_an_unknown_node(tmp_path: Path) -> None:
 def test_check_warns_of_what_is_thin(tmp_path: Path) -> None:
     folder = samples.write(
         tmp_path,
+        fleet=samples.FILES["fleet.yaml"] + "  one: {file: open}\n  two: {file: closed}\n",
         regions=samples.FILES["regions.yaml"] + "  los: {city: Lagos, country: ng, continent: africa}\n",
         markets=samples.FILES["markets.yaml"] + "  fr: {name: France, edges: [de-2]}\n",
     )
     (folder / "signers").touch()
+    (folder / "open").touch(mode=0o644)
+    (folder / "closed").touch(mode=0o600)
     doc = checked(load(folder))
-    assert doc["counts"] == {"regions": 4, "nodes": 4, "markets": 5, "zones": 2, "secrets": 1}
+    assert doc["counts"] == {"regions": 4, "nodes": 4, "markets": 5, "zones": 2, "secrets": 3}
     assert doc["warnings"] == [
         "market sg: only sg-1 takes its calls",
         "market de: only de-1 takes its calls",
@@ -55,5 +58,7 @@ def test_check_warns_of_what_is_thin(tmp_path: Path) -> None:
         "market fr: all its edges are draining: nobody there can start a call",
         "region los: no node stands there",
         f"ssh: known_hosts {folder}/ssh/known_hosts is not there: every node will be refused",
+        "secrets: no overlay: no relay can be provisioned",
         f"secrets: turn: file {folder}/secrets/turn is not there",
+        f"secrets: one: file {folder}/open is open to others than its owner: chmod 600",
     ]

@@ -11,7 +11,7 @@ import pytest
 
 from commcli.errors import BadInput, LockHeld, OutOfReach, Refused
 from commcli.fleet import Secret
-from commcli.store.sqlite import Store
+from commcli.store.sqlite import MESH_KEPT_S, Store
 
 
 class Clock:
@@ -83,8 +83,13 @@ def test_reading_a_node_again_duplicates_nothing_and_changes_nothing(store: Stor
 def test_mesh_by_time(store: Store) -> None:
     store.record_mesh("sg-1", [window(start=start) for start in (100, 110, 120, 130)])
     assert [row["start"] for row in store.mesh(since=110, until=130)] == [110, 120]
-    assert store.forget_mesh(before=120) == 2
-    assert [row["start"] for row in store.mesh()] == [120, 130]
+
+
+def test_old_windows_make_room_for_new_ones(store: Store, clock: Clock) -> None:
+    store.record_mesh("sg-1", [window(start=start) for start in (100, 110, 120)])
+    clock.now = 110 + MESH_KEPT_S
+    assert store.record_mesh("sg-1", [window(start=130)]) == 1
+    assert [row["start"] for row in store.mesh()] == [110, 120, 130]
 
 
 @pytest.mark.parametrize(
@@ -225,11 +230,11 @@ def test_an_odd_detail_costs_no_row_and_shows_no_secret(store: Store) -> None:
     assert store.audits()[0]["detail"] == {"path": "/x", "password": "***"}
 
 
-def test_opened_again_it_is_all_there(tmp_path: Path) -> None:
+def test_opened_again_it_is_all_there(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "s.sqlite3"
-    with Store(path) as store:
+    with Store(path, clock=clock) as store:
         store.record_mesh("sg-1", [window()])
-    with Store(path) as store, Store(path) as second:
+    with Store(path, clock=clock) as store, Store(path, clock=clock) as second:
         assert len(store.mesh()) == 1
         second.record_mesh("sg-1", [window(start=110)])
         assert len(store.mesh()) == 2

@@ -27,7 +27,7 @@ def window(peer: str, start: int) -> dict[str, object]:
 
 def main(path: Path) -> None:
     """Write, then say so: a line "n serial call" means that all of round n is kept."""
-    with Store(path) as store:
+    with Store(path, clock=lambda: 1000.0) as store:
         for n in count(1):
             store.record_mesh("sg-1", [window(peer, n * 10) for peer in ("hk-1", "de-1", "br-1")])
             call = store.record_call({"n": n, "padding": "x" * 3000})
