@@ -24,7 +24,7 @@ def check(
     as_json: JsonOpt = False,
     quiet: QuietOpt = False,
     deadline: DeadlineOpt = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one node.")] = 20.0,
+    node_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one node.")] = 20.0,
     plugin: Annotated[
         bool, typer.Option("--plugin", help="One line for monitoring systems; exits 0, 1, 2 or 3 only.")
     ] = False,
@@ -44,7 +44,9 @@ def check(
 
     fleet = fleets.load(settings_from(inventory, None).inventory)
     nodes = select(fleet, selector)
-    known = asyncio.run(_look(fleet, nodes, timeout_s=timeout, deadline_s=deadline, quiet=quiet or plugin))
+    known = asyncio.run(
+        _look(fleet, nodes, timeout_s=node_timeout, deadline_s=deadline, quiet=quiet or plugin)
+    )
     doc = document(fleet, nodes, known, Limits(), __version__)
     if plugin:
         status, text = line(doc)
