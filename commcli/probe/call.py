@@ -313,7 +313,7 @@ async def _all(starts: Sequence[Awaitable[None]], flows: Awaitable[dict[str, Any
 
 def _document(ask: Ask, began: float, sides: Mapping[str, _Side], evidence: judge.Evidence) -> dict[str, Any]:
     first, second = sides["from"], sides["to"]
-    connected = any(side.report is not None for side in sides.values())
+    connected = any(side.connected_unix is not None for side in sides.values())
     figures = judge.measured(evidence)
     valid, invalid_reason = judge.validity([evidence.there, evidence.back])
     word, reasons = judge.verdict(connected, valid, figures)
@@ -331,9 +331,9 @@ def _document(ask: Ask, began: float, sides: Mapping[str, _Side], evidence: judg
         "connected_unix": max((s.connected_unix for s in sides.values() if s.connected_unix), default=None),
         "problems": problems,
         "valid": valid,
-        "invalid_reason": invalid_reason,
+        "invalid_reason": invalid_reason or ("no end sent a report" if connected and valid is None else None),
         "verdict": word,
-        "reasons": reasons + ([] if connected else problems),
+        "reasons": reasons + problems,
         "setup_ms": set_up_ms(first.phases, second.phases),
         "phases_ms": {name: {"ssh": side.ssh_ms, **side.phases} for name, side in sides.items()},
         **figures,

@@ -149,7 +149,7 @@ class _Released(asyncio.DatagramProtocol):
         self.closed.set()
 
 
-async def allocate_bare(turn: Mapping[str, Any]) -> None:
+async def allocate_bare(turn: Mapping[str, Any], timeout_s: float = ALLOCATE_TIMEOUT_S) -> None:
     """Make one allocation and give it back. Raises Ended with the server's own reason.
 
     ICE gathering swallows a refusal (empty candidates, no reason), so the edge is asked plainly first.
@@ -159,12 +159,12 @@ async def allocate_bare(turn: Mapping[str, Any]) -> None:
         _Released, server, str(turn["username"]), str(turn["password"]), lifetime=60
     )
     try:
-        transport, protocol = await asyncio.wait_for(making, ALLOCATE_TIMEOUT_S)
+        transport, protocol = await asyncio.wait_for(making, timeout_s)
     except aioice.stun.TransactionFailed as refusal:
         code, reason = refusal.response.attributes.get("ERROR-CODE", (0, "no reason given"))
         raise Ended(f"TURN {server[0]}:{server[1]} refused the allocation: {code} {reason}") from None
     except (TimeoutError, aioice.stun.TransactionTimeout):
-        raise Ended(f"TURN {server[0]}:{server[1]} did not answer within {ALLOCATE_TIMEOUT_S:g} s") from None
+        raise Ended(f"TURN {server[0]}:{server[1]} did not answer within {timeout_s:g} s") from None
     except (OSError, ConnectionError) as error:
         raise Ended(f"TURN {server[0]}:{server[1]}: {error}") from None
     transport.close()

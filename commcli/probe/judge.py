@@ -73,7 +73,7 @@ def measured(evidence: Evidence) -> dict[str, Any]:
         "rtt_ms": _rtt(evidence.back, evidence.there),
         "directions": directions,
         "mos": min(scores, default=None),
-        "longest_gap": _longest_gap(directions),
+        "longest_gap": _longest_gap(directions, {"there": evidence.there, "back": evidence.back}),
         "hosts": {"from": _host(evidence.back), "to": _host(evidence.there)},
         "unasked": sorted(node for node, rows in evidence.flows_after.items() if rows is None),
     }
@@ -201,16 +201,28 @@ def _rtt(*reports: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None
 
 
-def _longest_gap(directions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The longest silence of either direction: {"ms", "at_unix", "direction", "medium"}; audio, as it never pauses."""
+def _longest_gap(
+    directions: Mapping[str, Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any] | None]
+) -> dict[str, Any] | None:
+    """The longest silence of either direction: {"ms", "at_unix", "after_s", "direction", "medium"}.
+
+    Of the audio where there is any: it has a packet every 20 ms, so nothing hides between two frames. `after_s`
+    counts from the receiver's first measured moment.
+    """
     gaps = []
     for name, direction in directions.items():
-        for medium in ("audio", "video"):
-            figures = direction[medium]
-            if figures and figures["longest_gap"]:
-                gap = figures["longest_gap"]
-                gaps.append({"ms": gap["ms"], "at_unix": gap["at_s"], "direction": name, "medium": medium})
-                break
+        figures, report = direction["audio"] or direction["video"], reports[name]
+        if figures and figures["longest_gap"] and report:
+            gap = figures["longest_gap"]
+            gaps.append(
+                {
+                    "ms": gap["ms"],
+                    "at_unix": gap["at_s"],
+                    "after_s": gap["at_s"] - report["window"]["start_s"],
+                    "direction": name,
+                    "medium": "audio" if direction["audio"] else "video",
+                }
+            )
     return max(gaps, key=lambda gap: float(gap["ms"]), default=None)
 
 
@@ -224,7 +236,7 @@ def _host(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def validity(reports: Sequence[Mapping[str, Any] | None]) -> tuple[bool | None, str | None]:
-    """Whether the figures are about the network: None without any report."""
+    """Whether the figures are about the network, and why not. None, and so no figures at all, without any report."""
     told = [report for report in reports if report is not None]
     if not told:
         return None, None
@@ -236,18 +248,25 @@ def verdict(connected: bool, valid: bool | None, figures: Mapping[str, Any]) -> 
     """("good" | "warn" | "bad" | "invalid", reasons). Invalid says nothing about the network, so nobody is paged."""
     if not connected:
         return "bad", ["the call did not connect"]
-    if valid is False:
+    if not valid:
         return "invalid", []
     findings = [finding for name, value in _judged(figures) if (finding := _exceeds(name, value))]
-    score = figures["mos"]
-    if score is None:
-        findings.append(("warn", "MOS not measured"))
-    elif score < MOS_WARN:
-        level = "bad" if score < MOS_BAD else "warn"
-        findings.append((level, f"MOS {score:.2f} below {MOS_BAD if level == 'bad' else MOS_WARN}"))
+    findings += _mos_findings(figures["mos"])
+    findings += [
+        ("warn", f"no report from the {side} end") for side, host in figures["hosts"].items() if host is None
+    ]
     levels = {level for level, _ in findings}
     word = "bad" if "bad" in levels else "warn" if levels else "good"
     return word, [text for level, text in sorted(findings) if level == word]
+
+
+def _mos_findings(score: float | None) -> list[tuple[str, str]]:
+    if score is None:
+        return [("warn", "MOS not measured")]
+    if score >= MOS_WARN:
+        return []
+    level, floor = ("bad", MOS_BAD) if score < MOS_BAD else ("warn", MOS_WARN)
+    return [(level, f"MOS {score:.2f} below {floor}")]
 
 
 def _judged(figures: Mapping[str, Any]) -> list[tuple[str, float | None]]:

@@ -150,6 +150,7 @@ def document(fleet: Fleet, nodes: Sequence[Node], reading: Reading, now: float) 
             {"market": market, "name": fleet.markets[market].name, "edge": edge}
             for market, edge in edges.items()
         ],
+        "markets_without_edge": sorted(market for market in fleet.markets if edge_of(fleet, market) is None),
         "market_pairs": [
             {
                 "from": a,

@@ -12,7 +12,7 @@ from commcli.probe.stream import Window, spread
 
 INTERVAL_S = 0.1
 # With more than this waiting inside SCTP, a ping would measure our own queue.
-_MAX_BUFFERED = 4096
+_MAX_BUFFERED = 256
 
 
 class DataChannel(Protocol):

@@ -53,19 +53,20 @@ def _title(doc: Document) -> str:
     return f"{ends[0]} → {ends[1]}"
 
 
-def hops(direction: Mapping[str, Any]) -> str:
-    """The nodes that most packets passed, and how we know."""
+def hops(direction: Mapping[str, Any]) -> list[str]:
+    """A line for each path that carried packets, the most used first, and how we know."""
     if direction["path"] is None:
-        return "-"
-    chain = " → ".join(direction["path"])
+        return ["-"]
     if direction["straight"]:
-        return f"{chain}  (straight, no relay counted overlay packets)"
-    used = direction["paths"][0]
-    counts = " / ".join(
-        "?" if used["counted"][node] is None else str(used["counted"][node]) for node in used["path"]
-    )
-    others = len(direction["paths"]) - 1
-    return f"{chain}  ({counts} packets counted)" + (f", and {others} other path(s)" if others else "")
+        return [
+            f"{' → '.join(direction['path'])}  (straight: both edges were asked, no overlay packet counted)"
+        ]
+    return [_path(used) for used in direction["paths"]]
+
+
+def _path(used: Mapping[str, Any]) -> str:
+    counts = ("?" if used["counted"][node] is None else str(used["counted"][node]) for node in used["path"])
+    return f"{' → '.join(used['path'])}  ({' / '.join(counts)} packets counted)"
 
 
 def _clock(doc: Document) -> str:
@@ -80,7 +81,9 @@ def _gap(doc: Document) -> str:
     if gap is None:
         return "-"
     when = datetime.fromtimestamp(gap["at_unix"], UTC).strftime("%H:%M:%S.%f")[:-3]
-    return f"{gap['ms']:.0f} ms of {gap['medium']} {gap['direction']} at {when}Z"
+    return (
+        f"{gap['ms']:.0f} ms of {gap['medium']} {gap['direction']}, after {gap['after_s']:.1f} s at {when}Z"
+    )
 
 
 def _verdict(doc: Document) -> Text:
@@ -103,7 +106,7 @@ def call(doc: Document) -> RenderableType:
     head.add_row("verdict", _verdict(doc))
     for problem in doc["problems"]:
         head.add_row("problem", Text(problem, style="red"))
-    if not doc["connected"]:
+    if doc["valid"] is None:
         return head
     head.add_row("set-up", f"{ms(doc['setup_ms'])} ms   {_phases(doc)}")
     rtt = doc["rtt_ms"]
@@ -171,7 +174,9 @@ _FIGURES: tuple[tuple[str, tuple[str, ...], Callable[[float | None], str]], ...]
 
 
 def _footnotes(doc: Document) -> list[Text]:
-    notes = [Text(f"hops {name:5} {hops(doc['directions'][name])}") for name in ("there", "back")]
+    notes = [
+        Text(f"hops {name:5} {line}") for name in ("there", "back") for line in hops(doc["directions"][name])
+    ]
     notes.append(Text(_clock(doc), style="dim"))
     model = next((score for name in ("there", "back") if (score := doc["directions"][name]["mos"])), None)
     if model is not None:
@@ -263,33 +268,49 @@ def _chain(doc: Document, name: str) -> str:
 def mesh(doc: Document) -> RenderableType:
     """Heatmaps of RTT by market and by node, loss where there is any, and who is away."""
     parts: list[RenderableType] = []
-    if doc["market_pairs"]:
-        edges = {row["market"]: row["edge"] for row in doc["markets"]}
-        labels = {market: f"{market} ({edge})" for market, edge in edges.items()}
-        parts.append(
-            _heatmap("RTT between markets, ms (by their first active edge)", labels, doc["market_pairs"])
-        )
-    parts.append(_heatmap("RTT between nodes, ms", {node: node for node in doc["nodes"]}, doc["pairs"]))
+    edges = _markets_by_edge(doc)
+    if edges:
+        labels = {edge: f"{' '.join(markets)} ({edge})" for edge, markets in edges.items()}
+        heads = {edge: "\n".join(_wrapped(markets)) for edge, markets in edges.items()}
+        title = "RTT between markets, ms (each by its first active edge)"
+        parts.append(_heatmap(title, labels, heads, doc["pairs"]))
+    if set(doc["nodes"]) != set(edges):
+        names = {node: node for node in doc["nodes"]}
+        parts.append(_heatmap("RTT between nodes, ms", names, names, doc["pairs"]))
     parts.append(Text(_summary(doc), style="dim"))
-    for row in doc["away"]:
-        since = (
-            "no windows for 15 minutes"
-            if row["last_unix"] is None
-            else f"last window {_time(row['last_unix'])}"
-        )
-        parts.append(
-            Text.assemble("away: ", row["node"], " ", styled(row["state"]), f" {row['reason']} ({since})")
-        )
+    if doc["markets_without_edge"]:
+        parts.append(Text(f"no active edge: {' '.join(doc['markets_without_edge'])}", style="yellow"))
+    parts += [_away(row) for row in doc["away"]]
     return Group(*parts)
 
 
-def _heatmap(title: str, labels: Mapping[str, str], pairs: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows are senders, columns receivers. A cell: RTT, and under it the loss of that direction if there is any."""
+def _markets_by_edge(doc: Document) -> dict[str, list[str]]:
+    """Markets that share an edge share its figures, so they share a row."""
+    edges: dict[str, list[str]] = {}
+    for row in doc["markets"]:
+        edges.setdefault(row["edge"], []).append(row["market"])
+    return edges
+
+
+def _wrapped(words: Sequence[str], per_line: int = 3) -> list[str]:
+    return [" ".join(words[at : at + per_line]) for at in range(0, len(words), per_line)]
+
+
+def _away(row: Mapping[str, Any]) -> Text:
+    last = row["last_unix"]
+    since = "no windows for 15 minutes" if last is None else f"last window {_time(last)}"
+    return Text.assemble("away: ", row["node"], " ", styled(row["state"]), f" {row['reason']} ({since})")
+
+
+def _heatmap(
+    title: str, labels: Mapping[str, str], heads: Mapping[str, str], pairs: Sequence[Mapping[str, Any]]
+) -> Table:
+    """Rows are senders, columns receivers. A cell is the RTT and, if there is any, the loss of that direction."""
     known = {(pair["from"], pair["to"]): pair for pair in pairs}
     table = Table(title=title, title_justify="left", padding=(0, 0))
-    table.add_column("from \\ to")
-    for key in labels:
-        table.add_column(key, justify="center")
+    table.add_column("from \\ to", no_wrap=True)
+    for head in heads.values():
+        table.add_column(head, justify="center")
     for a, label in labels.items():
         table.add_row(label, *(_cell(known.get((a, b))) for b in labels))
     return table

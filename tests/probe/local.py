@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from commcli.fleet.model import Node
+from commcli.remote.outcome import Unreachable
 from commcli.remote.ssh import Completed, Connection, Pool, Process
 
 
@@ -47,14 +48,18 @@ class LocalProcess:
 class LocalConnection:
     """Looks like ssh.Connection. `end` checks that nothing it started is left."""
 
-    def __init__(self, flows: list[dict[str, object]] | None = None) -> None:
+    def __init__(self, answers: Mapping[str, object] | None = None) -> None:
         self.started: list[LocalProcess] = []
-        self._flows = flows
+        self.asked: list[str] = []
+        self._answers = {"flows": {"flows": []}} if answers is None else answers
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float) -> Completed:
-        """The relay's control socket, as far as a call asks it."""
-        assert "flows" in argv
-        return Completed(0, json.dumps({"ok": True, "flows": self._flows}).encode(), b"")
+        """The relay's control socket: the answer to whichever word is among the arguments."""
+        word = next(word for word in argv if word in ("flows", "mesh", "status", "paths"))
+        self.asked.append(argv[argv.index(word) + 1])
+        return Completed(
+            0, json.dumps({"ok": True, **cast(dict[str, object], self._answers[word])}).encode(), b""
+        )
 
     async def start(self, command: str, *, timeout_s: float = 30.0) -> Process:
         process = await asyncio.create_subprocess_exec(
@@ -83,15 +88,21 @@ class LocalConnection:
 
 
 class LocalPool:
-    """Looks like ssh.Pool: every node is this machine. `flows` is what each node's relay answers, {} for none."""
+    """Looks like ssh.Pool: every node is this machine.
 
-    def __init__(self, flows: dict[str, list[dict[str, object]]] | None = None) -> None:
+    `answers` is what each node's relay says (node -> command -> answer); None is a node out of reach.
+    """
+
+    def __init__(self, answers: Mapping[str, Mapping[str, object] | None] | None = None) -> None:
         self.connections: dict[str, LocalConnection] = {}
-        self._flows = flows or {}
+        self._answers = answers or {}
 
     async def connect(self, node: Node) -> Connection:
         if node.id not in self.connections:
-            self.connections[node.id] = LocalConnection(self._flows.get(node.id, []))
+            answers = self._answers.get(node.id, {"flows": {"flows": []}})
+            if answers is None:
+                raise Unreachable("connection refused")
+            self.connections[node.id] = LocalConnection(answers)
         return self.connections[node.id].as_connection()
 
     def as_pool(self) -> Pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ import pytest
 
 from commcli.errors import BadInput, Usage
 from commcli.fleet.model import Fleet
-from commcli.probe.call import Ask, call, resolve, set_up_ms
+from commcli.probe import media
+from commcli.probe.call import PROFILES, Ask, call, resolve, set_up_ms
+from commcli.probe.endpoint import Ended, allocate_bare
 from commcli.remote.outcome import Failed
 from commcli.report.probe import call as draw_call
 from commcli.report.probe import compare
@@ -184,6 +187,18 @@ def test_a_market_means_its_first_active_edge() -> None:
     assert resolve(fleet, "aa-1").node.id == "aa-1"  # asked by name, a draining node still answers
     with pytest.raises(BadInput, match=r"market zz: none of its edges \(aa-1\) is active"):
         resolve(fleet, "zz")
+
+
+def test_the_profiles_that_are_offered_are_those_that_the_endpoint_knows() -> None:
+    assert set(PROFILES) == set(media.PROFILES)
+
+
+async def test_a_turn_server_that_says_nothing_is_named() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind((ADDRESS, 0))
+        turn = {"host": ADDRESS, "port": mute.getsockname()[1], "username": "u", "password": "p"}
+        with pytest.raises(Ended, match=r"TURN 127\.0\.0\.1:\d+ did not answer within 0\.2 s"):
+            await allocate_bare(turn, timeout_s=0.2)
 
 
 def test_set_up_time_leaves_ssh_out_and_is_unmeasured_if_a_part_is() -> None:

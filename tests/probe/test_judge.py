@@ -25,6 +25,7 @@ def report(
     window = Window(START, START + 10)
     spread = {"samples": 100, "min": rtt, "p50": rtt, "p95": rtt, "p99": rtt, "max": rtt}
     return {
+        "window": {"start_s": START, "end_s": START + 10},
         "received": {
             "audio": summarize(audio(delay_s), window),
             "video": summarize(video(delay_s), window),
@@ -147,6 +148,28 @@ def test_a_starved_host_is_invalid_and_never_bad() -> None:
         "probe host starved: event-loop lag p99 90 ms",
     )
     assert judge.validity([None, None]) == (None, None)
+
+
+def test_nothing_reported_is_invalid_and_not_bad() -> None:
+    assert judge.verdict(True, None, judge.measured(evidence(None, None))) == ("invalid", [])
+
+
+def test_a_lost_end_is_worth_a_look() -> None:
+    reports = None, report(0.1)
+    valid, _ = judge.validity(reports)
+    word, reasons = judge.verdict(True, valid, judge.measured(evidence(*reports)))
+    assert (word, reasons) == ("warn", ["no report from the to end"])
+
+
+def test_the_longest_gap_is_of_the_audio_and_says_when() -> None:
+    there = report(0.1)
+    there["received"]["audio"] = summarize(
+        audio(0.1, drop=frozenset(range(200, 250))), Window(START, START + 10)
+    )
+    gap = judge.measured(evidence(there, report(0.1)))["longest_gap"]
+    assert (gap["direction"], gap["medium"]) == ("there", "audio")
+    assert gap["ms"] == pytest.approx(1020, abs=0.1)
+    assert gap["after_s"] == pytest.approx(0.1 + 199 * 0.02, abs=0.001)
 
 
 def test_not_connected_is_bad() -> None:

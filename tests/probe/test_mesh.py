@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commcli.probe.mesh import Reading, document, figures
+from commcli.probe.mesh import Reading, document, figures, read
 from commcli.remote.outcome import Outcome
+from commcli.store.sqlite import Store
 from tests.probe import fleets
+from tests.probe.local import LocalPool
 
 NOW = 10_000.0
 
@@ -86,3 +89,22 @@ def test_document_names_who_is_away_since_when_and_uses_the_first_active_edge() 
         ("cc", "aa", "b", "a"),
     ]
     assert {(row["from"], row["to"]) for row in doc["pairs"]} == {("a", "b"), ("b", "a")}
+
+
+async def test_reading_twice_keeps_nothing_twice_and_asks_only_for_what_is_new(tmp_path: Path) -> None:
+    nodes = [fleets.node("a"), fleets.node("b"), fleets.node("c")]
+    told = [window("a", "b", 9_970), window("a", "b", 9_980), window("a", "c", 9_980)]
+    pool = LocalPool({"a": {"mesh": {"windows": told}}, "b": {"mesh": {"windows": []}}, "c": None})
+    with Store(tmp_path / "db", clock=lambda: NOW) as store:
+        first, again = [
+            await read(fleets.fleet(*nodes), nodes, pool.as_pool(), store, clock=lambda: NOW)
+            for _ in range(2)
+        ]
+        assert [(outcome.node, outcome.state, outcome.value) for outcome in first.outcomes] == [
+            ("a", "done", 3),
+            ("b", "done", 0),
+            ("c", "unreachable", None),
+        ]
+        assert [outcome.value for outcome in again.outcomes] == [0, 0, None]
+        assert len(again.windows) == len(store.mesh()) == 3
+    assert pool.connections["a"].asked == ['{"since": 0}', '{"since": 9980}']

@@ -1,0 +1,106 @@
+"""What is drawn, as the text that an operator reads."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from commcli.probe import judge
+from commcli.report import probe
+from tests.probe.test_judge import PATH, evidence, report
+
+
+def text(renderable: RenderableType, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def call_document(there: Any, back: Any, **more: Any) -> dict[str, Any]:
+    rows = [
+        {"src": "127.77.0.1:50001", "dst": "127.77.0.2:50002", "role": "x", "path": path, "packets": count,
+         "bytes": 1, "first_unix": 1.0, "last_unix": 2.0}
+        for path, count in ((PATH, 10), (["ae-1", "hk-1", "kr-1"], 30))
+    ]  # fmt: skip
+    flows = {"ae-1": rows, "sg-1": None, "hk-1": rows[1:], "kr-1": rows}
+    figures = judge.measured(evidence(there, back, **flows))
+    valid, reason = judge.validity([there, back])
+    word, reasons = judge.verdict(True, valid, figures)
+    return {
+        "from": {"asked": "ae", "market": "ae", "node": "ae-1"},
+        "to": {"asked": "kr-1", "market": None, "node": "kr-1"},
+        "direct": False, "profile": "sd", "seconds": 10, "connected": True, "problems": [], "valid": valid,
+        "invalid_reason": reason, "verdict": word, "reasons": reasons, "setup_ms": 321.0,
+        "phases_ms": {"from": {"ssh": 5.0, "ice": 7.0, "first_frame": None}, "to": {}}, **figures, **more,
+    }  # fmt: skip
+
+
+def test_a_call_shows_every_path_with_the_relays_own_counts() -> None:
+    shown = text(probe.call(call_document(report(0.1), report(0.1))))
+    assert "hops there ae-1 → hk-1 → kr-1  (30 / 30 / 30 packets counted)" in shown
+    assert "hops there ae-1 → sg-1 → kr-1  (10 / ? / 10 packets counted)" in shown
+    assert "hops back  kr-1 → ae-1  (straight" in shown
+    assert "ae (ae-1) → kr-1" in shown
+    assert "ITU-T G.107" in shown and "one kernel clock" in shown
+    assert "first frame -" in shown  # unmeasured is a dash
+
+
+def test_a_call_that_gave_nothing_says_why() -> None:
+    doc = call_document(None, None, problems=["kr-1: connection lost"], invalid_reason="no end sent a report")
+    shown = text(probe.call(doc))
+    assert "invalid" in shown and "no end sent a report" in shown and "kr-1: connection lost" in shown
+
+
+def test_compare_shows_gains_with_their_sign() -> None:
+    before = call_document(report(0.2, rtt=400), report(0.2, rtt=400))
+    after = call_document(report(0.1, rtt=200), report(0.1, rtt=200))
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2:5]
+        for line in text(probe.compare(before, after)).splitlines()
+        if "│" in line
+    }
+    assert [cell.strip() for cell in rows["RTT"]] == ["400.0 ms", "200.0 ms", "-200.0 ms"]
+    assert rows["MOS, worse direction"][2].strip().startswith("+")
+    assert rows["loss, worse direction"][2].strip() == "="
+    assert rows["hops there"][1].strip() == "ae-1 → hk-1 → kr-1"
+
+
+def test_compare_leaves_unmeasured_a_dash_and_claims_no_gain() -> None:
+    before = call_document(report(0.2), report(0.2))
+    after = copy.deepcopy(before)
+    after["rtt_ms"] = None
+    line = next(line for line in text(probe.compare(before, after)).splitlines() if "│ RTT" in line)
+    assert [cell.strip() for cell in line.split("│")[3:5]] == ["-", "-"]
+
+
+def mesh_document(**more: Any) -> dict[str, Any]:
+    pairs = [
+        {"from": a, "to": b, "rtt_ms": 123.4 if a == "ae-1" else None, "loss": 0.02, "jitter_ms": None,
+         "samples": 5, "age_s": 7.0}
+        for a, b in (("ae-1", "kr-1"), ("kr-1", "ae-1"))
+    ]  # fmt: skip
+    return {
+        "nodes": ["ae-1", "kr-1", "sg-1"], "pairs": pairs, "new_windows": 4, "market_pairs": [],
+        "markets": [{"market": "ae", "name": "", "edge": "ae-1"}, {"market": "kr", "name": "", "edge": "kr-1"},
+                    {"market": "kp", "name": "", "edge": "kr-1"}],
+        "markets_without_edge": ["zz"],
+        "away": [{"node": "sg-1", "state": "unreachable", "reason": "connection refused", "last_unix": None}],
+        **more,
+    }  # fmt: skip
+
+
+def test_mesh_groups_markets_by_edge_and_says_who_is_away() -> None:
+    shown = text(probe.mesh(mesh_document()))
+    assert "kr kp (kr-1)" in shown
+    assert "123 2.0%" in shown
+    assert "away: sg-1 unreachable connection refused (no windows for 15 minutes)" in shown
+    assert "no active edge: zz" in shown
+    assert "2 directions, 10 packets, newest 7 s and oldest 7 s old; 4 new windows kept" in shown
+
+
+def test_mesh_without_any_figure() -> None:
+    assert "nothing measured in the last 15 minutes" in text(probe.mesh(mesh_document(pairs=[], markets=[])))
