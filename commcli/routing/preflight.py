@@ -45,8 +45,8 @@ async def look(
     nodes = list(fleet.nodes.values())
     outcomes = await ask_all(fleet, nodes, "status", pool=pool, deadline_s=deadline_s, on_event=on_event)
     serials = {o.node: o.value["table"]["serial"] for o in outcomes if o.value is not None}
-    absent = [
-        Outcome[int](o.node, o.state, None, o.reason, o.seconds, o.code) for o in outcomes if o.value is None
+    absent: list[Outcome[int]] = [
+        Outcome(o.node, o.state, None, o.reason, o.seconds, o.code) for o in outcomes if o.value is None
     ]
     return Preflight(serials, tuple(absent))
 

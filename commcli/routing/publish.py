@@ -107,7 +107,7 @@ class Rollout:
             "stopped": self.stopped,
             "rollback_serial": self.back,
             "nodes": {
-                o.node: {"state": o.state, "serial": o.value, "reason": o.reason} for o in self.outcomes
+                o.node: {"state": o.state, "serial": o.value, "reason": o.reason} for o in self.all
             },
         }
 

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from commcli.routing.cost import Prices, edge_costs
+from commcli.routing.estimate import estimate, from_matrices, unmeasured_as_none
+from tests.routing.worlds import NOW, window
+
+IDS = ("a", "b", "c")
+
+
+def test_rtt_is_the_median_of_the_newest_rounds() -> None:
+    figures = [900.0, 10.0, 11.0, 12.0, 13.0, 500.0]  # oldest first: 900 falls out, 500 is one bad window
+    found = estimate(
+        IDS, [window("a", "b", rtt, start=NOW - 70 + 10 * n) for n, rtt in enumerate(figures)], now_unix=NOW
+    )
+    assert found.rtt_ms[0, 1] == 12.0
+    assert found.samples[0, 1] == 5 * 50
+    assert found.age_s[0, 1] == 10.0
+
+
+def test_what_nobody_measured_is_nan_and_never_zero() -> None:
+    found = estimate(IDS, [window("a", "b", 10.0)], now_unix=NOW)
+    for matrix in (found.rtt_ms, found.loss, found.jitter_ms, found.age_s):
+        assert np.isnan(matrix[1, 0]) and np.isnan(matrix[0, 2]) and np.isnan(matrix.diagonal()).all()
+    assert found.measured.sum() == 1
+    assert found.samples[1, 0] == 0
+
+
+def test_directions_are_apart() -> None:
+    found = estimate(IDS, [window("a", "b", 10.0), window("b", "a", 30.0)], now_unix=NOW)
+    assert (found.rtt_ms[0, 1], found.rtt_ms[1, 0]) == (10.0, 30.0)
+
+
+def test_old_windows_and_strangers_are_left_out() -> None:
+    old = window("a", "b", 10.0, start=NOW - 911)
+    edge = window("a", "c", 10.0, start=NOW - 910)
+    stranger = window("a", "x", 10.0)
+    found = estimate(IDS, [old, edge, stranger], now_unix=NOW, max_age_s=900)
+    assert not found.measured[0, 1]
+    assert found.measured[0, 2]
+
+
+def test_loss_is_pooled_over_the_packets_of_all_windows() -> None:
+    rows = [window("a", "b", 10.0, loss=0.5, sent=10), window("a", "b", 10.0, start=NOW - 30, sent=90)]
+    assert estimate(IDS, rows, now_unix=NOW).loss[0, 1] == pytest.approx(0.05)
+
+
+def test_forward_loss_counts_where_it_is_known_and_round_trip_loss_where_not() -> None:
+    row = {**window("a", "b", 10.0, loss=0.2), "loss_fwd": 0.1}
+    assert estimate(IDS, [row], now_unix=NOW).loss[0, 1] == pytest.approx(0.1)
+    row["loss_fwd"] = None
+    assert estimate(IDS, [row], now_unix=NOW).loss[0, 1] == pytest.approx(0.2)
+
+
+def test_an_edge_that_loses_everything_costs_infinitely_much() -> None:
+    rows = [window("a", "b", None, loss=1.0, jitter_ms=None), window("a", "b", 10.0, start=NOW - 30)]
+    assert np.isfinite(edge_costs(estimate(IDS, rows, now_unix=NOW)).total[0, 1])
+    dead = estimate(IDS, rows[:1], now_unix=NOW)
+    assert not np.isfinite(edge_costs(dead).total[0, 1])
+
+
+def test_cost_is_rtt_and_jitter_and_loss() -> None:
+    row = window("a", "b", 100.0, loss=0.01, jitter_ms=4.0)
+    costs = edge_costs(estimate(IDS, [row], now_unix=NOW), Prices(jitter=2.0, loss_ms=1000.0))
+    assert costs.jitter[0, 1] == 8.0
+    assert costs.loss[0, 1] == pytest.approx(10.05, abs=0.01)
+    assert costs.total[0, 1] == pytest.approx(118.05, abs=0.01)
+    assert np.isinf(costs.total[1, 0])
+
+
+def test_unmeasured_jitter_counts_as_the_typical_one() -> None:
+    rows = [
+        window("a", "b", 100.0, jitter_ms=None),
+        window("a", "c", 100.0, jitter_ms=6.0),
+        window("b", "c", 100.0, jitter_ms=2.0),
+    ]
+    costs = edge_costs(estimate(IDS, rows, now_unix=NOW), Prices(jitter=1.0))
+    assert costs.total[0, 1] == pytest.approx(104.0)
+
+
+def test_the_digest_names_what_decides() -> None:
+    row = window("a", "b", 100.0)
+    one = estimate(IDS, [row], now_unix=NOW).sha256()
+    assert one == estimate(IDS, [row], now_unix=NOW + 5).sha256()
+    assert one != estimate(IDS, [window("a", "b", 100.1)], now_unix=NOW).sha256()
+    assert one != estimate(("a", "b", "d"), [row], now_unix=NOW).sha256()
+
+
+def test_from_matrices_makes_the_diagonal_unmeasured() -> None:
+    found = from_matrices(("a", "b"), np.array([[0.0, 5.0], [np.nan, 0.0]]))
+    assert found.measured.tolist() == [[False, True], [False, False]]
+
+
+def test_figures_for_json() -> None:
+    assert unmeasured_as_none(float("nan")) is None
+    assert unmeasured_as_none(float("inf")) is None
+    assert unmeasured_as_none(0.0) == 0.0
