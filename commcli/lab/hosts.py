@@ -121,7 +121,7 @@ class Host:
         zipapp, config = base / "lib/relay.pyz", base / "etc/relay.json"
         if not (zipapp.exists() and config.exists()):
             return "no relay installed"
-        arguments = (sys.executable, str(zipapp), "supervise", "--config", str(config), "--daemon")
+        arguments = (sys.executable, "-I", str(zipapp), "supervise", "--config", str(config), "--daemon")
         child = await asyncio.create_subprocess_exec(
             *arguments, cwd=base, env=self.environment(), start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commcli.lab.folder import LabFolder
+from commcli.lab.folder import LabFolder, Record
 from commcli.lab.stage import NotTrue, Running
 from commcli.relay import control
 
 _POLL_S = 0.1
-#: So much media has passed that both directions flow and the call's own start is behind us.
+#: So much media has passed that the call's own start is behind us.
 _FLOWING_PACKETS = 150
+_FRESH_S = 0.5
+
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +30,38 @@ class Switch:
     reason: str
 
 
-def await_media(folder: LabFolder, relay: str, call: Running, *, since_unix: float, timeout_s: float) -> None:
-    """Until the relay itself has counted a good second of the call's packets passing through it, both ways."""
+def await_transit(
+    folder: LabFolder, record: Record, edges: Pair, call: Running, *, since_unix: float, timeout_s: float
+) -> str:
+    """The relay that the call's packets pass now, once it has itself counted a good second of them.
+
+    Both directions need not take the same way; the one from edges[0] counts, as the relays between see it.
+    """
+    between = [node for node in record.addresses if node not in edges]
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and not call.ended:
-        flows = [
-            flow
-            for flow in ask(folder, relay, "flows")["flows"]
-            if flow["role"] == "transit" and flow["first_unix"] >= since_unix
-        ]
-        if sum(flow["packets"] >= _FLOWING_PACKETS for flow in flows) >= 2:
-            return
+        for relay in between:
+            if any(
+                _flows_now(flow, (edges[0], relay, edges[1]), since_unix) for flow in _flows(folder, relay)
+            ):
+                return relay
         time.sleep(_POLL_S)
-    raise NotTrue(f"no media of the call passed {relay} within {timeout_s:g} s")
+    raise NotTrue(f"no relay counted media of the call from {edges[0]} to {edges[1]} within {timeout_s:g} s")
 
 
-def switches(folder: LabFolder, edges: Sequence[str], *, since_unix: float) -> list[Switch]:
-    """The switches of the two ingresses towards each other, in order of time."""
+def _flows_now(flow: Mapping[str, Any], path: Sequence[str], since_unix: float) -> bool:
+    fresh = flow["first_unix"] >= since_unix and flow["last_unix"] >= time.time() - _FRESH_S
+    return fresh and tuple(flow["path"]) == tuple(path) and flow["packets"] >= _FLOWING_PACKETS
+
+
+def _flows(folder: LabFolder, relay: str) -> list[dict[str, Any]]:
+    return [flow for flow in ask(folder, relay, "flows")["flows"] if flow["role"] == "transit"]
+
+
+def switches(folder: LabFolder, edges: Pair, *, since_unix: float) -> list[Switch]:
+    """The switches of the two ingresses towards each other since then, in order of time."""
     found = []
-    for node, egress in zip(edges, reversed(edges), strict=True):
+    for node, egress in (edges, edges[::-1]):
         for switch in ask(folder, node, "paths")["paths"][egress]["switches"]:
             if switch["unix"] >= since_unix:
                 found.append(Switch(node, switch["unix"], switch["from"], switch["to"], switch["reason"]))
