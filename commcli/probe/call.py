@@ -315,7 +315,7 @@ def _document(ask: Ask, began: float, sides: Mapping[str, _Side], evidence: judg
     first, second = sides["from"], sides["to"]
     connected = any(side.connected_unix is not None for side in sides.values())
     figures = judge.measured(evidence)
-    valid, invalid_reason = judge.validity([evidence.there, evidence.back])
+    valid, invalid_reason = judge.validity([(side.end.node.id, side.report) for side in sides.values()])
     word, reasons = judge.verdict(connected, valid, figures)
     problems = [f"{side.end.node.id}: {side.error}" for side in sides.values() if side.error is not None]
     document = {

@@ -94,7 +94,7 @@ def _max_error_ms() -> float | None:
 
 
 def starved(lag_p99_ms: float | None, fps_share: float | None) -> str | None:
-    """Why this host's figures are not to be believed, or None when they are."""
+    """How this host was starved, so that its figures are not to be believed; None when they are."""
     reasons = []
     if lag_p99_ms is None:
         reasons.append("event-loop lag not measured")
@@ -102,4 +102,4 @@ def starved(lag_p99_ms: float | None, fps_share: float | None) -> str | None:
         reasons.append(f"event-loop lag p99 {lag_p99_ms:.0f} ms")
     if fps_share is not None and fps_share < MIN_FPS_SHARE:
         reasons.append(f"sent {100 * fps_share:.0f} % of its frames")
-    return "probe host starved: " + ", ".join(reasons) if reasons else None
+    return ", ".join(reasons) or None

@@ -235,13 +235,13 @@ def _host(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
 # --- verdict --------------------------------------------------------------------------------------------------------
 
 
-def validity(reports: Sequence[Mapping[str, Any] | None]) -> tuple[bool | None, str | None]:
-    """Whether the figures are about the network, and why not. None, and so no figures at all, without any report."""
-    told = [report for report in reports if report is not None]
+def validity(reports: Sequence[tuple[str, Mapping[str, Any] | None]]) -> tuple[bool | None, str | None]:
+    """Whether the figures of these (node, report) are about the network, and if not, why. None without any report."""
+    told = [(node, report) for node, report in reports if report is not None]
     if not told:
         return None, None
-    reasons = [str(report["reason"]) for report in told if not report["valid"]]
-    return not reasons, "; ".join(dict.fromkeys(reasons)) or None
+    reasons = [f"{node} ({report['reason']})" for node, report in told if not report["valid"]]
+    return not reasons, f"probe host starved: {', '.join(reasons)}" if reasons else None
 
 
 def verdict(connected: bool, valid: bool | None, figures: Mapping[str, Any]) -> tuple[str, list[str]]:

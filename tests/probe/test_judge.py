@@ -35,7 +35,7 @@ def report(
         "host": {"loop_lag_ms": {"p50": 1, "p99": 2}, "cpu_steal": 0.0, "cpu_cores": 0.2},
         "sent": {"share": 1.0},
         "valid": valid,
-        "reason": None if valid else "probe host starved: event-loop lag p99 90 ms",
+        "reason": None if valid else "event-loop lag p99 90 ms",
     }
 
 
@@ -118,7 +118,7 @@ def test_an_edge_that_could_not_be_asked_leaves_the_hops_unknown() -> None:
 
 def verdict(there: float, back: float, **reported: Any) -> tuple[str, list[str]]:
     reports = report(there, **reported), report(back, **reported)
-    valid, _ = judge.validity(reports)
+    valid, _ = judge.validity([("ae-1", reports[0]), ("kr-1", reports[1])])
     return judge.verdict(True, valid, judge.measured(evidence(*reports)))
 
 
@@ -143,11 +143,11 @@ def test_bad_gives_only_what_is_bad() -> None:
 
 def test_a_starved_host_is_invalid_and_never_bad() -> None:
     assert verdict(3.0, 3.0, valid=False) == ("invalid", [])
-    assert judge.validity([report(3, valid=False), None]) == (
+    assert judge.validity([("ae-1", report(3, valid=False)), ("kr-1", None)]) == (
         False,
-        "probe host starved: event-loop lag p99 90 ms",
+        "probe host starved: ae-1 (event-loop lag p99 90 ms)",
     )
-    assert judge.validity([None, None]) == (None, None)
+    assert judge.validity([("ae-1", None)]) == (None, None)
 
 
 def test_nothing_reported_is_invalid_and_not_bad() -> None:
@@ -156,7 +156,7 @@ def test_nothing_reported_is_invalid_and_not_bad() -> None:
 
 def test_a_lost_end_is_worth_a_look() -> None:
     reports = None, report(0.1)
-    valid, _ = judge.validity(reports)
+    valid, _ = judge.validity([("ae-1", reports[0]), ("kr-1", reports[1])])
     word, reasons = judge.verdict(True, valid, judge.measured(evidence(*reports)))
     assert (word, reasons) == ("warn", ["no report from the to end"])
 

@@ -28,7 +28,7 @@ def call_document(there: Any, back: Any, **more: Any) -> dict[str, Any]:
     ]  # fmt: skip
     flows = {"ae-1": rows, "sg-1": None, "hk-1": rows[1:], "kr-1": rows}
     figures = judge.measured(evidence(there, back, **flows))
-    valid, reason = judge.validity([there, back])
+    valid, reason = judge.validity([("kr-1", there), ("ae-1", back)])
     word, reasons = judge.verdict(True, valid, figures)
     return {
         "from": {"asked": "ae", "market": "ae", "node": "ae-1"},

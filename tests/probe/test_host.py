@@ -1,0 +1,31 @@
+"""What makes a probe host's figures unbelievable."""
+
+from __future__ import annotations
+
+import pytest
+
+from commcli.probe.host import CpuClock, kernel_clock, starved
+
+
+@pytest.mark.parametrize(
+    ("lag_p99_ms", "share", "reason"),
+    [
+        (20.0, 0.95, None),
+        (3.0, None, None),
+        (20.6, 1.0, "event-loop lag p99 21 ms"),
+        (3.0, 0.94, "sent 94 % of its frames"),
+        (80.0, 0.5, "event-loop lag p99 80 ms, sent 50 % of its frames"),
+        (None, 1.0, "event-loop lag not measured"),
+    ],
+)
+def test_starved(lag_p99_ms: float | None, share: float | None, reason: str | None) -> None:
+    assert starved(lag_p99_ms, share) == reason
+
+
+def test_this_machine_says_something_of_itself() -> None:
+    clock = CpuClock()
+    sum(range(100_000))
+    assert clock.cores() > 0
+    steal = clock.steal()
+    assert steal is None or 0 <= steal <= 1
+    assert kernel_clock().boot_id == kernel_clock().boot_id is not None
