@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 
-from commcli.report.terminal import ms, styled
+from commcli.report.terminal import grid, ms, styled
 
 Document = Mapping[str, Any]
 
 
 def _status(doc: Document) -> RenderableType:
-    table = Table(title=f"relays of {doc['fleet']}", title_justify="left")
-    for head in ("node", "state", "version", "up s", "allocations", "drain", "table", "lag p99 ms", "reason"):
-        table.add_column(head)
+    table = grid(
+        *("node", "state", "version", "up s", "allocations", "drain", "table", "lag p99 ms", "reason"),
+        title=f"relays of {doc['fleet']}",
+    )
     for row in doc["nodes"]:
         answer = row["answer"]
         if answer is None:
@@ -38,9 +38,7 @@ def _status(doc: Document) -> RenderableType:
 
 
 def _steered(doc: Document) -> RenderableType:
-    table = Table(title=doc["kind"].replace(".", " "), title_justify="left")
-    for head in ("node", "state", "allocations left", "reason"):
-        table.add_column(head)
+    table = grid("node", "state", "allocations left", "reason", title=doc["kind"].replace(".", " "))
     for row in doc["nodes"]:
         left = "" if row["answer"] is None else str(row["answer"]["allocations"])
         table.add_row(row["node"], styled(row["state"]), left, row["reason"])

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 STYLES = {
@@ -21,12 +22,24 @@ STYLES = {
 
 def stdout() -> Console:
     """For data. A pipe gets 120 columns and no colour unless COLUMNS or FORCE_COLOR say otherwise."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _columns(), highlight=False)
+    width = None if sys.stdout.isatty() else _columns()
+    # No markup: what a node or a file says in brackets is text, never a style.
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False)
 
 
 def stderr() -> Console:
     """For talk."""
-    return Console(file=sys.stderr, highlight=False)
+    return Console(file=sys.stderr, highlight=False, markup=False)
+
+
+def grid(*columns: str, title: str | None = None) -> Table:
+    """The one look of tables: no frame, so that rows can be copied, grepped and read on a phone at 3 a.m."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold"
+    )
+    for column in columns:
+        table.add_column(column)
+    return table
 
 
 def styled(word: str) -> Text:
