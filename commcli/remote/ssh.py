@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import asyncssh
+from asyncssh.public_key import get_default_certificate_algs, get_default_public_key_algs
 
 from commcli.errors import BadInput, CommcliError
 from commcli.fleet.model import Fleet, Node, SshDefaults, SshTarget
@@ -274,6 +275,7 @@ class Pool:
             username=target.user,
             client_factory=factory,
             known_hosts=self._known,
+            server_host_key_algs=self._host_key_algorithms(target),
             config=[str(defaults.config)] if defaults.config else None,
             client_keys=[str(path) for path in defaults.identities] or (),
             ignore_encrypted=True,
@@ -283,6 +285,26 @@ class Pool:
             login_timeout=0,  # ours, from the moment that TCP stands
             keepalive_interval=KEEPALIVE_S,
         )
+
+    def _trusted(self, target: SshTarget) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
+        """The host keys and the certificate authorities that known_hosts has for this host."""
+        assert self._known is not None
+        port = None if target.port == 22 else target.port
+        keys, authorities, *_ = self._known.match(target.host, "", port)
+        return list(keys), list(authorities)
+
+    def _host_key_algorithms(self, target: SshTarget) -> list[str]:
+        """The known key types first, then all others.
+
+        asyncssh offers the known ones alone, and a server that has another now just hangs up: a changed host key
+        would look like a network problem.
+        """
+        keys, authorities = self._trusted(target)
+        known = [name for key in keys for name in key.sig_algorithms]
+        if authorities:
+            known = [*get_default_certificate_algs(), *known]
+        every = [*known, *get_default_public_key_algs(), *get_default_certificate_algs()]
+        return list(dict.fromkeys(name.decode() for name in every))
 
     @contextmanager
     def _explained(self, target: SshTarget) -> Iterator[None]:
@@ -296,18 +318,12 @@ class Pool:
                     raise LoginRefused(f"login refused for {target.user}@{where}") from None
                 except asyncssh.HostKeyNotVerifiable as error:
                     raise self._host_key(target, where, error.reason) from None
-                except asyncssh.KeyExchangeFailed as error:
-                    # A host whose known key type is gone fails so: asyncssh offers only the types it knows.
-                    if "host key algorithm" in error.reason:
-                        raise self._host_key(target, where, "key type") from None
-                    raise
         except (asyncssh.KeyImportError, asyncssh.ConfigParseError, ValueError) as error:
             raise BadInput(f"ssh settings for {where}: {error}") from None
 
     def _host_key(self, target: SshTarget, where: str, reason: str) -> HostKeyRefused:
         path = self._fleet.ssh.known_hosts
-        known = self._known is not None and any(self._known.match(target.host, "", _odd(target.port))[:2])
-        if not known:
+        if not any(self._trusted(target)):
             return HostKeyRefused(
                 f"host key of {where} is not in {path}", hint=f"ssh-keyscan -p {target.port} {target.host}"
             )
@@ -317,10 +333,6 @@ class Pool:
             f"host key of {where} has changed since it was put into {path}",
             hint="If the host was rebuilt, replace its line there; if not, somebody stands between.",
         )
-
-
-def _odd(port: int) -> int | None:
-    return None if port == 22 else port
 
 
 def _is_useless(task: asyncio.Task[Connection]) -> bool:

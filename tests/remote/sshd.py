@@ -31,7 +31,7 @@ KbdInteractiveAuthentication no
 AllowTcpForwarding yes
 MaxSessions 100
 MaxStartups 100
-LogLevel ERROR
+LogLevel INFO
 """
 
 

@@ -26,7 +26,7 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
     """Compare the folder with what is wanted."""
     path, mode = args["path"], args.get("mode", DEFAULT_MODE)
     change = decide(files.look(path), mode)
-    return Verdict(change, change and f"{path}: {change}\n", apply=lambda: make(path, mode))
+    return Verdict(change, apply=lambda: make(path, mode))
 
 
 def make(path: str, mode: int) -> None:

@@ -30,11 +30,12 @@ def decide(state: str, *, running: bool, fresh: bool, unit_differs: bool) -> lis
     """What is to do, in order: unit, start, restart, stop. `fresh`: this play has (re)started it already."""
     if state == "stopped":
         return ["stop"] if running else []
+    if state == "restarted" and fresh:
+        return []
     actions = ["unit"] if unit_differs else []
     if not running:
         return [*actions, "start"]
-    stale = (state == "restarted" and not fresh) or unit_differs
-    return [*actions, "restart"] if stale else actions
+    return [*actions, "restart"] if state == "restarted" or unit_differs else []
 
 
 def check(args: Mapping[str, Any], place: Place) -> Verdict:
@@ -43,6 +44,8 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
     state = args.get("state", "running")
     fresh = args["name"] in place.started
     actions = decide(state, running=keeper.running(), fresh=fresh, unit_differs=keeper.unit_differs())
+    if place.checking and actions and state == "running":
+        place.started.add(args["name"])  # so that the handler does not announce a second start
 
     def apply() -> None:
         for action in actions:

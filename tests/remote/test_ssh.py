@@ -1,0 +1,210 @@
+"""Connecting to a real OpenSSH server: who is let in, who is trusted, what waits how long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from commcli.errors import BadInput
+from commcli.fleet.model import Node, SshDefaults
+from commcli.remote.outcome import HostKeyRefused, LoginRefused, TimedOut, Unreachable
+from commcli.remote.ssh import Completed, Pool
+from tests.remote.sshd import Host, free_port, keygen
+
+
+async def true_on(host: Host, ssh: SshDefaults | None = None, node: Node | None = None) -> Completed:
+    node = node or host.node()
+    async with Pool(host.fleet(node, ssh=ssh)) as pool:
+        return await (await pool.connect(node)).run(["true"], timeout_s=10)
+
+
+def known_hosts(host: Host, text: str) -> SshDefaults:
+    host.known_hosts.write_text(text)
+    return host.defaults()
+
+
+async def test_runs_a_command_with_stdin_and_both_outputs(host: Host) -> None:
+    node = host.node()
+    async with Pool(host.fleet(node)) as pool:
+        connection = await pool.connect(node)
+        done = await connection.run(["sh", "-c", "cat; echo err >&2; exit 3"], stdin=b"in", timeout_s=10)
+        assert (done.exit_status, done.stdout, done.stderr, done.ok) == (3, b"in", b"err\n", False)
+        assert await pool.connect(node) is connection
+
+
+async def test_a_connection_that_drops_is_no_success(host: Host) -> None:
+    async with Pool(host.fleet()) as pool:
+        connection = await pool.connect(host.node())
+        running = asyncio.create_task(connection.run(["sh", "-c", "echo begun; sleep 60"], timeout_s=30))
+        await asyncio.sleep(0)
+        process = await connection.start("echo ready; sleep 60")
+        assert await process.read() == b"ready\n"
+        connection.abort()
+        assert await process.read() == b"" and await process.wait() is None
+        done = await running
+        assert done.exit_status is None and not done.ok
+        assert (await (await pool.connect(host.node())).run(["true"], timeout_s=10)).ok  # a new connection
+
+
+async def test_a_command_over_its_time_is_timed_out(host: Host) -> None:
+    async with Pool(host.fleet()) as pool:
+        with pytest.raises(TimedOut, match=r"sleep: no end after 0\.2 s"):
+            await (await pool.connect(host.node())).run(["sleep", "60"], timeout_s=0.2)
+
+
+async def test_a_strange_key_is_refused_login(host: Host, tmp_path: Path) -> None:
+    keygen(tmp_path / "other")
+    with pytest.raises(LoginRefused, match="login refused for"):
+        await true_on(host, replace(host.defaults(), identities=(tmp_path / "other",)))
+
+
+async def test_a_changed_host_key_is_refused(host: Host, tmp_path: Path) -> None:
+    keygen(tmp_path / "other")
+    text = f"[127.0.0.1]:{host.port} {(tmp_path / 'other.pub').read_text()}"
+    with pytest.raises(HostKeyRefused, match="has changed") as caught:
+        await true_on(host, known_hosts(host, text))
+    assert caught.value.exit_code == 5 and caught.value.hint
+
+
+async def test_a_host_key_of_another_type_has_changed_too(host: Host, tmp_path: Path) -> None:
+    # asyncssh then finds no common algorithm, which must not read as a network problem.
+    command = ["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(tmp_path / "ec")]
+    done = await asyncio.create_subprocess_exec(*command)
+    assert await done.wait() == 0
+    text = f"[127.0.0.1]:{host.port} {(tmp_path / 'ec.pub').read_text()}"
+    with pytest.raises(HostKeyRefused, match="has changed"):
+        await true_on(host, known_hosts(host, text))
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n"])
+async def test_an_unknown_host_key_is_refused(host: Host, text: str) -> None:
+    with pytest.raises(HostKeyRefused, match=r"is not in .*known_hosts"):
+        await true_on(host, known_hosts(host, text))
+
+
+async def test_nobody_listens(host: Host) -> None:
+    node = host.node()
+    node = replace(node, ssh=replace(node.ssh, port=free_port()))
+    with pytest.raises(Unreachable, match="connection refused"):
+        await true_on(host, node=node)
+
+
+@pytest.fixture
+async def silent_port() -> AsyncIterator[int]:
+    """A server that sends its banner and then nothing, for ever."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-Silent\r\n")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_a_server_that_falls_silent_costs_one_deadline(host: Host, silent_port: int) -> None:
+    node = host.node()
+    node = replace(node, ssh=replace(node.ssh, port=silent_port))
+    with pytest.raises(TimedOut, match=r"connected, but no login after 0\.5 s"):
+        await true_on(host, host.impatient(), node)
+
+
+async def test_an_address_that_swallows_packets_costs_one_deadline(host: Host) -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:  # its queue is full after the first: further SYNs are dropped
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        node = host.node()
+        node = replace(node, ssh=replace(node.ssh, port=full.getsockname()[1]))
+        with pytest.raises(TimedOut, match=r"no TCP connection after 0\.5 s"):
+            await true_on(host, host.impatient(), node)
+        for filler in fillers:
+            filler.close()
+
+
+async def test_jump_hosts_are_connected_once_for_all(host: Host) -> None:
+    jump = f"127.0.0.1:{host.port}"
+    nodes = [host.node(f"n-{n}", proxy_jump=jump) for n in range(5)]
+    async with Pool(host.fleet(*nodes)) as pool:
+        connections = await asyncio.gather(*(pool.connect(node) for node in nodes))
+        peers = await asyncio.gather(
+            *(c.run(["sh", "-c", "echo $SSH_CONNECTION"], timeout_s=10) for c in connections)
+        )
+    # All five come from the jump host's own connections; the jump host itself was logged into once.
+    assert len({peer.stdout for peer in peers}) == 5
+    log = (host.folder / "log").read_text()
+    assert len(re.findall("Accepted publickey", log)) == 6
+
+
+async def test_a_jump_host_in_trouble_is_named(host: Host) -> None:
+    node = host.node(proxy_jump=f"127.0.0.1:{free_port()}")
+    with pytest.raises(Unreachable, match=r"jump host 127\.0\.0\.1:\d+: connection refused"):
+        await true_on(host, node=node)
+
+
+@pytest.fixture
+def agent(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An ssh-agent that has the host's key."""
+    path = str(tmp_path / "agent.sock")
+    child = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL)
+    try:
+        environment = {**os.environ, "SSH_AUTH_SOCK": path}
+        while subprocess.run(
+            ["ssh-add", "-q", str(host.key)], env=environment, stderr=subprocess.DEVNULL
+        ).returncode:
+            assert child.poll() is None
+        monkeypatch.setenv("SSH_AUTH_SOCK", path)
+        monkeypatch.setenv("HOME", str(tmp_path))  # no default keys there
+        yield
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait()
+
+
+async def test_the_agent_logs_in(host: Host, agent: None) -> None:
+    assert (await true_on(host, replace(host.defaults(), identities=(), agent=True))).ok
+
+
+BROKEN = {
+    "no known_hosts": ({"known_hosts": Path("/nonexistent/kh")}, "known hosts /nonexistent/kh: No such file"),
+    "no identity": ({"identities": (Path("/nonexistent/id"),)}, "ssh identity /nonexistent/id: No such file"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_settings_are_checked_before_any_connection(host: Host, name: str) -> None:
+    changed, reason = BROKEN[name]
+    with pytest.raises(BadInput, match=reason):
+        await true_on(host, replace(host.defaults(), **changed))  # type: ignore[arg-type]
+
+
+def test_foreign_errors_have_no_way_out() -> None:
+    """Every error that asyncssh can raise while connecting or reading is one of ours, or derives from Error."""
+    import asyncssh
+
+    raised = [
+        value for value in vars(asyncssh).values() if isinstance(value, type) and issubclass(value, Exception)
+    ]
+    strangers = {
+        value.__name__ for value in raised if not issubclass(value, asyncssh.Error | ValueError | OSError)
+    }
+    # Raised only by parts of asyncssh that are not used: listeners, terminals, password changes, SFTP's own.
+    assert strangers <= {
+        "BreakReceived", "ChannelListenError", "PasswordChangeRequired", "SignalReceived", "SoftEOFReceived",
+        "TerminalSizeChanged",
+    }  # fmt: skip
