@@ -11,7 +11,7 @@ from commcli.errors import BadInput
 from commcli.fleet import yamlfile
 from commcli.fleet.fleetfile import read_fleet_file
 from commcli.fleet.model import Fleet
-from commcli.fleet.nodes import read_nodes
+from commcli.fleet.nodes import check_production, read_nodes
 from commcli.fleet.places import read_markets, read_regions
 from commcli.fleet.record import Record, nearest
 from commcli.fleet.yamlfile import Problems, YamlMap
@@ -46,7 +46,9 @@ def _read(folder: Path, files: dict[str, Record], problems: Problems) -> Fleet:
     settings = read_fleet_file(files["fleet.yaml"], folder)
     for file in files.values():
         file.finish()
-    if not problems:
+    if settings["production"]:
+        check_production(node_table, nodes)
+    if not problems.among([file.file for name, file in files.items() if name != "fleet.yaml"]):
         # A broken inventory is not asked whether everyone can still be reached: it would say no to all.
         check_reachable(zone_table, zones, nodes, markets)
     return Fleet(**settings, regions=regions, nodes=nodes, markets=markets, zones=zones)

@@ -18,7 +18,7 @@ STATES: dict[str, NodeState] = {"active": "active", "drain": "drain", "no-transi
 RESERVED_IDS = ("all", *STATES)  # words of the selector
 
 _JUMP = re.compile(r"(?:[^@\s,]+@)?[^@\s:,-][^@\s:,]*(?::[0-9]{1,5})?\Z")
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:%-]*\Z")
+_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9._:%-]*\Z")
 _VARIABLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _SECRET_NAME = re.compile(r"password|passwd|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
 
@@ -41,6 +41,19 @@ def read_nodes(
     if table.is_empty():
         table.problem("no node at all")
     return nodes
+
+
+def check_production(table: Record, nodes: Mapping[str, Node]) -> None:
+    """Note what only the lab may do: stand on loopback, and switch its relays' artificial faults on."""
+    for node in nodes.values():
+        if node.address and ipaddress.ip_address(node.address).is_loopback:
+            table.problem(
+                f"node {node.id}: address {node.address} is loopback, in a production fleet", key=node.id
+            )
+        if node.variables.get("faults"):
+            table.problem(
+                f"node {node.id}: variables: faults is the lab's, not a production fleet's", key=node.id
+            )
 
 
 def _node(
@@ -135,6 +148,8 @@ def _address(record: Record) -> str:
     except ValueError:
         record.problem(f'bad address "{text}": it must be an IP address, v4 or v6', key="address")
         return ""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        record.problem(f"address {text} must be written as {address.ipv4_mapped}", key="address")
     if address.is_unspecified or address.is_multicast or address.is_link_local or int(address) == 2**32 - 1:
         record.problem(f"address {address} is not that of one machine", key="address")
     return str(address)

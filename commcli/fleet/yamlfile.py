@@ -7,7 +7,7 @@ Values are str, int, float, bool, None and the two containers below. Errors neve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -91,6 +91,10 @@ class Problems:
         """Note `reason` at this line (0: the whole file)."""
         self._found.append(Problem(file, line, reason))
 
+    def among(self, files: Collection[str]) -> bool:
+        """Whether one of these files has a problem."""
+        return any(problem.file in files for problem in self._found)
+
     def raise_if_any(self) -> None:
         """Raise BadInput with all of them, by file and line, each `file:line: reason`."""
         if self._found:
@@ -136,11 +140,6 @@ def parse(text: str | bytes, file: str, problems: Problems) -> object:
     except RecursionError:
         problems.add(file, 0, "is nested too deep")
         return None
-
-
-def dump(value: object) -> str:
-    """`value` (dicts, lists, scalars) as YAML text, its keys in their own order."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _line_of(text: str | bytes, position: int) -> int:

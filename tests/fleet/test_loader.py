@@ -138,6 +138,11 @@ ONE_MISTAKE = [
         id="bad address",
     ),
     pytest.param(
+        *("nodes.yaml", "192.0.2.2", '"::ffff:192.0.2.2"'),
+        ["nodes.yaml:5: node de-1: address ::ffff:192.0.2.2 must be written as 192.0.2.2"],
+        id="an IPv4 address in disguise",
+    ),
+    pytest.param(
         *("nodes.yaml", "192.0.2.2", "224.0.0.1"),
         ["nodes.yaml:5: node de-1: address 224.0.0.1 is not that of one machine"],
         id="multicast address",
@@ -332,6 +337,47 @@ def test_all_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
         'nodes.yaml:5: node de-1: unknown region "frb"; did you mean "fra"?',
         'nodes.yaml:6: node de-2: unknown region "frb"; did you mean "fra"?',
         'regions.yaml:4: region sao: unknown country "b"',
+    ]
+
+
+def test_zones_are_judged_although_something_else_is_wrong(tmp_path: Path) -> None:
+    folder = samples.write(
+        tmp_path,
+        *("zones.yaml", "allow: [de]", "allow: [fr]"),
+        fleet=samples.FILES["fleet.yaml"] + "nam: x\n",
+    )
+    assert errors_of(folder) == [
+        'fleet.yaml:9: unknown key "nam"',
+        "zones.yaml:2: zone de-home: leaves no path at all between markets de-de",
+    ]
+
+
+def test_zones_that_forbid_every_path_together(tmp_path: Path) -> None:
+    zones = samples.FILES["zones.yaml"]
+    zones += "  one: {between: [[de], [br]], forbid: [br], reason: x}\n"
+    assert errors_of(samples.write(tmp_path, zones=zones)) == [
+        "zones.yaml:10: zone one: leaves no path at all between markets de-br"
+    ]
+    # de is served by an edge in Germany and one in Singapore, and each is forbidden by another zone.
+    zones = "zones:\n" + "".join(
+        f"  {name}: {{between: [[de], [br]], forbid: [{country}], reason: x}}\n"
+        for name, country in (("one", "de"), ("two", "sg"))
+    )
+    markets = samples.FILES["markets.yaml"].replace("[de-1, de-2]", "[de-1, sg-1]")
+    assert errors_of(samples.write(tmp_path, zones=zones, markets=markets)) == [
+        "zones.yaml:2: zone one: leaves no path at all between markets de-br (together with zone two)",
+        # A zone goes by what an edge serves, and sg-1 serves de now: so sg and cn are bound by the same rule.
+        "zones.yaml:3: zone two: leaves no path at all between markets sg-br, cn-br",
+    ]
+
+
+def test_what_only_the_lab_may_do(tmp_path: Path) -> None:
+    nodes = samples.FILES["nodes.yaml"].replace("192.0.2.2,", "127.77.0.2, variables: {faults: true},")
+    assert load(samples.write(tmp_path, nodes=nodes)).nodes["de-1"].address == "127.77.0.2"
+    fleet = samples.FILES["fleet.yaml"] + "production: true\n"
+    assert errors_of(samples.write(tmp_path, nodes=nodes, fleet=fleet)) == [
+        "nodes.yaml:5: node de-1: address 127.77.0.2 is loopback, in a production fleet",
+        "nodes.yaml:5: node de-1: variables: faults is the lab's, not a production fleet's",
     ]
 
 

@@ -117,13 +117,6 @@ def test_all_problems_in_order_of_file_and_line_each_once() -> None:
     ]
 
 
-def test_what_is_dumped_reads_back_and_needs_no_thought() -> None:
-    value = {"no": [1, 2.5, None, True, "12:30", "no", "", "ä: #"], "z": {}, "a": {"k": "v"}}
-    text = yamlfile.dump(value)
-    assert parse(text) == value
-    assert list(parse(text)) == ["no", "z", "a"]  # type: ignore[call-overload]  # a YamlMap
-
-
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     problems = Problems()
     assert yamlfile.read(tmp_path, problems) is None
