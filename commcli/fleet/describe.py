@@ -10,6 +10,7 @@ from commcli.errors import BadInput
 from commcli.fleet.model import EVERY_MARKET, Fleet, Node, Zone
 from commcli.fleet.record import nearest
 from commcli.fleet.selector import select
+from commcli.fleet.yamlfile import shown
 
 Document = dict[str, Any]
 
@@ -111,9 +112,9 @@ def _idle_regions(fleet: Fleet) -> Iterator[str]:
 
 def _missing_files(fleet: Fleet) -> Iterator[str]:
     if not fleet.ssh.known_hosts.is_file():
-        yield f"ssh: known_hosts {fleet.ssh.known_hosts} is not there: every node will be refused"
+        yield f"ssh: known_hosts {shown(fleet.ssh.known_hosts)} is not there: every node will be refused"
     if not fleet.signing.signers.is_file():
-        yield f"signing: signers {fleet.signing.signers} is not there: no node will believe a table"
+        yield f"signing: signers {shown(fleet.signing.signers)} is not there: no node will believe a table"
 
 
 def _doubtful_secrets(fleet: Fleet) -> Iterator[str]:
