@@ -39,17 +39,6 @@ def world() -> World:
     return World()
 
 
-@pytest.fixture
-def client(world: World) -> Client:
-    return Client(world)
-
-
-@pytest.fixture
-def allocated(client: Client) -> Client:
-    assert client.allocate().code is None
-    return client
-
-
 # Dangerous peers, on every road: an open relay is a door into our own network
 
 
