@@ -223,8 +223,15 @@ class Endpoint:
         # Keep sending until the other end has measured too.
         await self._controller.wait_for("stop", self._argument.seconds + 30)
 
+    def give_up(self) -> None:
+        """Give the allocation back at once: there may be a fifth of a second left (see `serve`)."""
+        if self._peer is not None:
+            for transceiver in self._peer.getTransceivers():
+                for protocol in transceiver.receiver.transport.transport._connection._protocols:
+                    protocol.transport.close()
+
     async def close(self) -> None:
-        """Give the allocation back, within bounded time."""
+        """Say goodbye and give the allocation back, within bounded time."""
         for task in self._tasks:
             task.cancel()
         if self._peer is not None:
@@ -427,8 +434,14 @@ async def serve(raw: Mapping[str, Any], channel: Channel) -> None:
     signal.alarm(argument.limit_s)
     endpoint = Endpoint(argument, controller)
     call = asyncio.ensure_future(endpoint.run())
-    # The channel sends SIGTERM when the controller is gone, and SIGKILL 0.2 s later: time to free the allocation.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, call.cancel)
+
+    def controller_is_gone() -> None:
+        endpoint.give_up()
+        call.cancel()
+
+    # The channel sends SIGTERM when the controller is gone, and SIGKILL 0.2 s later. Closing properly takes longer
+    # on a busy node, and an allocation that nobody frees holds its port for ten minutes.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, controller_is_gone)
     try:
         await asyncio.wait({call})
         failure = None if call.cancelled() else call.exception()

@@ -133,15 +133,41 @@ async def test_a_refused_allocation_gives_the_servers_reason(
     draw_call(doc)
 
 
-async def test_cancelling_leaves_no_process(relay_port: int, secret: Path, pool: LocalPool) -> None:
+@pytest.fixture
+def tight_relay_port(secret: Path) -> Iterator[int]:
+    """A relay with two relayed ports: what one call needs, if nothing of another one is left."""
+    low = next(port for port in iter(free_port, None) if port < 65535 and is_free(port + 1))
+    options = (
+        "--allow-peer",
+        "127.0.0.0/8",
+        "--secret-file",
+        str(secret),
+        "--relay-ports",
+        f"{low}-{low + 1}",
+    )
+    with plain_relay(*options) as served:
+        yield served.port
+
+
+def is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.bind((ADDRESS, port))
+        return True
+    return False
+
+
+async def test_cancelling_leaves_no_process_and_no_allocation(
+    tight_relay_port: int, secret: Path, pool: LocalPool
+) -> None:
     connected = asyncio.Event()
 
     def hear(side: str, event: Mapping[str, Any]) -> None:
         if event["event"] == "connected":
             connected.set()
 
-    ask = Ask("aa-1", "bb-1", seconds=60)
-    task = asyncio.create_task(call(two_nodes(relay_port, secret), pool.as_pool(), ask, on_event=hear))
+    fleet = two_nodes(tight_relay_port, secret)
+    long = Ask("aa-1", "bb-1", seconds=60)
+    task = asyncio.create_task(call(fleet, pool.as_pool(), long, on_event=hear))
     await asyncio.wait({task, asyncio.ensure_future(connected.wait())}, return_when="FIRST_COMPLETED")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -150,6 +176,8 @@ async def test_cancelling_leaves_no_process(relay_port: int, secret: Path, pool:
     assert len(started) == 2
     # End of their stdin is all that they were told. The shell waits for its python, so its end is both's.
     await asyncio.wait_for(asyncio.gather(*(process.wait() for process in started)), 10)
+    short = Ask("aa-1", "bb-1", seconds=1, profile="audio")
+    assert (await call(fleet, pool.as_pool(), short))["problems"] == []
 
 
 @pytest.fixture
