@@ -25,7 +25,11 @@ DeadlineOpt = Annotated[
     float | None, typer.Option("--deadline", min=0.1, help="Seconds for the whole run; the rest is named.")
 ]
 SelectorArg = Annotated[
-    str, typer.Argument(help="Which nodes: id globs, region:, market:, country:, tag:, '!' not, ',' and.")
+    str,
+    typer.Argument(
+        help="Which nodes: id globs, region:, market:, country:, tag:, state:. Words of one kind add up "
+        "(sg-1,hk-1 is both), different kinds narrow (region:sgp,tag:metal is in both), '!' takes away."
+    ),
 ]
 
 
