@@ -24,7 +24,7 @@ from commcli.cli.options import (
     YesOpt,
     settings_from,
 )
-from commcli.errors import AnswerBad, Refused, Usage
+from commcli.errors import AnswerBad, OutOfReach, Refused, Usage
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet
@@ -272,11 +272,20 @@ class _Change:
     quiet: bool
 
     def look(self) -> Preflight:
-        """Ask every relay which table it has."""
+        """Ask every relay which table it has. Raises OutOfReach when none answers: there is nobody to publish to."""
         from commcli.routing.preflight import look
 
         with _progress("asking relays", self.quiet) as on_event:
-            return self.runner.run(look(self.fleet, self.pool, deadline_s=self.deadline_s, on_event=on_event))
+            found = self.runner.run(
+                look(self.fleet, self.pool, deadline_s=self.deadline_s, on_event=on_event)
+            )
+        if not found.serials:
+            first = found.absent[0]
+            raise OutOfReach(
+                f"none of {len(found.absent)} relays answers; {first.node}: {first.state}: {first.reason}",
+                hint="commcli health check",
+            )
+        return found
 
     def publish(
         self,
@@ -312,7 +321,7 @@ class _Change:
                         detail={**told, "reason": reason},
                     )
                 )
-            audit.update(result=rollout.state, **rollout.detail())
+            audit.update(result=rollout.state, **rollout.summary())
         return rollout
 
     def _back(self, former: Table, serial: int) -> Package:

@@ -20,8 +20,14 @@ REMOVED_SHOWN = 12
 
 def _plan(doc: Document) -> RenderableType:
     parts: list[RenderableType] = [_plan_head(doc)]
-    if doc["changes"]:
-        parts.append(_changes(doc["changes"]))
+    # Before the first table packets go straight anyway: a route that says the same is no news.
+    news = [row for row in doc["changes"] if row["before"] is not None or len(row["after"] or ()) != 2]
+    if news:
+        parts.append(_changes(news))
+    if len(news) < len(doc["changes"]):
+        parts.append(
+            Text(f"{len(doc['changes']) - len(news)} pairs get their first route: direct", style="dim")
+        )
     if doc["zones"]:
         parts.append(_zones(doc["zones"]))
     parts += [_coverage(doc), *_warnings(doc)]

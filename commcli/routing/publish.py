@@ -100,15 +100,23 @@ class Rollout:
         """DESIGN's: 6 when it was rolled back, otherwise the gravest of the nodes'."""
         return RolledBack.exit_code if self.state == "rolled-back" else exit_code(self.all)
 
+    def summary(self) -> dict[str, Any]:
+        """For the audit: how many confirmed, and what became of those that did not."""
+        trouble = {o.node: f"{o.state}: {o.reason}" for o in self.all if o.state != "done"}
+        return {
+            "confirmed": len(self.all) - len(trouble),
+            "canary": self.canary,
+            "trouble": trouble,
+            "rollback_serial": self.back,
+        }
+
     def detail(self) -> dict[str, Any]:
         """As the journal keeps it."""
         return {
             "canary": self.canary,
             "stopped": self.stopped,
             "rollback_serial": self.back,
-            "nodes": {
-                o.node: {"state": o.state, "serial": o.value, "reason": o.reason} for o in self.all
-            },
+            "nodes": {o.node: {"state": o.state, "serial": o.value, "reason": o.reason} for o in self.all},
         }
 
 
