@@ -10,7 +10,16 @@ from collections import Counter, OrderedDict, deque
 from typing import Callable, Deque, Dict, List, Mapping, Optional, Tuple
 
 from commcli.relay import neighbours, stamp
-from commcli.relay.mesh_window import Jitter, Mark, Record, WindowCounts, judge, spread_ms, summary
+from commcli.relay.mesh_window import (
+    NEW_SESSION,
+    Jitter,
+    Record,
+    WindowCounts,
+    forget,
+    judge,
+    spread_ms,
+    summary,
+)
 from commcli.relay.neighbours import Neighbour
 
 Addr = Tuple[str, int]
@@ -36,7 +45,7 @@ class _Session:
         self.next_at = first_at
         self.sequence = 0
         self.records: "OrderedDict[int, Record]" = OrderedDict()  # from `mark` on, by sequence
-        self.mark = Mark(0, -1)
+        self.mark = NEW_SESSION
         self.open: Deque[WindowCounts] = deque()
         self.closed: Deque[Tuple[int, Dict[str, object]]] = deque(maxlen=MAX_WINDOWS)  # by start
         self.answers = 0
@@ -133,7 +142,7 @@ class Mesh:
         session.window(now, unix).records.append(record)
         if len(session.records) > self._rate * MAX_RECORDS_S:
             session.records.popitem(last=False)
-            session.mark = Mark(session.mark.base, None)  # a long outage: what came before is forgotten
+            session.mark = session.mark._replace(highest=None)  # a long outage: what came before is forgotten
         return stamp.pack_request(record.sequence, unix, self.clock, session.request_key)
 
     def receive_reply(self, data: bytes, source: Addr, now: float, unix: float) -> None:
@@ -179,17 +188,15 @@ class Mesh:
 
     def _close(self, session: _Session) -> None:
         window = session.open.popleft()
-        cuts = judge(list(session.records.values()), session.mark)
+        records = list(session.records.values())
+        judge(records, session.mark, window.records[-1].sequence)
         row: Dict[str, object] = {"peer": session.peer.id, "start": window.start_unix, "seconds": WINDOW_S}
         row.update(summary(window, session.forward, session.back))
         session.closed.append((window.start_unix, row))
-        last = window.records[-1].sequence
-        first = next(iter(session.records), last + 1)
-        usable = [cut for cut in cuts if first + cut.size <= last + 1]
-        if usable:
-            session.mark = usable[-1].mark
-            for _ in range(usable[-1].size):
-                session.records.popitem(last=False)
+        # This window's records stay until the next one is closed: its first packets may have overtaken them.
+        count, session.mark = forget(records, session.mark, window.records[0].sequence)
+        for record in records[:count]:
+            del session.records[record.sequence]
 
     def windows(self, since: float = 0) -> List[Dict[str, object]]:
         """The closed windows that start at `since` (unix) or later, oldest first; the last 60 of each peer are kept."""

@@ -7,7 +7,8 @@ the way back, and what is missing without a hole never arrived. That makes both 
 from __future__ import annotations
 
 import math
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+import statistics
+from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 FORWARD, BACK, UNCERTAIN = "forward", "back", "uncertain"
 
@@ -16,22 +17,12 @@ class Record:
     """One test packet and its answer. Unix times t1..t4, of which t2 and t3 are on the reflector's clock.
 
     number: the reflector's, None while unanswered. lost: FORWARD, BACK, or UNCERTAIN while nothing sent later was
-    answered; None if answered.
+    answered; None if answered. guess: the number that a BACK one probably had, counted as in `Mark`.
     """
 
     __slots__ = (
-        "arrival",
-        "lost",
-        "number",
-        "rtt_s",
-        "sent_now",
-        "sequence",
-        "stamp",
-        "t1",
-        "t2",
-        "t3",
-        "t4",
-    )
+        "arrival", "guess", "lost", "number", "rtt_s", "sent_now", "sequence", "stamp", "t1", "t2", "t3", "t4",
+    )  # fmt: skip
 
     def __init__(self, sequence: int, stamp: int, t1: float, sent_now: float) -> None:
         self.sequence, self.stamp, self.t1, self.sent_now = sequence, stamp, t1, sent_now
@@ -39,52 +30,57 @@ class Record:
         self.t2 = self.t3 = self.t4 = self.rtt_s = 0.0
         self.arrival = 0  # counts the answers of the session
         self.lost: Optional[str] = UNCERTAIN
+        self.guess: Optional[int] = None
 
 
 class Mark(NamedTuple):
-    """What is known of the reflector's numbers before some record.
+    """What is known of the reflector's numbers before the records at hand.
 
-    base: to be added to its numbers, since it begins again at 0 when it restarts. highest: of those used so far,
-    None if unknown. A new session is (0, -1).
+    highest: of those used so far, None if unknown; t2: when that one came. base: to be added to its numbers, since
+    it begins again at 0 when it restarts.
     """
 
-    base: int
-    highest: Optional[int]
+    base: int = 0
+    highest: Optional[int] = -1
+    t2: float = -math.inf
 
 
-class Cut(NamedTuple):
-    """So many records from the start can be forgotten; the rest goes on from `mark`."""
-
-    size: int
-    mark: Mark
+NEW_SESSION = Mark()
 
 
-def judge(records: Sequence[Record], mark: Mark) -> List[Cut]:
-    """Writes `lost` into every record. records: in order of sending, the first one right after `mark`.
+class _Point(NamedTuple):
+    number: int
+    t2: float
 
-    Returns the places where every later number is higher than every earlier one. Between two of them packets
-    overtook each other, and only the sums can be told.
+
+def judge(records: Sequence[Record], mark: Mark, last: int) -> None:
+    """Writes `lost` into the unanswered records up to sequence `last`; what came after them helps to tell.
+
+    records: in order of sending, the first one right after `mark`.
     """
-    numbers = _numbers_from_the_start(records, mark)
-    lowest_after = _lowest_after(records, numbers)
-    highest = mark.highest
-    cuts: List[Cut] = []
-    seen: List[Tuple[int, int]] = []
-    start = 0
-    for place, record in enumerate(records):
-        record.lost = UNCERTAIN if record.number is None else None
-        if record.number is None:
-            continue
-        seen.append(numbers[record.sequence])
-        top = max(seen)
-        if top[0] < lowest_after[place]:
-            _label([r for r in records[start:place] if r.number is None], _holes(top[0], highest, len(seen)))
-            highest, start, seen = top[0], place + 1, []
-            cuts.append(Cut(start, Mark(top[1], highest)))
-    return cuts
+    for record in records:
+        if record.number is not None:
+            record.lost = None
+    numbers = _unwrapped(records, mark)
+    answered = sorted(_Point(numbers[r.sequence][0], r.t2) for r in records if r.number is not None)
+    open_ones = [r for r in records if r.number is None and r.lost not in (FORWARD, BACK)]
+    if not answered:
+        return
+    guesses = {r.guess for r in records if r.guess is not None}
+    transit_s = statistics.median(r.t2 - r.t1 for r in records if r.number is not None)
+    holes = _holes(answered, guesses, mark, records[0].t1 + transit_s, len(open_ones))
+    matched = None if holes is None else _matched(holes, open_ones, transit_s)
+    if matched is None:
+        return  # it numbers something else than our packets: the missing stay uncertain
+    newest = max(r.sequence for r in records if r.number is not None)
+    oldest = min(r.sequence for r in records if r.number is not None) if mark.highest is None else 0
+    for record in open_ones:
+        if oldest <= record.sequence <= min(last, newest):
+            record.guess = matched.get(record.sequence)
+            record.lost = FORWARD if record.guess is None else BACK
 
 
-def _numbers_from_the_start(records: Sequence[Record], mark: Mark) -> Dict[int, Tuple[int, int]]:
+def _unwrapped(records: Sequence[Record], mark: Mark) -> Dict[int, Tuple[int, int]]:
     """(number, base) by our sequence, where number counts on across restarts of the reflector.
 
     It numbers in the order of arrival: in the order of t2 they only grow. Where they do not, it has restarted.
@@ -93,33 +89,76 @@ def _numbers_from_the_start(records: Sequence[Record], mark: Mark) -> Dict[int, 
     base, last = mark.base, mark.highest
     for record in sorted((r for r in records if r.number is not None), key=lambda r: r.t2):
         assert record.number is not None
-        if last is not None and record.number + base <= last:
-            base = last + 1
-        last = record.number + base
-        numbers[record.sequence] = (last, base)
+        number = record.number + base
+        if record.t2 > mark.t2:
+            if last is not None and number <= last:
+                base = last + 1
+                number = record.number + base
+            last = number
+        numbers[record.sequence] = (number, base)
     return numbers
 
 
-def _lowest_after(records: Sequence[Record], numbers: Dict[int, Tuple[int, int]]) -> List[float]:
-    lowest, found = math.inf, []
-    for record in reversed(records):
-        found.append(lowest)
+def _holes(
+    answered: Sequence[_Point], guesses: AbstractSet[int], mark: Mark, began: float, bearable: int
+) -> Optional[List[_Point]]:
+    """The numbers that no answer brought, with about when each was given; None if there are more than bearable.
+
+    began: when the first record came, or would have.
+    """
+    found: List[_Point] = []
+    before = None if mark.highest is None else _Point(mark.highest, max(mark.t2, began))
+    for point in answered:
+        if before is not None and point.number > before.number:
+            size = point.number - before.number
+            if size - 1 > bearable + len(guesses):
+                return None
+            per_number_s = (point.t2 - before.t2) / size
+            missing = (n for n in range(before.number + 1, point.number) if n not in guesses)
+            found += [_Point(n, before.t2 + (n - before.number) * per_number_s) for n in missing]
+        if before is None or point.number > before.number:
+            before = point
+    return found
+
+
+def _matched(
+    holes: Sequence[_Point], missing: Sequence[Record], transit_s: float
+) -> Optional[Dict[int, int]]:
+    """{sequence: number}: for each hole the missing packet that would have come nearest; None if one finds none.
+
+    Which one it really was, nobody can tell, and for the sums it does not matter.
+    """
+    left = {record.sequence: record.t1 + transit_s for record in missing}
+    matched: Dict[int, int] = {}
+    for hole in holes:
+        nearest = min(left, key=lambda sequence: abs(left[sequence] - hole.t2), default=None)
+        if nearest is None:
+            return None
+        del left[nearest]
+        matched[nearest] = hole.number
+    return matched
+
+
+def forget(records: Sequence[Record], mark: Mark, first: int) -> Tuple[int, Mark]:
+    """How many records from the start are no longer needed when those from sequence `first` on are, and the mark.
+
+    Unanswered ones with no answer after them are needed until there is one: it tells where they were lost.
+    """
+    count = 0
+    for place, record in enumerate(records):
+        if record.sequence >= first:
+            break
         if record.number is not None:
-            lowest = min(lowest, numbers[record.sequence][0])
-    return found[::-1]
-
-
-def _holes(highest: int, before: Optional[int], answered: int) -> Optional[int]:
-    return None if before is None else highest - before - answered
-
-
-def _label(missing: Sequence[Record], holes: Optional[int]) -> None:
-    """`holes` of the missing came as far as the reflector. Which, nobody can tell: they are spread evenly."""
-    if holes is None or not 0 <= holes <= len(missing):
-        return  # it numbers something else than our packets: leave them uncertain
-    for place, record in enumerate(missing):
-        is_back = (place + 1) * holes // len(missing) > place * holes // len(missing)
-        record.lost = BACK if is_back else FORWARD
+            count = place + 1
+    if not count:
+        return 0, mark
+    numbers = _unwrapped(records, mark)
+    newest = max((r for r in records[:count] if r.number is not None), key=lambda r: numbers[r.sequence])
+    highest, base = numbers[newest.sequence]
+    kept = min((numbers[r.sequence][0] for r in records[count:] if r.number is not None), default=math.inf)
+    # A guess above a number that is yet to be seen would make that one look like a restart.
+    guesses = [r.guess for r in records[:count] if r.guess is not None and r.guess < kept]
+    return count, Mark(base, max([highest, *guesses]), newest.t2)
 
 
 class Jitter:

@@ -28,6 +28,8 @@ _OPEN_TAIL = struct.Struct(">2xB3x")
 _SEALED_REQUEST = struct.Struct(">I12xQH70x")
 _SEALED_REPLY = struct.Struct(">I12xQH6xQ8xI12xQH6xB15x")
 
+_LARGEST_ERROR_S = 255 * 2.0**31
+
 
 class ErrorEstimate(NamedTuple):
     """How far the sender's clock may be off (RFC 4656 s. 4.1.2). is_ptp: times are PTPv2, not NTP."""
@@ -38,13 +40,11 @@ class ErrorEstimate(NamedTuple):
 
     def pack(self) -> int:
         """16 bits; rounded up, since a smaller error than the real one would be a lie."""
-        units = max(1.0, self.error_s * 4294967296.0) if self.error_s < 2.0**38 else 2.0**70
+        units = max(1.0, min(self.error_s, _LARGEST_ERROR_S) * 4294967296.0)
         scale = max(0, math.frexp(units)[1] - 8)
         multiplier = math.ceil(units / 2.0**scale)
         if multiplier > 255:
             scale, multiplier = scale + 1, math.ceil(multiplier / 2)
-        if scale > 63:
-            scale, multiplier = 63, 255
         return (self.synchronized << 15) | (self.is_ptp << 14) | (scale << 8) | multiplier
 
     @classmethod
