@@ -89,8 +89,10 @@ class _Compiler:
         if rendered.secret:
             # Argument lists are seen in `ps`, paths and conditions in logs.
             self._problem(step, key, "a secret may only be the content of a file")
-        elif reason := wrong(WORDS[step.word][key], rendered.text):
+            return ""
+        if reason := wrong(WORDS[step.word][key], rendered.text):
             self._problem(step, key, reason)
+            return ""
         return rendered.text
 
     def _render(self, step: Step, key: str, text: str) -> template.Rendered | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.remote import sshd
+from tests.remote import asyncserver, sshd
 
 
 @pytest.fixture
@@ -16,4 +16,11 @@ async def host(tmp_path: Path) -> AsyncIterator[sshd.Host]:
     if reason := sshd.why_not():
         pytest.skip(reason)
     async with sshd.serve(tmp_path / "sshd") as running:
+        yield running
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[asyncserver.Server]:
+    """An SSH server in this process, where bad days can be had."""
+    async with asyncserver.serve(tmp_path / "server") as running:
         yield running

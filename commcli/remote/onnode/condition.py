@@ -74,7 +74,12 @@ def _allowed(node: ast.expr, text: str) -> None:
 
 
 def _constant_index(node: ast.expr) -> bool:
-    return isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    if not isinstance(node, ast.Subscript):
+        return False
+    index = node.slice
+    if isinstance(index, ast.UnaryOp) and isinstance(index.op, ast.USub):
+        index = index.operand
+    return isinstance(index, ast.Constant)
 
 
 def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:

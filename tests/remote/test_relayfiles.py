@@ -1,0 +1,111 @@
+"""What relays are given, and the zipapp that reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from commcli import __version__
+from commcli.errors import BadInput
+from commcli.fleet.secrets import Secret
+from commcli.relay import config as relay_config
+from commcli.relay import neighbours
+from commcli.remote import relayfiles, zipapp
+from tests.remote.sshd import Host
+
+HOST = Host(Path("/srv/test"), 22)
+FLEET = HOST.fleet(HOST.node("sg-1", address="127.0.0.1"), HOST.node("de-1", address="127.0.0.2"))
+SECRETS = {
+    "turn": Secret("turn-secret-one\nturn-secret-two!\n".replace("one", "one-long")),
+    "overlay": Secret("ab" * 32),
+}
+
+
+def variables(node: str = "sg-1", changed: Mapping[str, Secret] | None = None) -> Mapping[str, object]:
+    return relayfiles.variables(FLEET, FLEET.nodes[node], {**SECRETS, **(changed or {})}, b"zip", "signers\n")
+
+
+def text(value: object) -> str:
+    return value.reveal() if isinstance(value, Secret) else str(value)
+
+
+def test_the_relay_reads_its_configuration(tmp_path: Path) -> None:
+    node = replace(FLEET.nodes["sg-1"], base=str(tmp_path))
+    given = relayfiles.variables(FLEET, node, SECRETS, b"zip", "signers\n")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/relay.json").write_text(text(given["relay_json"]))
+    (tmp_path / "etc/turn.secret").write_text(text(given["turn_secret"]))
+    config = relay_config.load(tmp_path / "etc/relay.json")
+    assert (config.node, config.overlay_port, config.faults) == ("sg-1", 3479, True)
+    assert config.secrets == ("turn-secret-one-long", "turn-secret-two!")
+
+
+def test_both_ends_of_a_pair_get_the_same_keys_and_know_each_other() -> None:
+    rows = {node: json.loads(text(variables(node)["peers_json"]))["peers"] for node in FLEET.nodes}
+    assert set(rows["sg-1"]) == {"de-1"} and set(rows["de-1"]) == {"sg-1"}
+    assert rows["sg-1"]["de-1"]["keys"] == rows["de-1"]["sg-1"]["keys"]
+    assert neighbours.parse(rows["sg-1"])["de-1"].address == "127.0.0.2"
+
+
+def test_the_pair_key_is_the_agreed_one() -> None:
+    message = b"commcli-pair\0de-1\0sg-1"
+    agreed = hashlib.blake2s(message, key=bytes.fromhex("ab" * 32), digest_size=32).digest()
+    assert relayfiles.pair_key("ab" * 32, "sg-1", "de-1") == agreed
+    assert relayfiles.pair_key("words of any length, more than thirty-two of them", "a", "b") != agreed
+
+
+def test_during_a_rotation_the_first_key_sends_and_both_verify() -> None:
+    both = json.loads(
+        text(variables(changed={"overlay": Secret("cd" * 32 + "\n" + "ab" * 32)})["peers_json"])
+    )
+    [new, old] = both["peers"]["de-1"]["keys"]
+    assert old == relayfiles.pair_key("ab" * 32, "sg-1", "de-1").hex() != new
+
+
+def test_what_is_secret_is_typed_so() -> None:
+    kinds = {name: isinstance(value, Secret) for name, value in variables().items()}
+    assert {name for name, secret in kinds.items() if secret} == {"peers_json", "turn_secret"}
+
+
+BAD = [
+    ({"turn": Secret("short")}, "secret 'turn' is shorter than 16"),
+    ({"turn": Secret("\n \n")}, "must have 1 to 4 lines"),
+    ({"overlay": Secret("\n".join(["0123456789abcdef"] * 5))}, "must have 1 to 4 lines"),
+]
+
+
+@pytest.mark.parametrize(("changed", "reason"), BAD)
+def test_bad_secrets_are_told_and_not_shown(changed: dict[str, Secret], reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        variables(changed=changed)
+
+
+def test_a_missing_secret_is_named() -> None:
+    with pytest.raises(BadInput, match="secrets has no 'overlay'"):
+        relayfiles.variables(FLEET, FLEET.nodes["sg-1"], {"turn": SECRETS["turn"]}, b"", "")
+
+
+def test_the_zipapp_is_small_the_same_every_time_and_ours_alone() -> None:
+    built = zipapp.build()
+    zipapp.build.cache_clear()
+    assert zipapp.build() == built and len(built) < zipapp.MAX_BYTES
+    names = zipfile.ZipFile(io.BytesIO(built)).namelist()
+    assert all(
+        name in ("__main__.py", "commcli/__init__.py") or name.startswith("commcli/relay/") for name in names
+    )
+
+
+def test_the_zipapp_runs_without_site_packages(tmp_path: Path) -> None:
+    (tmp_path / "relay.pyz").write_bytes(zipapp.build())
+    command = [sys.executable, "-IS", str(tmp_path / "relay.pyz"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == __version__
