@@ -20,7 +20,7 @@ from commcli.fleet.secrets import Secret
 from commcli.probe import hops, judge
 from commcli.probe.credentials import Credentials, mint
 from commcli.remote import control
-from commcli.remote.outcome import Failed, each
+from commcli.remote.outcome import Failed, TimedOut, each
 from commcli.remote.program import Program, bundle, source_of
 from commcli.remote.ssh import Pool
 
@@ -162,9 +162,7 @@ class _Run:
         try:
             before = await _all([self._start(name) for name in self.sides], self._flows({}))
             pumps = [asyncio.create_task(self._pump(name)) for name in self.sides]
-            await asyncio.wait(
-                {asyncio.ensure_future(self._settled.wait())}, timeout=self._ask.seconds + SET_UP_S
-            )
+            await self._wait_settled(self._ask.seconds + SET_UP_S)
             self._raise_if_untried()
             after = await self._flows(before)
             await self._goodbye(pumps)
@@ -264,6 +262,15 @@ class _Run:
         )
         if all(done) or hopeless:
             self._settled.set()
+
+    async def _wait_settled(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            for side in self.sides.values():
+                if side.report is None and side.error is None:
+                    side.error = TimedOut(f"no report after {timeout_s:g} s")
 
     def _raise_if_untried(self) -> None:
         for side in self.sides.values():

@@ -39,6 +39,9 @@ LIMITS = {
 }
 MOS_WARN, MOS_BAD = 3.6, 3.1
 
+# Who receives, and so reports, each direction.
+_RECEIVER = {"there": "to", "back": "from"}
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -252,12 +255,18 @@ def verdict(connected: bool, valid: bool | None, figures: Mapping[str, Any]) -> 
         return "invalid", []
     findings = [finding for name, value in _judged(figures) if (finding := _exceeds(name, value))]
     findings += _mos_findings(figures["mos"])
-    findings += [
-        ("warn", f"no report from the {side} end") for side, host in figures["hosts"].items() if host is None
-    ]
+    for name, side in _RECEIVER.items():
+        findings += _silence(name, side, figures)
     levels = {level for level, _ in findings}
     word = "bad" if "bad" in levels else "warn" if levels else "good"
     return word, [text for level, text in sorted(findings) if level == word]
+
+
+def _silence(name: str, side: str, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A receiver that heard nothing, and one that we heard nothing of, are not the same."""
+    if figures["hosts"][side] is None:
+        return [("warn", f"no report from the {side} end")]
+    return [("bad", f"no audio arrived {name}")] if figures["directions"][name]["audio"] is None else []
 
 
 def _mos_findings(score: float | None) -> list[tuple[str, str]]:

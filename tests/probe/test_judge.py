@@ -161,6 +161,14 @@ def test_a_lost_end_is_worth_a_look() -> None:
     assert (word, reasons) == ("warn", ["no report from the to end"])
 
 
+def test_a_connection_that_carries_no_audio_is_bad() -> None:
+    there = report(0.1)
+    there["received"] = {"audio": None, "video": None}
+    valid, _ = judge.validity([("kr-1", there), ("ae-1", report(0.1))])
+    word, reasons = judge.verdict(True, valid, judge.measured(evidence(there, report(0.1))))
+    assert (word, reasons) == ("bad", ["no audio arrived there"])
+
+
 def test_the_longest_gap_is_of_the_audio_and_says_when() -> None:
     there = report(0.1)
     there["received"]["audio"] = summarize(
