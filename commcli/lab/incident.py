@@ -77,3 +77,15 @@ def ask(folder: LabFolder, node: str, word: str) -> dict[str, Any]:
     if not answer.get("ok"):
         raise NotTrue(f"{node}: {word}: {answer.get('error')}")
     return answer
+
+
+def ask_patiently(folder: LabFolder, node: str, word: str, *, timeout_s: float) -> dict[str, Any]:
+    """`ask` a relay that is just starting."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return ask(folder, node, word)
+        except NotTrue:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_S)

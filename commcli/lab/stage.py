@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +38,7 @@ class Running:
     """One command of ours at work, in a session of its own: a Ctrl-C reaches us, and we pass it on once."""
 
     def __init__(self, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
-        self.shown = "commcli " + " ".join(arguments)
+        self.shown = shlex.join(["commcli", *arguments])
         self._child = subprocess.Popen(
             [sys.executable, "-m", "commcli", *arguments, "--json"],
             stdin=subprocess.DEVNULL,
@@ -96,7 +98,12 @@ class Stage:
     silent: bool = False
     seen: dict[str, Document] = field(default_factory=dict)
     made: tuple[Path, ...] = ()  # the folders above the lab's that did not exist before, the deepest first
+    _began: float = field(default_factory=time.monotonic)
     _running: list[Running] = field(default_factory=list)
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
 
     @property
     def record(self) -> Record:
@@ -139,7 +146,7 @@ class Stage:
 
     def command(self, *arguments: str) -> None:
         """Show what is about to be run, as its user would type it."""
-        self.say("$ commcli " + " ".join(arguments))
+        self.say("$ " + shlex.join(["commcli", *arguments]))
 
     def draw(self, document: Document) -> None:
         """As the command itself would have drawn it."""
