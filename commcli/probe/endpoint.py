@@ -27,7 +27,6 @@ from aiortc import (
     RTCDataChannel,
     RTCIceServer,
     RTCPeerConnection,
-    RTCRtpTransceiver,
     RTCSessionDescription,
 )
 from aiortc.codecs import vpx
@@ -149,8 +148,8 @@ class _Released(asyncio.DatagramProtocol):
         self.closed.set()
 
 
-async def allocate_bare(turn: Mapping[str, Any], timeout_s: float = ALLOCATE_TIMEOUT_S) -> None:
-    """Make one allocation and give it back. Raises Ended with the server's own reason.
+async def allocate_bare(turn: Mapping[str, Any], timeout_s: float = ALLOCATE_TIMEOUT_S) -> float:
+    """Make one allocation and give it back; when it was granted (time.time()). Raises Ended with the server's reason.
 
     ICE gathering swallows a refusal (empty candidates, no reason), so the edge is asked plainly first.
     """
@@ -167,8 +166,10 @@ async def allocate_bare(turn: Mapping[str, Any], timeout_s: float = ALLOCATE_TIM
         raise Ended(f"TURN {server[0]}:{server[1]} did not answer within {timeout_s:g} s") from None
     except (OSError, ConnectionError) as error:
         raise Ended(f"TURN {server[0]}:{server[1]}: {error}") from None
+    granted = time.time()
     transport.close()
     await asyncio.wait({asyncio.ensure_future(protocol.closed.wait())}, timeout=1.0)
+    return granted
 
 
 def connection(turn: Mapping[str, Any]) -> RTCPeerConnection:
@@ -211,8 +212,7 @@ class Endpoint:
     async def run(self) -> None:
         """The whole call. Raises Ended with the reason when it does not come about."""
         began = time.time()
-        await allocate_bare(self._argument.turn)
-        self._phases.done("allocate", began)
+        self._phases.done("allocate", began, await allocate_bare(self._argument.turn))
         self._prepare()
         await (self._offer() if self._argument.role == "offer" else self._answer())
         described = time.time()
@@ -305,7 +305,7 @@ class Endpoint:
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         transceiver = next(t for t in self._live_peer().getTransceivers() if t.receiver.track is track)
-        self._taps[track.kind] = Tap(_receiver(transceiver), track.kind)
+        self._taps[track.kind] = Tap(transceiver.receiver, track.kind)
         self._spawn(self._drain(track))
 
     async def _drain(self, track: MediaStreamTrack) -> None:
@@ -412,10 +412,6 @@ class Endpoint:
             shares.append((len(painted) + 1) / (seconds * self._argument.profile.fps))
         sent["share"] = min(1.0, *shares)
         return sent
-
-
-def _receiver(transceiver: RTCRtpTransceiver) -> Any:
-    return transceiver.receiver
 
 
 # --- the program ----------------------------------------------------------------------------------------------------
