@@ -54,7 +54,10 @@ class RelaySockets(Protocol):
 
 @dataclass(frozen=True)
 class TurnConfig:
-    """Credentials and limits. `users` are name -> password, `secrets` the shared secrets of time-limited users."""
+    """Credentials and limits. `users` are name -> password, `secrets` the shared secrets of time-limited users.
+
+    Keep `realm` within 16 bytes: it rides in every 401, which is then 64 bytes at most (no amplifier for reflection).
+    """
 
     realm: str
     users: Mapping[str, str] = field(default_factory=dict)

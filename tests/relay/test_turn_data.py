@@ -278,3 +278,12 @@ def test_clients_are_told_apart_by_port(world: World, allocated: Client) -> None
     allocated.bind()
     assert second.channel(0x4000, b"x") == []
     assert allocated.allocation.relay != second.allocation.relay
+
+
+def test_nothing_passes_once_the_allocation_is_over_swept_or_not(world: World, allocated: Client) -> None:
+    world.now += 400
+    allocated.bind()  # channel and permission would hold longer
+    world.now += 200
+    assert allocated.channel(0x4000, b"x") == []
+    assert world.from_peer(b"x") is None
+    assert dict(world.server.drops) == {"no_allocation": 2}
