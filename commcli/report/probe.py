@@ -178,6 +178,7 @@ def _footnotes(doc: Document) -> list[Text]:
         Text(f"hops {name:5} {line}") for name in ("there", "back") for line in hops(doc["directions"][name])
     ]
     notes.append(Text(_clock(doc), style="dim"))
+    notes.append(Text(f"probe hosts: {_hosts(doc)}", style="dim"))
     model = next((score for name in ("there", "back") if (score := doc["directions"][name]["mos"])), None)
     if model is not None:
         notes.append(
@@ -193,6 +194,21 @@ def _footnotes(doc: Document) -> list[Text]:
     return notes
 
 
+_HOST_FIGURES: tuple[tuple[str, Callable[[Document], str], str], ...] = (
+    ("loop lag p99", lambda host: ms(_at(host, "loop_lag_ms", "p99"), 1), " ms"),
+    ("CPU", lambda host: f"{host['cpu_cores']:.2f}", " cores"),
+    ("steal", lambda host: percent(host["cpu_steal"]), ""),
+    ("sent", lambda host: percent(host["sent"]["share"], 0), " of what was due"),
+)
+
+
+def _hosts(doc: Document) -> str:
+    """Whether the probe hosts themselves could keep up, one end after the other."""
+    told = [host for host in (doc["hosts"]["from"], doc["hosts"]["to"]) if host is not None]
+    parts = [f"{name} {' / '.join(map(show, told))}{unit}" for name, show, unit in _HOST_FIGURES]
+    return ", ".join(parts)
+
+
 # --- two calls ------------------------------------------------------------------------------------------------------
 
 # label, value of a document, digits, unit, whether less is better.
@@ -200,9 +216,21 @@ _COMPARED: tuple[tuple[str, Callable[[Document], float | None], int, str, bool],
     ("set-up", lambda doc: _at(doc, "setup_ms"), 0, " ms", True),
     ("first frame", lambda doc: _at(doc, "phases_ms", "from", "first_frame"), 0, " ms", True),
     ("RTT", lambda doc: _at(doc, "rtt_ms", "p50"), 1, " ms", True),
-    ("audio one-way", lambda doc: _mean(_both(doc, "audio", "one_way_ms", "p50")), 1, " ms", True),
-    ("frame delay", lambda doc: _mean(_both(doc, "video", "frame_delay_ms", "p50")), 1, " ms", True),
-    ("jitter", lambda doc: _worst(_both(doc, "audio", "jitter_ms")), 1, " ms", True),
+    (
+        "audio one-way, mean of both",
+        lambda doc: _mean(_both(doc, "audio", "one_way_ms", "p50")),
+        1,
+        " ms",
+        True,
+    ),
+    (
+        "frame delay, mean of both",
+        lambda doc: _mean(_both(doc, "video", "frame_delay_ms", "p50")),
+        1,
+        " ms",
+        True,
+    ),
+    ("jitter, worse direction", lambda doc: _worst(_both(doc, "audio", "jitter_ms")), 1, " ms", True),
     ("loss, worse direction", lambda doc: _percent(_worst(_both(doc, "audio", "loss"))), 2, " %", True),
     (
         "freezes (webrtc-stats)",

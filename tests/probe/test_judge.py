@@ -32,7 +32,7 @@ def report(
         },
         "pings": {"sent": 100, "answered": 100, "rtt_ms": spread, "offset_bounds_ms": list(bounds)},
         "clock": {"boot_id": boot, "max_error_ms": None},
-        "host": {"loop_lag_ms": {"p50": 1, "p99": 2}, "cpu_steal": 0.0, "cpu_cores": 0.2},
+        "host": {"loop_lag_ms": {"p50": 1.0, "p99": 2.5}, "cpu_steal": None, "cpu_cores": 0.2},
         "sent": {"share": 1.0},
         "valid": valid,
         "reason": None if valid else "event-loop lag p99 90 ms",

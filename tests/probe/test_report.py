@@ -47,6 +47,7 @@ def test_a_call_shows_every_path_with_the_relays_own_counts() -> None:
     assert "ae (ae-1) → kr-1" in shown
     assert "ITU-T G.107" in shown and "one kernel clock" in shown
     assert "first frame -" in shown  # unmeasured is a dash
+    assert "loop lag p99 2.5 / 2.5 ms, CPU 0.20 / 0.20 cores, steal - / -, sent 100 % / 100 %" in shown
 
 
 def test_a_call_that_gave_nothing_says_why() -> None:
