@@ -88,7 +88,7 @@ class Relay:
             return
         if self.fleet is not None and not allocation.direct:
             egress = self.fleet.overlay.egress_of(*peer)
-            if egress is not None:
+            if egress is not None and not self.fleet.overlay.goes_straight(egress):
                 self.fleet.send(
                     self.fleet.overlay.send(egress, allocation.relay, peer, payload, now, unix), now
                 )

@@ -27,6 +27,7 @@ MARGIN_S = IN_USE_INTERVAL_S
 MAX_PENDING = 64
 
 UNTRIED, UP, DEAD, RECOVERING = "untried", "up", "dead", "recovering"
+USABLE = (UP, RECOVERING)  # it answers
 
 
 class _Probe(NamedTuple):

@@ -96,9 +96,10 @@ class _Lane:
 class _Egress:
     """The way towards one other edge."""
 
-    __slots__ = ("choice", "lane", "lanes", "last_data", "switches")
+    __slots__ = ("choice", "lane", "lanes", "last_data", "may_go_straight", "switches")
 
-    def __init__(self, lanes: Sequence[_Lane], earlier: Optional["_Egress"]) -> None:
+    def __init__(self, lanes: Sequence[_Lane], earlier: Optional["_Egress"], may_go_straight: bool) -> None:
+        self.may_go_straight = may_go_straight
         self.lanes = {lane.label: lane for lane in lanes}
         self.choice = failover.Choice([(lane.label, lane.monitor) for lane in lanes])
         self.lane = self.lanes[self.choice.active]
@@ -197,7 +198,9 @@ class Overlay:
                 self._monitors[path] = monitor
                 lanes.append(_Lane(label, monitor, following, shard.serial))
             if lanes:
-                self._egresses[egress] = _Egress(lanes, earlier.get(egress))
+                self._egresses[egress] = _Egress(
+                    lanes, earlier.get(egress), self._is_legal((self._node, egress))
+                )
         wanted = len(self._monitors) / MAX_STANDBY_PROBES_A_SECOND
         self._standby_interval_s = max(failover.STANDBY_INTERVAL_S, wanted)
 
@@ -208,7 +211,25 @@ class Overlay:
                 return node
         return None
 
+    def _is_legal(self, path: Path) -> bool:
+        return self._shard is not None and zones.violated(self._shard.zones, self._shard.nodes, path) is None
+
     # --- the data path -------------------------------------------------------------------------------------
+
+    def goes_straight(self, egress: str) -> bool:
+        """Should packets to this egress leave as plain UDP, from relayed address to relayed address?
+
+        Yes where no overlay path has answered (a first table that not every relay holds yet, an overlay port that
+        a firewall shuts) or the table knows none, as long as the zones permit the two edges. What the table
+        blocks, and what a zone forbids, never goes straight.
+        """
+        way = self._egresses.get(egress)
+        if way is None:
+            blocked = self._shard is None or egress in self._shard.blocked
+            return not blocked and self._is_legal((self._node, egress))
+        if way.lane.monitor.state in failover.USABLE or not way.may_go_straight:
+            return False
+        return not any(lane.monitor.state in failover.USABLE for lane in way.lanes.values())
 
     def send(
         self, egress: str, src: Addr, dst: Addr, payload: bytes, now: float, unix: float
@@ -462,6 +483,7 @@ class Overlay:
         lane = way.lane
         return {
             "active": lane.label,
+            "straight": self.goes_straight(lane.path[-1]),
             "path": list(lane.path),
             "state": lane.monitor.state,
             "rtt_ms": _milliseconds(lane.monitor.rtt_s),

@@ -111,11 +111,23 @@ class _Fleet:
             time.sleep(0.05)
         raise AssertionError(f"{node}: {last}")
 
+    def wait_for_the_overlay(self) -> None:
+        """Until every path has answered: before that, media goes straight."""
+        for node in IDS:
+            self.wait(node, lambda status: status["table"]["serial"] == 1)
+        for node in ("ae-1", "kr-1"):
+            self.wait(node, _all_paths_answer)
+
     def stop(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             process.wait(10)
+
+
+def _all_paths_answer(status: dict[str, Any]) -> bool:
+    rows = status["overlay"]["paths"].values()
+    return all(path["state"] == "up" for row in rows for path in row["candidates"].values())
 
 
 @pytest.fixture
@@ -176,8 +188,7 @@ def _roles(fleet: _Fleet, src: tuple[str, int], dst: tuple[str, int]) -> dict[st
 
 async def test_media_rides_the_table_and_survives_its_relay(fleet: _Fleet) -> None:
     fleet.publish(1)
-    for node in IDS:
-        fleet.wait(node, lambda status: status["table"]["serial"] == 1)
+    fleet.wait_for_the_overlay()
     one, one_inbox = await _client("ae-1")
     other, other_inbox = await _client("kr-1")
     here, there = one.get_extra_info("sockname"), other.get_extra_info("sockname")
@@ -210,8 +221,7 @@ async def _until_switched(fleet: _Fleet, one: Any, there: Any, other: Any, here:
 
 async def test_a_direct_user_goes_straight(fleet: _Fleet) -> None:
     fleet.publish(1)
-    for node in IDS:
-        fleet.wait(node, lambda status: status["table"]["serial"] == 1)
+    fleet.wait_for_the_overlay()
     one, _ = await _client("ae-1", "probe+direct")
     other, other_inbox = await _client("kr-1", "probe+direct")
     here, there = one.get_extra_info("sockname"), other.get_extra_info("sockname")
