@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 
 import pytest
+from hypothesis import settings
+
+# No test asserts how long something took, hypothesis's own deadline included. CI tries the same examples each time: a
+# lucky find there would stop whoever comes along; it belongs to whoever runs the tests by hand.
+settings.register_profile("commcli", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+settings.load_profile("commcli")
 
 
 def skip_reasons(reports: list[pytest.TestReport]) -> dict[str, list[str]]:
