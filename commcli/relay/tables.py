@@ -80,7 +80,9 @@ class TableFiles:
             # One folder for all three reads, also when a push moves the link meanwhile.
             folder = self._config.path(where).resolve(strict=True)
             manifest = signature.verify(
-                folder / "manifest.json", folder / "manifest.json.sig", self._config.path("etc/allowed_signers")
+                folder / "manifest.json",
+                folder / "manifest.json.sig",
+                self._config.path("etc/allowed_signers"),
             )
             loaded = shards.load(
                 manifest,
