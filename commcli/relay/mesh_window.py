@@ -63,19 +63,19 @@ def judge(records: Sequence[Record], mark: Mark, last: int) -> None:
             record.lost = None
     numbers = _unwrapped(records, mark)
     answered = sorted(_Point(numbers[r.sequence][0], r.t2) for r in records if r.number is not None)
-    open_ones = [r for r in records if r.number is None and r.lost not in (FORWARD, BACK)]
     if not answered:
         return
+    newest = max(r.sequence for r in records if r.number is not None)
+    oldest = min(r.sequence for r in records if r.number is not None) if mark.highest is None else 0
+    open_ones = [r for r in records if r.lost == UNCERTAIN and r.sequence >= oldest]
     guesses = {r.guess for r in records if r.guess is not None}
     transit_s = statistics.median(r.t2 - r.t1 for r in records if r.number is not None)
     holes = _holes(answered, guesses, mark, records[0].t1 + transit_s, len(open_ones))
     matched = None if holes is None else _matched(holes, open_ones, transit_s)
     if matched is None:
         return  # it numbers something else than our packets: the missing stay uncertain
-    newest = max(r.sequence for r in records if r.number is not None)
-    oldest = min(r.sequence for r in records if r.number is not None) if mark.highest is None else 0
     for record in open_ones:
-        if oldest <= record.sequence <= min(last, newest):
+        if record.sequence <= min(last, newest):
             record.guess = matched.get(record.sequence)
             record.lost = FORWARD if record.guess is None else BACK
 
@@ -87,7 +87,7 @@ def _unwrapped(records: Sequence[Record], mark: Mark) -> Dict[int, Tuple[int, in
     """
     numbers: Dict[int, Tuple[int, int]] = {}
     base, last = mark.base, mark.highest
-    for record in sorted((r for r in records if r.number is not None), key=lambda r: r.t2):
+    for record in sorted((r for r in records if r.number is not None), key=lambda r: (r.t2, r.number)):
         assert record.number is not None
         number = record.number + base
         if record.t2 > mark.t2:
@@ -126,16 +126,29 @@ def _matched(
 ) -> Optional[Dict[int, int]]:
     """{sequence: number}: for each hole the missing packet that would have come nearest; None if one finds none.
 
-    Which one it really was, nobody can tell, and for the sums it does not matter.
+    Which one it really was, nobody can tell, and for the sums it does not matter. In order, and with the least sum
+    of squared distances: a nearest one for each alone would leave the last holes to packets still under way.
     """
-    left = {record.sequence: record.t1 + transit_s for record in missing}
+    spare = len(missing) - len(holes)
+    if spare < 0:
+        return None
+    # costs[skipped]: of the best way to match the holes so far when so many packets were passed over.
+    costs: List[float] = [0.0] * (spare + 1)
+    chosen: List[List[int]] = []
+    for place, hole in enumerate(holes):
+        gaps = [missing[place + skipped].t1 + transit_s - hole.t2 for skipped in range(spare + 1)]
+        best, row = 0, []
+        for skipped in range(spare + 1):
+            if costs[skipped] < costs[best]:
+                best = skipped
+            row.append(best)
+        costs = [costs[row[skipped]] + gaps[skipped] ** 2 for skipped in range(spare + 1)]
+        chosen.append(row)
     matched: Dict[int, int] = {}
-    for hole in holes:
-        nearest = min(left, key=lambda sequence: abs(left[sequence] - hole.t2), default=None)
-        if nearest is None:
-            return None
-        del left[nearest]
-        matched[nearest] = hole.number
+    skipped = min(range(spare + 1), key=costs.__getitem__)
+    for place in range(len(holes) - 1, -1, -1):
+        matched[missing[place + skipped].sequence] = holes[place].number
+        skipped = chosen[place][skipped]
     return matched
 
 
