@@ -357,9 +357,9 @@ def set_up_ms(caller: Mapping[str, float | None], callee: Mapping[str, float | N
 
 
 def _rounded(value: Any) -> Any:
-    """Microseconds are enough, and readable."""
+    """Microseconds of a unix time, and far less than a packet of a loss; what is beyond is noise."""
     if isinstance(value, float):
-        return round(value, 3)
+        return round(value, 6)
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
