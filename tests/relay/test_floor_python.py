@@ -1,0 +1,83 @@
+"""The pure protocols under the node's oldest python: imported for real, and one packet through each."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.node_python import floor_python
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ROUND = """
+import hashlib, importlib, json, pkgutil, sys
+sys.path.insert(0, sys.argv[1])
+import commcli.relay as island
+for module in pkgutil.iter_modules(island.__path__):
+    if module.name != "__main__":
+        importlib.import_module("commcli.relay." + module.name)
+from commcli.relay import mesh, overlay, shaping, shard
+
+created, expires = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+nodes = {
+    name: {"address": address, "overlay_port": 1, "relay_ports": [10, 20], "country": name, "markets": [name]}
+    for name, address in (("a", "192.0.2.1"), ("b", "192.0.2.2"))
+}
+UNIX = 1767225600.0
+shards = {}
+for near, far in (("a", "b"), ("b", "a")):
+    body = json.dumps({
+        "schema": 1, "serial": 1, "node": near, "created": created, "expires": expires, "nodes": nodes,
+        "zones": [{"id": "z", "between": [["*"], ["*"]], "forbid": ["c"], "allow": None}],
+        "routes": {far: {"primary": [near, far], "backup": None, "last_resort": None}}, "blocked": [],
+    }).encode()
+    manifest = json.dumps({
+        "schema": 1, "fleet": "f", "serial": 1, "created": created, "expires": expires, "inputs": {},
+        "shards": {near: hashlib.sha256(body).hexdigest()},
+    }).encode()
+    shards[near] = shard.load(manifest, body, node=near, unix=UNIX, highest_serial=0)
+
+def peers(name):
+    return {name: {"address": nodes[name]["address"], "overlay_port": 1, "stamp_port": 2, "keys": ["ab" * 32]}}
+
+near, far = overlay.Overlay("a", bytes), overlay.Overlay("b", bytes)
+near.set_peers(peers("b")), far.set_peers(peers("a"))
+near.set_shard(shards["a"]), far.set_shard(shards["b"])
+((_, datagram),) = near.send("b", ("192.0.2.1", 10), ("192.0.2.2", 20), b"media", 0.0, UNIX)
+print(far.receive(datagram, ("192.0.2.1", 1), 0.0, UNIX))
+((_, probe),) = near.tick(0.0, UNIX)
+((_, _, echo),) = far.receive(probe, ("192.0.2.1", 1), 0.0, UNIX)
+near.receive(echo, ("192.0.2.2", 1), 0.05, UNIX)
+print(near.status()["paths"]["b"]["rtt_ms"])
+
+sender, reflector = mesh.Mesh("a", bytes), mesh.Reflector("b")
+sender.set_peers(peers("b")), reflector.set_peers(peers("a"))
+for step in range(700):
+    now = step * 0.02
+    for _, _, packet in sender.tick(now, UNIX + now):
+        reply = reflector.receive(packet, ("192.0.2.1", 9), UNIX + now, UNIX + now)
+        sender.receive_reply(reply, ("192.0.2.2", 2), now + 0.01, UNIX + now + 0.01)
+print([(window["sent"], window["loss"]) for window in sender.windows()])
+print(shaping.Shaper({"192.0.2.2": {"delay_ms": 5}}, 1).release("192.0.2.2", 100, 1.0))
+"""
+
+
+def test_every_module_imports_and_works_on_the_oldest_python() -> None:
+    python = floor_python()
+    if python is None:
+        pytest.skip("no python3.9 on this machine")
+    done = subprocess.run(
+        [str(python), "-BIS", "-W", "error", "-c", ROUND, str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "[('deliver', ('192.0.2.1', 10), ('192.0.2.2', 20), b'media')]",
+        "50.0",
+        "[(50, 0.0)]",
+        "1.005",
+    ]
