@@ -46,6 +46,13 @@ ALLOCATE_TIMEOUT_S = 5.0
 MEDIA_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 3.0
 
+# Browsers send their first ICE checks some 50 ms apart. aioice waits 500 ms, and one check is always lost while the
+# other edge has no permission for us yet: half of all set-up times would be aioice's and not the network's.
+CHECK_RTO_S = 0.1
+# The same constant is all the time that an answer to a consent check may take, which aioice asks only once: on a
+# path with more RTT than that every call would end after half a minute.
+CONSENT_RTO_S = 3.0
+
 
 class Ended(Exception):
     """The call cannot go on; the text says why and goes to the controller."""
@@ -248,6 +255,7 @@ class Endpoint:
             # A probe sends at a constant rate: two calls are compared, and one must not have backed off.
             vpx.MIN_BITRATE = vpx.DEFAULT_BITRATE = vpx.MAX_BITRATE = 1000 * kbps
         send_times_on_audio()
+        aioice.stun.RETRY_RTO = CHECK_RTO_S
         peer = self._peer = connection(self._argument.turn)
         peer.on("track", self._on_track)
         peer.on("datachannel", self._on_channel)
@@ -343,6 +351,7 @@ class Endpoint:
             raise Ended(f"{phase} not done after {timeout_s:g} s") from None
         if self._live_peer().connectionState != "connected":
             raise Ended("ICE failed" if self._ice_done is None else "DTLS failed")
+        aioice.stun.RETRY_RTO = CONSENT_RTO_S
         ice_done = self._ice_done or time.time()
         self._phases.done("ice", described, ice_done)
         self._phases.done("dtls", ice_done)
