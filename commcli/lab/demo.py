@@ -40,6 +40,9 @@ def tell(stage: Stage, steps: Sequence[Step]) -> Document:
         try:
             with _hangup_as_interrupt():
                 _play(stage, [*steps, Step("lab down", lab_down)], results)
+        except KeyboardInterrupt:
+            stage.warn("interrupted: taking the lab down")
+            raise
         finally:
             with undisturbed():
                 stage.stop_all()

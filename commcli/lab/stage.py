@@ -70,8 +70,11 @@ class Running:
         return document
 
     def stop(self) -> None:
-        """End it as Ctrl-C would, and for certain after a grace period."""
-        for number in (signal.SIGINT, signal.SIGKILL):
+        """End it as Ctrl-C would, and for certain after a grace period.
+
+        TERM takes the same road in our commands, and is silent where they have not come to install it yet.
+        """
+        for number in (signal.SIGTERM, signal.SIGKILL):
             if self._child.poll() is None:
                 self._child.send_signal(number)
             try:
@@ -137,6 +140,10 @@ class Stage:
     def say(self, text: str) -> None:
         if not self.silent:
             terminal.stdout().print(text, soft_wrap=True, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Talk, not data: told also when silent."""
+        terminal.stderr().print(text, soft_wrap=True, markup=False)
 
     def title(self, text: str) -> None:
         if not self.silent:
