@@ -1,7 +1,7 @@
-"""Record a terminal picture: `python tools/picture.py OUT.svg [COMMAND...]` runs it (default: the demo) and draws it.
+"""Record a terminal picture: `python tools/picture.py OUT.svg` runs the demo and draws the steps of STEPS.
 
-The command believes it writes to a colour terminal of WIDTH columns. With `--from FILE` an earlier recording is drawn
-instead of a new run.
+The demo believes that it writes to a colour terminal of WIDTH columns. `python tools/picture.py OUT.svg RECORDING`
+draws an earlier run's output instead.
 """
 
 from __future__ import annotations
@@ -18,36 +18,46 @@ from rich.text import Text
 
 WIDTH = 110
 DEMO = [sys.executable, "-m", "commcli", "lab", "demo"]
+# The whole story is a scroll; these steps show what it is about: measure, the call after, and the sum of it all.
+STEPS = ("4", "7", "10")
 
 
-def record(command: list[str]) -> str:
-    """What `command` writes to stdout, colours and all. Ends this program if the command fails."""
-    environ = os.environ | {"FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
+def record() -> str:
+    """What the demo writes to stdout, colours and all. Ends this program if the demo fails."""
+    terminal = {"FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
+    # The demo prints its folder: not that of whoever takes the picture.
+    environ = os.environ | terminal | {"COMMCLI_STATE": "/tmp/commcli"}
     environ.pop("NO_COLOR", None)
-    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(DEMO, env=environ, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}; no picture drawn")
+        sys.exit(f"the demo ended with {done.returncode}; no picture drawn")
     return done.stdout
 
 
-def draw(output: str, title: str) -> str:
+def excerpt(output: str) -> str:
+    """The steps of STEPS; each begins with a line of its number, its title and a rule."""
+    parts = re.split(
+        r"(?m)^(?=(?:\x1b\[[\d;]*m)*\d+  [a-z ]+(?:\x1b\[[\d;]*m)* ?(?:\x1b\[[\d;]*m)*─)", output
+    )
+    numbered = {re.sub(r"\x1b\[[\d;]*m", "", part).split(" ")[0]: part for part in parts[1:]}
+    return "".join(numbered[step] for step in STEPS)
+
+
+def draw(output: str) -> str:
     """The SVG of a terminal that shows `output`."""
     console = Console(
         record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
     console.print(Text.from_ansi(output.rstrip()))
     # Rich names web fonts, which a picture in a repository must not fetch; the reader's own monospace serves.
-    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title=title), flags=re.S)
+    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="make demo"), flags=re.S)
 
 
-def main(arguments: list[str]) -> None:
-    out, *rest = arguments
-    if rest[:1] == ["--from"]:
-        output, title = Path(rest[1]).read_text(), "make demo"
-    else:
-        output, title = record(rest or DEMO), " ".join(rest) or "make demo"
-    Path(out).write_text(draw(output, title))
+def main(out: Path, recording: Path | None = None) -> None:
+    output = record() if recording is None else recording.read_text()
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(draw(excerpt(output)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*map(Path, sys.argv[1:]))
