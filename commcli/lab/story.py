@@ -20,6 +20,8 @@ RETRY_UNTIL_S = 60.0
 #: How far a measured RTT may lie from the one that was set: two busy cores run eight relays and their callers.
 MESH_TOLERANCE_MS, MESH_TOLERANCE_SHARE = 15.0, 0.1
 MESH_PATIENCE_S = 45.0
+#: Packets: a whole window of 10 s holds 50. With fewer, one lost packet looks like a bad path.
+WHOLE_WINDOW = 45
 #: Three probes 60 ms apart are missed and a round trip passes before the ingress knows; the rest is reserve.
 GAP_LIMIT_MS = 2500.0
 PLAYBOOK = Path(__file__).parents[2] / "playbooks/relay.yml"
@@ -98,11 +100,13 @@ def measure(stage: Stage) -> Document:
 
 
 def _whole_mesh(stage: Stage) -> Document:
-    """Read the mesh back until every pair has a closed window (they close every 10 s)."""
+    """Read the mesh back until every pair has a whole window of packets (they close every 10 s)."""
     deadline = time.monotonic() + MESH_PATIENCE_S
     while True:
         shown = stage.run("probe", "mesh")
-        measured = [pair for pair in shown["pairs"] if pair["rtt_ms"] is not None]
+        measured = [
+            pair for pair in shown["pairs"] if pair["rtt_ms"] is not None and pair["samples"] >= WHOLE_WINDOW
+        ]
         if len(measured) == NODES * (NODES - 1):
             return shown
         require(

@@ -22,6 +22,10 @@ Matrix = NDArray[np.float64]
 ROUNDS = 5
 # Nodes keep 60 windows of 10 s; older figures than that belong to a mesh that was not read back.
 MAX_AGE_S = 900.0
+# Fewer packets than this cannot tell a clean edge from a bad one (one lost of eight reads as 12 %): unmeasured.
+MIN_SAMPLES = 20
+# A window that holds less of a full one is a relay's first: it also counts packets to peers that were not up yet.
+FULL_WINDOW = 0.8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +87,8 @@ def estimate(
 ) -> Estimate:
     """Matrices over `ids` from mesh windows: {"node", "peer", "start", "seconds", "sent", "received",
     "rtt_ms": {"p50"} or null, "loss", "loss_fwd", "jitter_fwd_ms", ...}. Windows of unknown nodes and those
-    that ended more than `max_age_s` ago are left out; of the rest the newest `rounds` of each edge count.
+    that ended more than `max_age_s` ago are left out; of the rest the newest full `rounds` of each edge count.
+    An edge with fewer than MIN_SAMPLES packets is unmeasured.
     """
     position = {node: index for index, node in enumerate(ids)}
     edges: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
@@ -97,13 +102,21 @@ def estimate(
     rtt, loss, jitter, age = (np.full((size, size), np.nan) for _ in range(4))
     samples = np.zeros((size, size), dtype=np.int64)
     for edge, found in edges.items():
-        last = sorted(found, key=lambda window: window["start"])[-rounds:]
+        last = _last_full(found, rounds)
+        if sum(window["sent"] for window in last) < MIN_SAMPLES:
+            continue
         rtt[edge] = _median(window["rtt_ms"]["p50"] for window in last if window["rtt_ms"] is not None)
         loss[edge] = _pooled_loss(last)
         jitter[edge] = _median(w["jitter_fwd_ms"] for w in last if w.get("jitter_fwd_ms") is not None)
         age[edge] = max(0.0, now_unix - (last[-1]["start"] + last[-1]["seconds"]))
         samples[edge] = sum(window["sent"] for window in last)
     return Estimate(tuple(ids), rtt, loss, jitter, age, samples)
+
+
+def _last_full(windows: Sequence[Mapping[str, Any]], rounds: int) -> list[Mapping[str, Any]]:
+    enough = FULL_WINDOW * max(window["sent"] for window in windows)
+    full = [window for window in windows if window["sent"] >= enough]
+    return sorted(full, key=lambda window: window["start"])[-rounds:]
 
 
 def _median(values: Iterable[float]) -> float:

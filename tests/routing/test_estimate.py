@@ -43,8 +43,20 @@ def test_old_windows_and_strangers_are_left_out() -> None:
 
 
 def test_loss_is_pooled_over_the_packets_of_all_windows() -> None:
-    rows = [window("a", "b", 10.0, loss=0.5, sent=10), window("a", "b", 10.0, start=NOW - 30, sent=90)]
-    assert estimate(IDS, rows, now_unix=NOW).loss[0, 1] == pytest.approx(0.05)
+    rows = [window("a", "b", 10.0, loss=0.1, sent=40), window("a", "b", 10.0, start=NOW - 30, sent=50)]
+    assert estimate(IDS, rows, now_unix=NOW).loss[0, 1] == pytest.approx(4 / 90)
+
+
+def test_a_relays_first_window_does_not_count_beside_full_ones() -> None:
+    first = window("a", "b", 10.0, loss=0.5, sent=39, start=NOW - 40)
+    full = window("a", "b", 10.0, sent=50)
+    assert estimate(IDS, [first, full], now_unix=NOW).loss[0, 1] == 0.0
+
+
+def test_a_handful_of_packets_measures_nothing() -> None:
+    few = estimate(IDS, [window("a", "b", 10.0, loss=0.125, sent=8)], now_unix=NOW)
+    assert not few.measured.any()
+    assert estimate(IDS, [window("a", "b", 10.0, loss=0.05, sent=20)], now_unix=NOW).measured[0, 1]
 
 
 def test_forward_loss_counts_where_it_is_known_and_round_trip_loss_where_not() -> None:
