@@ -86,6 +86,27 @@ async def test_check_shows_the_diff_and_changes_nothing(
     assert (node_folder / "etc/notes").read_text() == "noted\n"
 
 
+async def test_check_passes_over_what_only_a_change_could_tell(
+    host: sshd.Host, node_folder: Path, tmp_path: Path
+) -> None:
+    play = plays.play(tmp_path, FILES + """\
+checks:
+  - name: said so
+    assert: {that: [facts.uid >= 0, "'hello' in said.stdout"]}
+""")  # fmt: skip
+    [checked] = await plays.run(host.fleet(), play, check=True, greeting="hello")
+    assert checked.value is not None
+    told = {step.name: step.text for step in checked.value.steps if step.state == "skipped"}
+    assert told == {
+        "query": "not known before the change",
+        "only when told": "not known before the change (said)",
+        "said so": "not known before the change (said)",
+    }
+    assert (checked.state, in_folder(node_folder)) == ("done", [])
+    [real] = await plays.run(host.fleet(), play, greeting="hello")
+    assert plays.states(real)["said so"] == "ok"
+
+
 async def test_secrets_are_masked_by_value_everywhere(
     host: sshd.Host, node_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,9 +232,8 @@ async def test_a_full_disk_keeps_the_old_file(host: sshd.Host, small_disk: Path,
     [outcome] = await plays.run(host.fleet(), play, greeting="x" * 500_000)
     assert outcome.state == "failed"
     assert outcome.reason.endswith("disk full (no space left on device); the old file is untouched")
-    etc = small_disk / "etc"
-    assert (etc / "greeting").read_text() == "hello"
-    assert sorted(path.name for path in etc.iterdir()) == ["greeting", "notes"]
+    assert (small_disk / "etc/greeting").read_text() == "hello"
+    assert in_folder(small_disk / "etc") == ["greeting", "notes"]
 
 
 async def appears(path: Path) -> int:
@@ -232,3 +252,8 @@ def sshd_of(pid: int) -> int:
         if "sshd" in Path(f"/proc/{parent}/comm").read_text():
             return parent
         pid = parent
+
+
+def in_folder(folder: Path) -> list[str]:
+    """What is in it."""
+    return sorted(path.name for path in folder.iterdir())

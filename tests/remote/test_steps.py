@@ -25,7 +25,8 @@ def place(**changed: Any) -> Place:
     facts = {"python": sys.executable, "systemd": False, "uid": os.getuid()}
     plain = {
         "checking": False, "diff": True, "facts": facts, "values": {"facts": facts}, "blobs": {},
-        "started": set(), "changed_before": False, "guard": lambda pid: contextlib.nullcontext(), "timeout_s": 5.0,
+        "started": set(), "changed_before": False, "untold": frozenset(),
+        "guard": lambda pid: contextlib.nullcontext(), "timeout_s": 5.0,
     }  # fmt: skip
     return Place(**{**plain, **changed})
 

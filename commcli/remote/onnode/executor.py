@@ -16,9 +16,9 @@ from typing import Any
 
 from commcli.remote.onnode import facts, lock
 from commcli.remote.onnode.channel import Channel, guarded
-from commcli.remote.onnode.condition import ConditionError, holds
+from commcli.remote.onnode.condition import ConditionError, holds, names
 from commcli.remote.onnode.journal import Journal
-from commcli.remote.onnode.step import Place, StepFailed, StepTimeout, Verdict
+from commcli.remote.onnode.step import Place, StepFailed, StepTimeout, Verdict, later
 
 
 def main(plan: Mapping[str, Any], channel: Channel) -> None:
@@ -52,6 +52,7 @@ class _Play:
         self._results: dict[str, Any] = {}
         self._started: set[str] = set()
         self._changed = False
+        self._untold: set[str] = set()
         self._journal = Journal(plan["journal"])
         # In check mode nothing is written, so what would be notified is only remembered.
         self._notified = set(self._journal.pending)
@@ -86,8 +87,11 @@ class _Play:
 
     def _done(self, step: Mapping[str, Any]) -> dict[str, Any]:
         values = {"facts": self._facts, **self._results}
-        if step["when"] is not None and not holds(step["when"], values):
-            return self._kept(step, "skipped", Verdict(skipped=f"not when {step['when']}"))
+        if step["when"] is not None:
+            if unknown := names(step["when"]) & self._untold:
+                return self._kept(step, "skipped", Verdict(skipped=later(unknown)))
+            if not holds(step["when"], values):
+                return self._kept(step, "skipped", Verdict(skipped=f"not when {step['when']}"))
         module = importlib.import_module(f"commcli.remote.steps.{step['module']}")
         place = self._place(step, values)
         verdict: Verdict = module.check(step["args"], place)
@@ -127,6 +131,8 @@ class _Play:
         result = {**verdict.result, "changed": state == "changed"}
         if step["register"]:
             self._results[step["register"]] = result
+            if self._plan["check"] and (self._changed or state == "changed") and not verdict.result:
+                self._untold.add(step["register"])
         text = verdict.skipped or verdict.change
         return {"state": state, "text": text, "diff": verdict.diff, "result": dict(verdict.result)}
 
@@ -139,6 +145,7 @@ class _Play:
             blobs=self._channel.blobs,
             started=self._started,
             changed_before=self._changed,
+            untold=frozenset(self._untold),
             guard=guarded,
             timeout_s=step["timeout_s"],
         )

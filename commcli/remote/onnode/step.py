@@ -6,7 +6,7 @@ A step module has `KEYS` (its words in a playbook), `check(args, place) -> Verdi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -40,7 +40,8 @@ class Verdict(NamedTuple):
 class Place(NamedTuple):
     """Where a step is: the play's mode, the node's facts, what conditions may ask about (facts and registered
     results), blobs by digest, services started in this play, whether an earlier step changed (in check mode: would
-    change) anything, and `guard(pid)`, which ends a child's session if the controller goes away."""
+    change) anything, the registered names that check mode can not know, and `guard(pid)`, which ends a child's
+    session if the controller goes away."""
 
     checking: bool
     diff: bool
@@ -49,6 +50,7 @@ class Place(NamedTuple):
     blobs: Mapping[str, bytes]
     started: set[str]
     changed_before: bool
+    untold: frozenset[str]
     guard: Callable[[int], Any]
     timeout_s: float
 
@@ -56,3 +58,9 @@ class Place(NamedTuple):
 def with_python(words: list[str], python: str) -> list[str]:
     """`<python>` in a command stands for the python3 that the play runs on."""
     return [word.replace("<python>", python) for word in words]
+
+
+def later(names: Iterable[str] = ()) -> str:
+    """Why check mode skips what only the changed node could answer."""
+    about = f" ({', '.join(sorted(names))})" if names else ""
+    return f"not known before the change{about}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from commcli.remote.onnode import command
 from commcli.remote.onnode.condition import holds
-from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, with_python
+from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, later, with_python
 
 KEYS = {
     "argv": Key("texts", required=True),
@@ -50,6 +50,8 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
     if why := needless(there, unless):
         return Verdict(skipped=why)
     if args.get("changed_when") == LOOKS_ONLY:
+        if place.checking and place.changed_before:
+            return Verdict(skipped=later())
         return Verdict(result=_run(argv, place, cwd))
 
     def apply() -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from commcli.remote.onnode.condition import holds
-from commcli.remote.onnode.step import Key, Place, StepFailed, StepTimeout, Verdict
+from commcli.remote.onnode.step import Key, Place, StepFailed, StepTimeout, Verdict, later
 
 KEYS = {
     "socket": Key("text", required=True),
@@ -29,7 +29,7 @@ LOG_LINES = 5
 def check(args: Mapping[str, Any], place: Place) -> Verdict:
     """Ask until it is good. In check mode once, and not at all when the answer would be that before a change."""
     if place.checking and place.changed_before:
-        return Verdict(skipped="would be asked after the change")
+        return Verdict(skipped=later())
     last = "not asked"
     try:
         while True:
