@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from commcli.report.terminal import styled
+from commcli.report.terminal import grid, styled
 
 Document = Mapping[str, Any]
 
@@ -18,7 +17,7 @@ Document = Mapping[str, Any]
 def _draw_list(doc: Document) -> RenderableType:
     if not doc["rows"]:
         return Text("nobody has changed anything yet", style="dim")
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = grid()
     for column in ("when (UTC)", "who", "command", "result", "took", "reason", "detail"):
         table.add_column(column, no_wrap=column in ("when (UTC)", "result", "took"))
     for row in doc["rows"]:

@@ -9,13 +9,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from commcli.report.terminal import styled
+from commcli.report.terminal import grid, styled
 
 Document = Mapping[str, Any]
 
 
 def _draw_list(doc: Document) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = grid()
     for column in ("node", "region", "city", "country", "address", "state", "provider", "markets", "tags"):
         table.add_column(column, no_wrap=column in ("node", "region", "address", "state"))
     for node in doc["nodes"]:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from commcli.report.terminal import ms, percent, styled
+from commcli.report.terminal import grid, ms, percent, styled
 
 Document = Mapping[str, Any]
 
@@ -252,7 +252,7 @@ def compare(
     before: Document, after: Document, names: tuple[str, str] = ("before", "after")
 ) -> RenderableType:
     """Two calls side by side with the gain, hops and verdicts included."""
-    table = Table(title=f"call {_title(before)}", title_justify="left")
+    table = grid(title=f"call {_title(before)}")
     table.add_column("")
     for name in (*names, "gain"):
         table.add_column(name, justify="right")
@@ -335,7 +335,7 @@ def _heatmap(
 ) -> Table:
     """Rows are senders, columns receivers. A cell is the RTT and, if there is any, the loss of that direction."""
     known = {(pair["from"], pair["to"]): pair for pair in pairs}
-    table = Table(title=title, title_justify="left", padding=(0, 0))
+    table = grid(title=title)
     table.add_column("from \\ to", no_wrap=True)
     for head in heads.values():
         table.add_column(head, justify="center")
