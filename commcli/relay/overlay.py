@@ -7,13 +7,12 @@ socket, no random in here; `now` is monotonic seconds, `unix` wall-clock seconds
 
 from __future__ import annotations
 
-import hmac
 from collections import Counter, deque
 from typing import Callable, Deque, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
 from commcli.relay import failover, neighbours, zones
-from commcli.relay.neighbours import Neighbour
 from commcli.relay.overlay_flows import Flow, FlowTable
+from commcli.relay.overlay_peer import Peer
 from commcli.relay.overlay_wire import (
     DATA,
     ECHO,
@@ -23,15 +22,12 @@ from commcli.relay.overlay_wire import (
     MIN_HOPS,
     PROBE,
     PROBE_BODY,
-    SEQUENCE_AND_TIME,
     SHORTEST_BYTES,
     TAG_BYTES,
     VERSION,
     Addr,
-    ReplayWindow,
     endpoint_bytes,
     hop_bytes,
-    keyed,
     node_number,
     pack_endpoints,
     prefix,
@@ -54,31 +50,7 @@ MAX_SWITCHES_KEPT = 16
 MAX_STEPS = 4096
 MAX_STATUS_FLOWS = 1000
 SWEEP_INTERVAL_S = 10.0
-# Before a relay has heard anything from a neighbour, its replay window is empty: an old recording would pass.
-# So the first datagram must be this fresh. Nothing later depends on the clocks agreeing.
-FRESH_S = 60.0
-
 _DATA_BYTE, _PROBE_BYTE, _ECHO_BYTE = (VERSION << 4 | kind for kind in (DATA, PROBE, ECHO))
-
-
-class _Peer:
-    """A neighbour and the two directed segments that we share with it."""
-
-    __slots__ = ("addr", "id", "keys", "number", "opens", "seal", "sequence", "window")
-
-    def __init__(self, known: Neighbour) -> None:
-        self.id = known.id
-        self.number = node_number(known.id)
-        self.addr: Addr = (known.address, known.overlay_port)
-        self.sequence = 0  # the last one sent
-        self.window: Optional[ReplayWindow] = None
-        self.keys: Tuple[bytes, ...] = ()
-        self.use(known.keys)
-
-    def use(self, keys: Tuple[bytes, ...]) -> None:
-        self.keys = keys
-        self.opens = tuple(keyed(key) for key in keys)
-        self.seal = self.opens[0]
 
 
 class _Lane:
@@ -86,7 +58,7 @@ class _Lane:
 
     __slots__ = ("data_prefix", "hops", "label", "monitor", "next", "path", "probe_prefix")
 
-    def __init__(self, label: str, monitor: failover.PathMonitor, following: _Peer, serial: int) -> None:
+    def __init__(self, label: str, monitor: failover.PathMonitor, following: Peer, serial: int) -> None:
         self.label, self.monitor, self.path, self.next = label, monitor, monitor.path, following
         self.hops = hop_bytes([node_number(node) for node in self.path])
         self.data_prefix = prefix(DATA, len(self.path), 1, serial)
@@ -119,8 +91,8 @@ class _Step:
         self.path: Path = ()
         self.hops = b""
         self.passed = 0  # the second header byte on the next segment
-        self.previous: Optional[_Peer] = None
-        self.following: Optional[_Peer] = None
+        self.previous: Optional[Peer] = None
+        self.following: Optional[Peer] = None
         self.role = ""
         self.reverse: Optional[failover.PathMonitor] = None  # our own path that is this one backwards
 
@@ -132,8 +104,8 @@ class Overlay:
         self._node = node
         self._number = node_number(node)
         self._random = random_bytes
-        self._peers: Dict[str, _Peer] = {}
-        self._by_addr: Dict[Addr, _Peer] = {}
+        self._peers: Dict[str, Peer] = {}
+        self._by_addr: Dict[Addr, Peer] = {}
         self._shard: Optional[Shard] = None
         self._owners: Dict[str, List[Tuple[int, int, str]]] = {}
         self._numbers: Dict[int, str] = {}
@@ -153,16 +125,12 @@ class Overlay:
     def set_peers(self, peers: Mapping[str, object]) -> None:
         """The object under "peers" of etc/peers.json. Raises ValueError, then nothing has changed."""
         known = neighbours.parse(peers)
-        kept: Dict[str, _Peer] = {}
+        kept: Dict[str, Peer] = {}
         for node, row in known.items():
             if node == self._node or not row.keys:
                 continue
-            peer = self._peers.get(node)
-            if peer is None:
-                peer = _Peer(row)
-            # The window outlives a new key or address: sequences only grow, and old recordings stay refused.
-            peer.addr = (row.address, row.overlay_port)
-            peer.use(row.keys)
+            peer = self._peers.get(node) or Peer(row)
+            peer.use(row)
             kept[node] = peer
         self._peers = kept
         self._by_addr = {peer.addr: peer for peer in kept.values()}
@@ -247,17 +215,13 @@ class Overlay:
             flow = self._open_sent(key, unix)
             if flow is None:
                 return []
-        peer.sequence = sequence = peer.sequence + 1 if peer.sequence else int(unix * 1e6)
-        message = lane.data_prefix + SEQUENCE_AND_TIME.pack(sequence, int(unix * 1e6)) + flow.head + payload
-        if len(message) > LONGEST_BYTES - TAG_BYTES:
+        if len(payload) > LONGEST_BYTES - FIXED_BYTES - len(flow.head) - TAG_BYTES:
             self.drops["too_long"] += 1
             return []
         flow.packets += 1
         flow.bytes += len(payload)
         flow.last_unix = unix
-        tag = peer.seal()
-        tag.update(message)
-        return [(peer.addr, message + tag.digest())]
+        return [(peer.addr, peer.sealed(lane.data_prefix, flow.head, payload, unix))]
 
     def _unsent(self, egress: str) -> List[Tuple[Addr, bytes]]:
         blocked = self._shard is not None and egress in self._shard.blocked
@@ -281,21 +245,10 @@ class Overlay:
             return self._drop("unknown_peer")
         if not SHORTEST_BYTES <= len(data) <= LONGEST_BYTES:
             return self._drop("length")
+        refusal = peer.refusal(data, now, unix)
+        if refusal is not None:
+            return self._drop(refusal)
         message = data[:-TAG_BYTES]
-        for opened in peer.opens:
-            tag = opened()
-            tag.update(message)
-            if hmac.compare_digest(tag.digest(), data[-TAG_BYTES:]):
-                break
-        else:
-            return self._drop("forged")
-        sequence, sent_us = SEQUENCE_AND_TIME.unpack_from(data, 8)
-        if peer.window is None:
-            if abs(unix * 1e6 - sent_us) > FRESH_S * 1e6:
-                return self._drop("stale")
-            peer.window = ReplayWindow(sequence)
-        elif not peer.window.accept(sequence):
-            return self._drop("replayed")
         body_at = FIXED_BYTES + 4 * (data[1] >> 4)
         step = self._steps.get(data[1:2] + data[FIXED_BYTES:body_at]) or self._judge(data, body_at)
         if step.refusal is not None:
@@ -387,16 +340,9 @@ class Overlay:
         row = self._shard.nodes[node]
         return addr[0] == row.address and row.relay_ports[0] <= addr[1] <= row.relay_ports[1]
 
-    def _passed(self, message: bytes, step: _Step, following: _Peer, unix: float) -> Effect:
+    def _passed(self, message: bytes, step: _Step, following: Peer, unix: float) -> Effect:
         front = bytes((message[0], step.passed)) + message[2:8]
-        return ("send", *self._sealed(front, message[FIXED_BYTES:], following, unix))
-
-    def _sealed(self, front: bytes, rest: bytes, peer: _Peer, unix: float) -> Tuple[Addr, bytes]:
-        peer.sequence = sequence = peer.sequence + 1 if peer.sequence else int(unix * 1e6)
-        message = front + SEQUENCE_AND_TIME.pack(sequence, int(unix * 1e6)) + rest
-        tag = peer.seal()
-        tag.update(message)
-        return peer.addr, message + tag.digest()
+        return ("send", following.addr, following.sealed(front, message[FIXED_BYTES:], b"", unix))
 
     # --- liveness ------------------------------------------------------------------------------------------
 
@@ -416,10 +362,11 @@ class Overlay:
 
     def _echo(self, message: bytes, body_at: int, step: _Step, unix: float) -> Effect:
         """The answer goes back over the same relays, so that a route's death in either direction is noticed."""
-        assert step.previous is not None
+        asker = step.previous
+        assert asker is not None
         backwards = hop_bytes([node_number(node) for node in reversed(step.path)])
         front = prefix(ECHO, len(step.path), 1, int.from_bytes(message[4:8], "big"))
-        return ("send", *self._sealed(front, backwards + message[body_at:], step.previous, unix))
+        return ("send", asker.addr, asker.sealed(front, backwards, message[body_at:], unix))
 
     def tick(self, now: float, unix: float) -> List[Tuple[Addr, bytes]]:
         """Decide on switches and send the probes that are due. Call it every 10 to 20 ms."""
@@ -461,7 +408,7 @@ class Overlay:
         self._probe_id = (self._probe_id + 1) & 0xFFFFFFFF
         lane.monitor.probed(self._probe_id, now)
         body = PROBE_BODY.pack(self._probe_id, int(unix * 1e6))
-        return self._sealed(lane.probe_prefix, lane.hops + body, lane.next, unix)
+        return lane.next.addr, lane.next.sealed(lane.probe_prefix, lane.hops, body, unix)
 
     # --- what it tells -------------------------------------------------------------------------------------
 

@@ -217,6 +217,30 @@ def test_a_sender_that_has_just_started_is_heard_at_once() -> None:
     assert net.delivered[-1][3] == b"after"
 
 
+def test_a_sender_whose_clock_was_ahead_is_not_shut_out_for_ever() -> None:
+    """Its clock was 50 s ahead, was set right, and it restarted: its numbers are lower than before."""
+    net = world(CHAINS[0])
+    src, dst = net.plan.relayed("br-1"), net.plan.relayed("hk-1")
+    ((_, old),) = net.nodes["br-1"].send("hk-1", src, dst, b"old", net.now, net.unix + 50)
+    net.hand("hk-1", old, net.plan.overlay("br-1"))
+    net.nodes["br-1"] = net.start("br-1")
+    net.say("br-1", "hk-1", b"too soon")
+    net.settle()
+    net.now += 119
+    net.hand("hk-1", old, net.plan.overlay("br-1"))
+    net.say("br-1", "hk-1", b"still too soon")
+    net.settle()
+    assert net.nodes["hk-1"].drops == {"replayed": 3}
+    net.now += 2
+    net.hand("hk-1", old, net.plan.overlay("br-1"))  # a recording is still refused
+    net.say("br-1", "hk-1", b"heard")
+    net.say("br-1", "hk-1", b"and again")
+    net.settle()
+    net.hand("hk-1", net.passed[0][2], net.plan.overlay("br-1"))
+    assert net.nodes["hk-1"].drops == {"replayed": 5}
+    assert [row[3] for row in net.delivered] == [b"old", b"heard", b"and again"]
+
+
 @pytest.mark.parametrize(
     ("path", "position", "hops", "reason"),
     [
@@ -540,7 +564,9 @@ def test_a_probe_is_answered_over_the_same_relays_and_never_with_more() -> None:
 def test_a_table_of_many_routes_does_not_probe_all_at_once() -> None:
     many = [f"n{place}-1" for place in range(200)]
     plan = Plan(["br-1", *many], [["br-1", node] for node in many])
-    overlay = World(plan).nodes["br-1"]
+    overlay = Overlay("br-1", bytes)
+    overlay.set_peers(plan.peers("br-1"))
+    overlay.set_shard(plan.shard("br-1"))
     sizes = [len(overlay.tick(step * 0.02, UNIX_0 + step * 0.02)) for step in range(500)]
     assert max(sizes) == MAX_PROBES_A_TICK
     assert 200 * 9 <= sum(sizes) <= 200 * 10
