@@ -15,7 +15,12 @@ from commcli.lab.folder import LabFolder, Record, write_atomic
 def figures(record: Record) -> dict[wan.Pair, wan.Link]:
     """The links as the lab sets them up: measured delay, synthetic loss and jitter."""
     text = resources.files("commcli.lab").joinpath("rtt.csv").read_text()
-    return wan.links(record.cities, wan.parse(text))
+    try:
+        return wan.links(record.cities, wan.parse(text))
+    except KeyError as error:
+        raise BadInput(
+            f"the lab's WAN: {error.args[0]}; it knows the cities of the example inventory"
+        ) from None
 
 
 def current(folder: LabFolder, record: Record) -> dict[wan.Pair, wan.Link]:

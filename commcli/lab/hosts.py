@@ -140,11 +140,12 @@ class Host:
         task.add_done_callback(self._sessions.discard)
 
     async def _session(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        child = await asyncio.create_subprocess_exec(
-            "/bin/sh", *(("-c", process.command) if process.command else ()),
-            cwd=self.root, env=self.environment(), start_new_session=True,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        try:
+            child = await self._spawn(process.command)
+        except OSError as error:
+            process.stderr.write(f"the lab's host can not run it: {error}\n".encode())
+            process.exit(126)
+            return
         streams = asyncio.create_task(_stream(process, child))
         closed = asyncio.create_task(process.wait_closed())
         await asyncio.wait({streams, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -155,6 +156,13 @@ class Host:
         await asyncio.gather(streams, closed, return_exceptions=True)
         process.close()
         await _end_group(child)
+
+    async def _spawn(self, command: str | None) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            "/bin/sh", *(("-c", command) if command else ()),
+            cwd=self.root, env=self.environment(), start_new_session=True,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
 
 
 async def _stream(process: asyncssh.SSHServerProcess[bytes], child: asyncio.subprocess.Process) -> None:

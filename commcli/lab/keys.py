@@ -28,6 +28,8 @@ class Missing(CommcliError):
 
 def require_tools() -> str:
     """The path of ssh-keygen; Missing says in one line what to install."""
+    if not Path("/proc/self/environ").exists():
+        raise Missing("the lab needs Linux: /proc is how it finds its processes again")
     found = shutil.which("ssh-keygen")
     if found is None:
         raise Missing(

@@ -42,7 +42,8 @@ class Wish:
 
 def places(example: Fleet, wish: Wish) -> tuple[Place, ...]:
     """Which of the example fleet's nodes the lab has, and where: the lab's own eight first, then the others."""
-    ordered = [*inventory.FIRST, *(node for node in example.nodes if node not in inventory.FIRST)]
+    first = [node for node in inventory.FIRST if node in example.nodes]
+    ordered = [*first, *(node for node in example.nodes if node not in first)]
     if not 2 <= wish.nodes <= len(ordered):
         raise Usage(f"--nodes {wish.nodes}: the lab can have 2 to {len(ordered)} nodes")
     chosen = [example.nodes[node] for node in ordered[: wish.nodes]]

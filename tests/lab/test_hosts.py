@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -97,6 +98,12 @@ async def test_two_channels_share_a_connection(connection: Connection) -> None:
     first.write(b"first")
     first.write_eof()
     assert (await first.read(), done.stdout) == (b"first", b"second\n")
+
+
+async def test_a_host_without_its_root_says_so(lab: tuple[LabFolder, Record], connection: Connection) -> None:
+    shutil.rmtree(lab[0].root("sg-1"))
+    done = await connection.run(["true"], timeout_s=10)
+    assert done.exit_status == 126 and b"can not run it" in done.stderr
 
 
 async def test_another_key_is_refused(lab: tuple[LabFolder, Record], fleet: Fleet, node: Node) -> None:

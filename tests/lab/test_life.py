@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from commcli.errors import LockHeld, OutOfReach, Usage
+from commcli.errors import BadInput, LockHeld, OutOfReach, Usage
 from commcli.lab import control, faults, ports, processes
 from commcli.lab.down import down
 from commcli.lab.folder import LabFolder, Record, alone, locate
+from commcli.lab.keys import Missing
 from commcli.lab.status import links, status
 from commcli.lab.up import PortTaken, Wish, check_network, up
 from tests.lab import eight
@@ -134,6 +136,24 @@ def test_a_folder_with_other_things_is_refused(empty: LabFolder, network: str) -
     with pytest.raises(Usage, match="not a lab's"):
         up(empty, eight.fleet(), Wish(3, network), quiet)
     assert (empty.path / "thesis.tex").read_text() == "42"
+
+
+def test_a_city_without_figures_is_named_and_nothing_is_left(empty: LabFolder, network: str) -> None:
+    fleet = eight.fleet()
+    regions = {**fleet.regions, "kr-region": replace(fleet.regions["kr-region"], city="Atlantis")}
+    with pytest.raises(BadInput, match="Atlantis"):
+        up(empty, replace(fleet, regions=regions), Wish(2, network), quiet)
+    assert_gone(empty, network)
+
+
+def test_without_ssh_keygen_the_line_says_what_to_install(
+    empty: LabFolder, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Missing, match="ssh-keygen is missing") as refused:
+        up(empty, eight.fleet(), Wish(2, network), quiet)
+    assert refused.value.hint and "install" in refused.value.hint
+    assert not empty.path.exists()
 
 
 def test_a_deep_folder_is_no_trouble(empty: LabFolder, network: str) -> None:
