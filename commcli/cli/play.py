@@ -27,9 +27,11 @@ from commcli.errors import AnswerBad, BadInput, Usage
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet, Node
+    from commcli.remote.answer import Document
     from commcli.remote.outcome import Event, OnEvent, Outcome
     from commcli.remote.playbook import Play
     from commcli.remote.run import PlayResult, Variables
+    from commcli.settings import Settings
 
 T = TypeVar("T")
 
@@ -66,20 +68,20 @@ def run(
     fleet, play, nodes = _load(file, selector, inventory, state)
     variables = _variables(fleet, play)
 
-    def go() -> list[Outcome[PlayResult]]:
+    def go() -> Document:
         run_on = partial(
             run_play, play, nodes, check=check, diff=diff, variables=variables, deadline_s=deadline,
             node_timeout_s=node_timeout,
         )  # fmt: skip
-        return _watched(fleet, f"play {play.name}", run_on, quiet=quiet)
+        outcomes = _watched(fleet, f"play {play.name}", run_on, quiet=quiet)
+        return answer.ran(play, fleet.name, outcomes, check=check)
 
     if check:
-        outcomes = go()
+        doc = go()
     else:
         _agree(fleet, play, nodes, yes)
         told = {"file": play.file, "selector": selector, "nodes": [node.id for node in nodes]}
-        outcomes = _audited(go, settings_from(inventory, state), f"play run {play.name}", reason, told)
-    doc = answer.ran(play, fleet.name, outcomes, check=check)
+        doc = _audited(go, settings_from(inventory, state), f"play run {play.name}", reason, told)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
 
@@ -195,21 +197,20 @@ def _tell_unknowns(busy: Mapping[str, str]) -> None:
 
 
 def _audited(
-    go: Callable[[], list[Outcome[PlayResult]]], settings: Any, command: str, reason: str | None, told: Any
-) -> list[Outcome[PlayResult]]:
-    """Run under the lock, with an audit row before and after."""
-    from commcli.remote.outcome import exit_code
+    go: Callable[[], Document], settings: Settings, command: str, reason: str | None, told: Mapping[str, Any]
+) -> Document:
+    """Run under the lock, with an audit row before and after; the document is kept as a run."""
     from commcli.store.lock import exclusive
     from commcli.store.sqlite import Store
 
     with exclusive(settings.lock, command), Store(settings.database) as store:
         with store.audited(command, reason, told) as row:
-            outcomes = go()
-            row["states"] = {outcome.node: outcome.state for outcome in outcomes}
-            row["changed"] = sum(outcome.value.changed for outcome in outcomes if outcome.value)
-            if code := exit_code(outcomes):
-                row["result"] = f"exit {code}"
-        return outcomes
+            doc = go()
+            row["counts"], row["changed"] = doc["counts"], doc["changed"]
+            if doc["exit_code"]:
+                row["result"] = f"exit {doc['exit_code']}"
+        store.record_run(command, doc)
+    return doc
 
 
 def _agree(fleet: Fleet, play: Play, nodes: Sequence[Node], yes: bool) -> None:

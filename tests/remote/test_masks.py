@@ -11,22 +11,24 @@ from commcli.fleet.secrets import Secret
 from commcli.remote.onnode.masks import expand, mask
 
 SECRET = 'pa"ss wörd'
-DOCUMENT = json.dumps(
-    {"peers": {"a": {"keys": ["deadbeefdeadbeefdeadbeef"], "address": "127.0.0.1"}}}, indent=1
-)
+KEY = "deadbeef" * 8
+ROW = {"keys": [KEY], "address": "127.0.0.1"}
+DOCUMENT = json.dumps({"peers": {"frankfurt-am-main-relay-7": ROW}}, indent=1)
+ROTATING = "the-new-turn-secret\nthe-old-turn-secret\n"
 
 SHAPES = [
     (f"login with {SECRET}!", "login with ***!"),
     (json.dumps({"x": SECRET}), '{"x": "***"}'),
     ("basic " + base64.b64encode(SECRET.encode()).decode(), "basic ***"),
-    ("key deadbeefdeadbeefdeadbeef is short", "key *** is short"),
-    ("127.0.0.1 and peers stay", "127.0.0.1 and peers stay"),
+    (f"key {KEY} is bad", "key *** is bad"),
+    ("frankfurt-am-main-relay-7 at 127.0.0.1 stays", "frankfurt-am-main-relay-7 at 127.0.0.1 stays"),
+    ("bad secret: the-old-turn-secret", "bad secret: ***"),
 ]
 
 
 @pytest.mark.parametrize(("text", "masked"), SHAPES)
 def test_shapes(text: str, masked: str) -> None:
-    assert mask(text, expand([SECRET, DOCUMENT])) == masked
+    assert mask(text, expand([SECRET, DOCUMENT, ROTATING])) == masked
 
 
 def test_every_string_of_a_document_but_nothing_else() -> None:

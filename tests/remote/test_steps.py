@@ -238,3 +238,32 @@ def test_a_broken_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("{")
     with pytest.raises(StepFailed, match="is no journal"):
         Journal(str(tmp_path / "j"))
+
+
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$*" >> {folder}/calls
+case "$1" in is-active) exit "$(cat {folder}/status)";; esac
+"""
+
+
+def test_where_systemd_runs_the_unit_is_written_and_enabled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "systemctl").write_text(SYSTEMCTL.format(folder=tmp_path))
+    (tmp_path / "systemctl").chmod(0o755)
+    (tmp_path / "status").write_text("3")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(service, "UNITS", str(tmp_path))
+    systemd = place(facts={"python": "/usr/bin/python3", "systemd": True, "uid": 0})
+    args = {"name": "x", "unit": "[Service]\nExecStart=<python> -I x.pyz\n"}
+    verdict = service.check(args, systemd)
+    assert verdict.change == "unit, start" and verdict.apply is not None
+    verdict.apply()
+    assert (tmp_path / "x.service").read_text() == "[Service]\nExecStart=/usr/bin/python3 -I x.pyz\n"
+    (tmp_path / "status").write_text("0")
+    assert service.check(args, systemd).change == ""
+    assert service.check({**args, "state": "restarted"}, systemd).change == ""  # this play has started it
+    assert service.check({**args, "state": "restarted"}, systemd._replace(started=set())).change == "restart"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if "is-active" not in call] == ["daemon-reload", "enable --now x"]

@@ -10,12 +10,13 @@ from typing import Any
 
 MASK = "***"
 SHORTEST = 4
-# Inside a secret document (peers.json) the words long enough to be keys are secrets of their own.
-_WORD = re.compile(r"[^\s\"',:;=\[\]{}()]{16,}")
+# Inside a secret document (peers.json) the words that can only be keys are secrets of their own: hex or base64, and
+# longer than the parts of a node's id, which stand there too.
+_KEY = re.compile(r"[A-Za-z0-9+/_]{24,}={0,2}")
 
 
 def expand(secrets: Sequence[str]) -> list[str]:
-    """Every text to look for, the longest first: the secrets, their long words, lines, JSON and base64 forms.
+    """Every text to look for, the longest first: the secrets, their lines and keys, JSON and base64 forms.
 
     Secrets shorter than four characters are not looked for: they would mask the whole page.
     """
@@ -23,7 +24,9 @@ def expand(secrets: Sequence[str]) -> list[str]:
     for secret in secrets:
         found.update((secret, secret.strip(), json.dumps(secret)[1:-1]))
         found.add(base64.b64encode(secret.encode()).decode())
-        found.update(_WORD.findall(secret))
+        found.update(_KEY.findall(secret))
+        if secret[:1] not in ("{", "["):
+            found.update(secret.split("\n"))  # several secrets, one a line, while they rotate
     return sorted((word for word in found if len(word) >= SHORTEST), key=len, reverse=True)
 
 
