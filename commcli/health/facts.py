@@ -64,7 +64,7 @@ class Facts:
     """One node as it was at `unix` (our clock). What could not be learned is None, and why stands in `errors`.
 
     `state`, `reason` and `code` are those of the exchange (remote.outcome); unless `state` is done, nothing else
-    is known. `sessions` is the capacity that the inventory states.
+    is known. `log` is the last line of the relay's log, `sessions` the capacity that the inventory states.
     """
 
     node: str
@@ -79,6 +79,7 @@ class Facts:
     disk: Disk | None = None
     load: Load | None = None
     relay: Relay | None = None
+    log: str = ""
     sessions: int | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
 
@@ -136,6 +137,7 @@ def read(node: Node, outcome: Outcome[Answer]) -> Facts:
         disk=Disk(**values["disk"]) if values.get("disk") else None,
         load=Load(**values["load"]) if values.get("load") else None,
         relay=_relay(values["relay"]) if values.get("relay") else None,
+        log=values.get("log") or "",
         errors=errors,
     )
 

@@ -34,7 +34,8 @@ class Limits:
     lag_warn_ms: float = 20.0
     lag_fail_ms: float = 150.0
     sessions_warn: float = 0.8
-    table_warn_s: float = 3600.0
+    # Tables are renewed far more often; one that nears its end was forgotten, and a night must be enough to see it.
+    table_warn_s: float = 12 * 3600.0
     # A relay that began so lately has not measured its peers yet, and may be one that keeps dying.
     young_s: float = 30.0
 
@@ -80,8 +81,8 @@ def judge(facts: Facts, fleet: Overview, limits: Limits) -> tuple[Finding, ...]:
 
 def _relay(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
     if facts.relay is None:
-        reason = facts.errors.get("relay", "unknown")
-        return Finding("relay", "fail", f"relay {reason}", f"relay {reason}")
+        cause = f"relay {facts.errors.get('relay', 'unknown')}"
+        return Finding("relay", "fail", cause, f"{cause}; its log ends: {facts.log}" if facts.log else cause)
     relay = facts.relay
     if relay.version != fleet.version:
         words = f"relay runs {relay.version}, this commcli ships {fleet.version}"

@@ -19,6 +19,8 @@ from commcli.relay import control
 RELAY_TIMEOUT_S = 3.0
 # The question for the clock comes one round trip after the facts have left.
 CLOCK_TIMEOUT_S = 10.0
+LOG_TAIL = 4096
+LOG_LINE = 200
 
 
 def main(argument: dict[str, Any], channel: Any) -> None:
@@ -36,6 +38,7 @@ def look(base: Path) -> dict[str, Any]:
         "disk": _tried(lambda: disk(base)),
         "load": _tried(lambda: {"one_minute": os.getloadavg()[0], "cpus": _cpus()}),
         "relay": _tried(lambda: relay(base)),
+        "log": _tried(lambda: last_words(base / "log" / "relay.log")),
     }
 
 
@@ -65,6 +68,14 @@ def disk(base: Path) -> dict[str, Any]:
         "free_inodes": room.f_favail if room.f_files else None,
         "read_only": bool(room.f_flag & os.ST_RDONLY),
     }
+
+
+def last_words(log: Path) -> str:
+    """The last line of the relay's log: where it died, it says why. Raises OSError."""
+    with log.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
+        lines = file.read().decode("utf-8", "replace").split("\n")
+    return next((line.strip()[:LOG_LINE] for line in reversed(lines) if line.strip()), "")
 
 
 def relay(base: Path) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_the_look_asks_the_relay(relayish: Relayish, tmp_path: Path) -> None:
     found = onnode.look(tmp_path)
     assert found["relay"] == {"value": STATUS, "error": None}
     assert json.loads(relayish.request) == {"cmd": "status"}
-    assert [name for name, told in found.items() if told["error"]] == []
+    assert [name for name, told in found.items() if told["error"]] == ["log"]
     assert found["disk"]["value"]["total_bytes"] >= found["disk"]["value"]["free_bytes"] > 0
 
 
@@ -170,6 +170,22 @@ def test_a_relay_that_was_killed(tmp_path: Path) -> None:
     assert told == "not running (nobody answers its control socket)"
 
 
+LOGS = {
+    "": "",
+    "one\n": "one",
+    "one\ntwo\n\n": "two",
+    "no newline": "no newline",
+    "x" * 9000 + "\nlast\n": "last",
+    "y" * 9000: "y" * onnode.LOG_LINE,
+}
+
+
+@pytest.mark.parametrize(("text", "last"), LOGS.items(), ids=range(len(LOGS)))
+def test_the_last_line_of_the_log(tmp_path: Path, text: str, last: str) -> None:
+    (tmp_path / "relay.log").write_text(text)
+    assert onnode.last_words(tmp_path / "relay.log") == last
+
+
 class Channel:
     """The controller's end, as a list of what was sent and the answers it gives."""
 
@@ -188,7 +204,7 @@ def test_the_entry_tells_facts_and_then_the_time(tmp_path: Path) -> None:
     channel = Channel("clock")
     onnode.main({"base": str(tmp_path)}, channel)
     [found, told] = channel.sent
-    assert set(found) == {"python", "disk", "load", "relay"}
+    assert set(found) == {"python", "disk", "load", "relay", "log"}
     assert isinstance(told["unix"], float)
 
 

@@ -36,8 +36,8 @@ CASES: list[tuple[str, Facts, str, Verdict, str]] = [
     ("no table, fleet has one", relay(serial=None), "table", "fail", "the fleet has serial 7"),
     ("expired a second ago", relay(expires_unix=NOW - 1), "table", "fail", "expired 1 s ago and stays in use"),
     ("expires now", relay(expires_unix=NOW), "table", "fail", "expired"),
-    ("expires in 59 min", relay(expires_unix=NOW + 3540), "table", "warn", "expires in 59 min (warns under 1 h)"),
-    ("expires in 61 min", relay(expires_unix=NOW + 3660), "table", "ok", "1 h 1 min"),
+    ("expires in 59 min", relay(expires_unix=NOW + 3540), "table", "warn", "expires in 59 min (warns under 12 h)"),
+    ("expires in 12 h", relay(expires_unix=NOW + 12 * 3600), "table", "ok", "12 h"),
     ("refused, old one stays", relay(refused="bad signature"), "table", "warn", "bad signature; serial 7 stays"),
     ("refused, none left", relay(refused="expired", serial=None), "table", "fail", "no table is loaded"),
     ("one peer silent", relay(peers_rtt_ms={"a": None, "b": 1.0}), "peers", "warn", "1 of 2 peers: a"),
@@ -139,3 +139,11 @@ def test_nodes_with_the_same_trouble_share_the_cause_whatever_the_figures() -> N
     assert second is not None
     assert first.reason != second.reason
     assert first.cause == second.cause
+
+
+def test_a_relay_that_died_has_its_last_words_in_the_reason_but_not_in_the_cause() -> None:
+    dead = replace(HEALTHY, relay=None, log="cannot bind UDP 192.0.2.1:3478", errors={"relay": "not running"})
+    finding = found(dead, "relay")
+    assert finding is not None
+    assert finding.cause == "relay not running"
+    assert finding.reason == "relay not running; its log ends: cannot bind UDP 192.0.2.1:3478"
