@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
@@ -32,9 +33,10 @@ class ShardRefused(Exception):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__("%s: %s" % (reason, detail))
+        # It quotes the file, and goes to logs and terminals.
+        self.detail = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in detail[:400])
+        super().__init__("%s: %s" % (reason, self.detail))
         self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _distinct_numbers(nodes: Mapping[str, ShardNode]) -> None:
 
 # What the JSON must look like. Every function raises ShardRefused("shape", ...) and names the place.
 
+_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?\Z")  # the inventory's
 _MANIFEST_KEYS = ("schema", "fleet", "serial", "created", "expires", "inputs", "shards")
 _SHARD_KEYS = ("schema", "serial", "node", "created", "expires", "nodes", "zones", "routes", "blocked")
 _NODE_KEYS = ("address", "overlay_port", "relay_ports", "country", "markets")
@@ -261,6 +264,8 @@ def _instant(parent: Mapping[str, Any], key: str, where: str) -> float:
 
 
 def _node(name: str, row: Any) -> ShardNode:
+    if not _ID.match(name):
+        raise _shape("shard.nodes", "%s is not a node id" % ascii(name[:80]))
     where = "shard.nodes.%s" % name
     row = _object(row, where, _NODE_KEYS)
     address = _text(row, "address", where)

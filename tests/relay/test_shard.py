@@ -146,6 +146,8 @@ LONG = ["ae-1", "sg-1", "hk-1", "us-1", "kr-1"]
         ("surprise", 1, "shape"),
         ("nodes", [], "shape"),
         ("nodes.sg-1", 3, "shape"),
+        ("nodes.\ud800", {}, "shape"),  # JSON can name what no encoding can
+        ("nodes.Sg 1\x1b[2J", {}, "shape"),
         ("nodes.sg-1.address", "relay.example", "shape"),
         ("nodes.sg-1.overlay_port", 0, "shape"),
         ("nodes.sg-1.overlay_port", 65536, "shape"),
@@ -200,6 +202,14 @@ def test_a_manifest_wrong_in_one_place(key: str, value: object, reason: str) -> 
     assert word(lambda: read(good_shard(), {**good_manifest(), key: value})) == reason
 
 
+def test_what_a_refusal_quotes_can_be_printed() -> None:
+    for name in ("\ud800", "\x1b[2J", "\n", "x" * 10_000):
+        with pytest.raises(ShardRefused) as caught:
+            read(_with("routes.kr-1.primary", ["ae-1", name, "kr-1"]))
+        assert caught.value.detail.isprintable()
+        assert len(str(caught.value)) < 500
+
+
 def test_another_nodes_table_is_refused() -> None:
     assert word(lambda: read(good_shard(), node="kr-1")) == "node"
 
@@ -251,3 +261,48 @@ def test_two_nodes_with_one_number() -> None:
     shard = good_shard()
     shard["nodes"][name] = shard["nodes"][other] = _node("us")
     assert word(lambda: read(shard)) == "shape"
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(), max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=8), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def _places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a document."""
+    inner: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        inner = list(value.items())
+    elif isinstance(value, list):
+        inner = list(enumerate(value))
+    return [at, *(place for key, child in inner for place in _places(child, (*at, key)))]
+
+
+@given(st.data(), JSON)
+def test_whatever_stands_anywhere_only_a_refusal_comes_of_it(data: st.DataObject, anything: Any) -> None:
+    shard = good_shard()
+    *parents, last = data.draw(st.sampled_from(_places(shard)[1:]))
+    place: Any = shard
+    for key in parents:
+        place = place[key]
+    if isinstance(place, dict) and isinstance(anything, str) and data.draw(st.booleans()):
+        place[anything] = place.pop(last)  # another key
+    else:
+        place[last] = anything
+    try:
+        loaded = read(shard)
+    except ShardRefused as refused:
+        assert refused.reason in ("expired", "node", "shape", "path", "serial", "zone")
+    else:
+        for egress, route in loaded.routes.items():
+            for _, path in route.paths():
+                assert (path[0], path[-1]) == ("ae-1", egress)
+                assert len(set(path)) == len(path) <= 4
