@@ -23,6 +23,9 @@ def variables(
 ) -> dict[str, object]:
     """`relay_json`, `relay_pyz`, `relay_version`, `allowed_signers`, and, as Secrets, `peers_json`, `turn_secret`.
 
+    `systemd` is False where the node's variables say so: the lab's nodes share one machine, and its systemd, if it
+    has one, is not theirs.
+
     Raises BadInput when the fleet names no such secret, or one is too short to be one.
     """
     return {
@@ -30,6 +33,7 @@ def variables(
         "relay_pyz": zipapp,
         "relay_version": __version__,
         "allowed_signers": allowed_signers,
+        "systemd": node.variables.get("systemd") is not False,
         "peers_json": Secret(_document(peers(fleet, node, _lines(fleet, secrets, OVERLAY)))),
         "turn_secret": Secret("\n".join(_lines(fleet, secrets, TURN)) + "\n"),
     }

@@ -24,6 +24,7 @@ ENTRY = "commcli.remote.onnode.executor:main"
 # The node keeps each step's own time; this much later we stop believing that it still does.
 GRACE_S = 15.0
 START_S = 60.0
+SLOWEST_BYTES_PER_S = 50_000
 
 Variables = Callable[[Node], Mapping[str, object]]
 
@@ -98,7 +99,8 @@ async def run_play(
             blobs=plan.blobs.values(),
             secrets=plan.secrets,
         ) as program:
-            return await _follow(program, plan.body["steps"], node.id, reached, tell)
+            start_s = START_S + sum(map(len, plan.blobs.values())) / SLOWEST_BYTES_PER_S
+            return await _follow(program, plan.body["steps"], start_s, node.id, reached, tell)
 
     outcomes = await each(
         nodes,
@@ -114,12 +116,13 @@ async def run_play(
 async def _follow(
     program: Program,
     planned: Sequence[Mapping[str, Any]],
+    limit_s: float,
     node_id: str,
     reached: dict[str, PlayResult],
     tell: Callable[[str], None],
 ) -> PlayResult:
-    """Read the executor's messages to the end, keeping in `reached` how far it came."""
-    limit_s, doing = START_S, "start"
+    """Read the executor's messages to the end, keeping in `reached` how far it came. The first has `limit_s`."""
+    doing = "start"
     while True:
         async with bounded(limit_s, f"{doing}: no end after {limit_s:g} s"):
             message = await program.receive()

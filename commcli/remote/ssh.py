@@ -318,6 +318,13 @@ class Pool:
                     raise LoginRefused(f"login refused for {target.user}@{where}") from None
                 except asyncssh.HostKeyNotVerifiable as error:
                     raise self._host_key(target, where, error.reason) from None
+                except asyncssh.DisconnectError as error:
+                    if "too many authentication failures" not in error.reason.lower():
+                        raise
+                    raise LoginRefused(
+                        f"login refused for {target.user}@{where}: too many keys were offered",
+                        hint="Name the one key under `ssh: identities:` in fleet.yaml, and set `agent: false`.",
+                    ) from None
         except (asyncssh.KeyImportError, asyncssh.ConfigParseError, ValueError) as error:
             raise BadInput(f"ssh settings for {where}: {error}") from None
 

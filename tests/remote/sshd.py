@@ -31,6 +31,7 @@ KbdInteractiveAuthentication no
 AllowTcpForwarding yes
 MaxSessions 100
 MaxStartups 100
+MaxAuthTries 3
 LogLevel INFO
 """
 

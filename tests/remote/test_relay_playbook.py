@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from commcli.remote.outcome import Outcome
 from commcli.remote.run import PlayResult, run_play
 from commcli.remote.ssh import Pool
 from tests.remote.sshd import Host
+from tests.remote.test_bad_days import a_python
 
 PLAY = playbook.load(Path(__file__).parents[2] / "playbooks/relay.yml")
 MASTER, TURN = "0123456789abcdef" * 4, "turn-secret-of-the-test"
@@ -125,3 +127,11 @@ async def test_check_changes_nothing_and_the_diff_shows(fleet: Fleet) -> None:
     assert outcomes[0].value is not None
     [step] = [step for step in outcomes[0].value.steps if step.name == "configuration"]
     assert '+ "node": "sg-1",' in step.diff
+
+
+async def test_the_oldest_python_of_a_node_runs_the_relay(fleet: Fleet) -> None:
+    old = a_python("3.9")
+    nodes = {name: replace(node, ssh=replace(node.ssh, python=old)) for name, node in fleet.nodes.items()}
+    fleet = replace(fleet, nodes=nodes)
+    changes(await provision(fleet))
+    assert (await status(fleet, "sg-1"))["node"] == "sg-1"

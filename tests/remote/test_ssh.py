@@ -67,6 +67,15 @@ async def test_a_strange_key_is_refused_login(host: Host, tmp_path: Path) -> Non
         await true_on(host, replace(host.defaults(), identities=(tmp_path / "other",)))
 
 
+async def test_too_many_keys_are_told_as_such(host: Host, tmp_path: Path) -> None:
+    keys = [tmp_path / f"k{n}" for n in range(5)]
+    for key in keys:
+        keygen(key)
+    with pytest.raises(LoginRefused, match="too many keys were offered") as caught:
+        await true_on(host, replace(host.defaults(), identities=(*keys, host.key)))
+    assert caught.value.hint and "identities" in caught.value.hint
+
+
 async def test_a_changed_host_key_is_refused(host: Host, tmp_path: Path) -> None:
     keygen(tmp_path / "other")
     text = f"[127.0.0.1]:{host.port} {(tmp_path / 'other.pub').read_text()}"

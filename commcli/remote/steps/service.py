@@ -1,6 +1,6 @@
 """`service: {name, state, unit, start, stop, pid_file}`: a program that is kept running.
 
-Where systemd runs and we are root: the unit file, `systemctl enable --now`. Elsewhere the commands `start` and
+Where systemd runs, we are root and a `unit` is given: the unit file, `systemctl enable --now`. Elsewhere the commands `start` and
 `stop`, and `pid_file`, which a supervisor holds flock'd for as long as it lives: an answer to "is it running" that
 survives SIGKILL and reused process ids. `restarted` does nothing when this play has started it already.
 """
@@ -57,7 +57,7 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
 
 
 def _has_systemd(args: Mapping[str, Any], place: Place) -> bool:
-    return bool(place.facts.get("systemd")) and place.facts.get("uid") == 0 and bool(args.get("unit"))
+    return bool(place.facts.get("systemd")) and place.facts.get("uid") == 0 and bool(args.get("unit", "").strip())
 
 
 class _Supervisor:
