@@ -9,6 +9,8 @@ import traceback
 def main() -> None:
     try:
         from commcli.cli import run
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
         # Half an installation. Python's own exit code, 1, would read as "unhealthy" to a script, and as WARNING to a
         # monitoring system, which must see 3 (UNKNOWN) instead.

@@ -86,7 +86,7 @@ defaults:
   ssh: {{port: {record.ssh_port}, user: {USER}, python: {python}}}
   probe_python: {probe_python}
   provider: lab
-  variables: {{faults: true, allow_peers: ["{record.network}.0/24"]}}
+  variables: {{faults: true, systemd: false, allow_peers: ["{record.network}.0/24"]}}
 nodes:
 """ + "".join(rows)
 

@@ -79,7 +79,7 @@ class Host:
     ) -> Node:
         """A node behind this server, its base a folder of its own."""
         target = SshTarget("127.0.0.1", getpass.getuser(), self.port, proxy_jump, python)
-        variables = {"faults": True, "allow_peers": ["127.0.0.0/8"]}
+        variables = {"faults": True, "systemd": False, "allow_peers": ["127.0.0.0/8"]}
         base = str(self.folder / "nodes" / name)
         return Node(name, "sgp", "sg", address, target, base=base, variables=variables)
 

@@ -19,7 +19,8 @@ from commcli.errors import BadInput
 from commcli.fleet.secrets import Secret
 from commcli.relay import config as relay_config
 from commcli.relay import neighbours
-from commcli.remote import relayfiles, zipapp
+from commcli.remote import playbook, relayfiles, zipapp
+from commcli.remote.compile import compile_play
 from tests.remote.sshd import Host
 
 HOST = Host(Path("/srv/test"), 22)
@@ -109,3 +110,16 @@ def test_the_zipapp_runs_without_site_packages(tmp_path: Path) -> None:
     command = [sys.executable, "-IS", str(tmp_path / "relay.pyz"), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == __version__
+
+
+@pytest.mark.parametrize(("variables_of_node", "has_unit"), [({}, True), ({"systemd": False}, False)])
+def test_a_unit_unless_the_node_says_that_systemd_is_not_its_own(
+    variables_of_node: Mapping[str, object], has_unit: bool
+) -> None:
+    """A lab on a machine with systemd, run by root, must not leave units in /etc."""
+    node = replace(FLEET.nodes["sg-1"], variables=variables_of_node)
+    play = playbook.load(Path(__file__).parents[2] / "playbooks/relay.yml")
+    given = relayfiles.variables(FLEET, node, SECRETS, b"zip", "signers\n")
+    steps = compile_play(play, node, given).body["steps"]
+    (unit,) = [step["args"]["unit"] for step in steps if step["name"] == "relay runs"]
+    assert ("[Unit]" in unit) == bool(unit.strip()) == has_unit

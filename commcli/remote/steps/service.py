@@ -1,8 +1,8 @@
 """`service: {name, state, unit, start, stop, pid_file}`: a program that is kept running.
 
-Where systemd runs, we are root and a `unit` is given: the unit file, `systemctl enable --now`. Elsewhere the commands `start` and
-`stop`, and `pid_file`, which a supervisor holds flock'd for as long as it lives: an answer to "is it running" that
-survives SIGKILL and reused process ids. `restarted` does nothing when this play has started it already.
+Where systemd runs, we are root and a `unit` is given: the unit file, `systemctl enable --now`. Elsewhere the
+commands `start` and `stop`, and `pid_file`, which a supervisor holds flock'd for as long as it lives: an answer to
+"is it running" that survives SIGKILL and reused process ids. `restarted` does nothing when this play has started it already.
 """
 
 from __future__ import annotations
