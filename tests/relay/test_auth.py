@@ -124,6 +124,17 @@ def test_several_secrets_hold_at_once_and_a_revoked_one_does_not() -> None:
     assert isinstance(_check(auth, username, time_limited_password("new", username)), Login)
 
 
+def test_a_shared_secret_makes_no_user_without_an_expiry() -> None:
+    for username in ("alice", "never:alice", ":alice"):
+        answer = _check(_authenticator("s3cret"), username, time_limited_password("s3cret", username))
+        assert answer == Denied(401, forged=True)
+
+
+def test_the_longest_name_is_a_name() -> None:
+    name = "a" * 508
+    assert isinstance(_check(_authenticator(**{name: "pw"}), name, "pw"), Login)
+
+
 def test_a_reload_of_credentials_keeps_nonces() -> None:
     auth = _authenticator(alice="wonder")
     message = _request(auth, "alice", "other")
@@ -156,6 +167,7 @@ def test_a_configured_user_with_a_name_like_an_expired_one_is_just_a_name() -> N
         ("1800000000", "1800000000"),
         ("tenant:alice", "tenant:alice"),
         ("\u0661\u0662:alice", "\u0661\u0662:alice"),
+        ("1" * 12 + ":alice", "alice"),
         ("1" * 13 + ":alice", "1" * 13 + ":alice"),
     ],
 )
@@ -203,6 +215,13 @@ def test_a_changed_nonce_is_not_ours(position: int, byte: bytes) -> None:
     nonce = nonces.issue(CLIENT, NOW)
     changed = nonce[:position] + byte + nonce[position + 1 :]
     assert nonces.valid(changed, CLIENT, NOW) is (changed == nonce)
+
+
+def test_a_nonce_has_one_spelling() -> None:
+    nonces = Nonces(b"k" * 32, 600.0)
+    nonce = nonces.issue(CLIENT, NOW)
+    for other in (nonce + b"\n", b" " + nonce, nonce[:6] + b"!" + nonce[6:], nonce + b"AAAA"):
+        assert not nonces.valid(other, CLIENT, NOW)
 
 
 def test_a_source_gets_so_many_refusals_a_second() -> None:

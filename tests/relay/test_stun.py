@@ -139,6 +139,12 @@ def test_the_first_of_duplicates_wins_and_all_are_kept_in_order() -> None:
     assert message.first(stun.NONCE) is None
 
 
+def test_comprehension_is_required_up_to_7fff() -> None:
+    attributes = [(number, b"") for number in (0x7FFF, 0x8000, 0x0001, 0x7FFF, 0xFFFF, stun.REALM)]
+    message = stun.parse(stun.build(stun.ALLOCATE, stun.REQUEST, ID, attributes))
+    assert message.unknown([stun.REALM]) == [0x7FFF, 0x0001]
+
+
 def test_what_follows_integrity_is_not_read() -> None:
     """An attacker on the path may append to a signed message; only FINGERPRINT counts there."""
     key = b"k" * 16
