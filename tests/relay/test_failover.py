@@ -195,6 +195,20 @@ def test_a_late_answer_is_a_sign_of_life_and_teaches_patience() -> None:
     assert road.monitor.rtt_s == pytest.approx(0.35, abs=0.02)
 
 
+@pytest.mark.parametrize(("rtts_s", "dead_at_s"), [([0.15], 0.21), ([0.05, 0.25], 0.55)])
+def test_a_jittery_path_is_waited_for(rtts_s: list[float], dead_at_s: float) -> None:
+    """Both have a mean of 150 ms; the second one is off by 100 ms either way, and gets four times that."""
+    monitor = PathMonitor(("a", "b"))
+    for probe in range(100):
+        monitor.probed(probe, float(probe))
+        monitor.answered(probe, probe + rtts_s[probe % len(rtts_s)])
+        monitor.judge(probe + 0.9)
+    for probe in range(100, 103):
+        monitor.probed(probe, 200.0)
+    died = next(step for step in range(1000) if monitor.judge(200 + step / 1000) == DEAD)
+    assert died / 1000 == pytest.approx(dead_at_s, abs=0.03)
+
+
 def test_our_own_sleep_is_nobodys_death() -> None:
     monitor = PathMonitor(("a", "b"))
     monitor.probed(0, 0.0)

@@ -275,10 +275,11 @@ def test_a_reflector_that_restarts_begins_again_at_zero() -> None:
 
 
 def test_a_sender_that_restarts_from_the_same_port_is_a_new_session() -> None:
-    pair = Pair().run(30)
+    pair = Pair().run((MEMORY + 50) / 5)
     pair.mesh = Mesh(A, lambda size: bytes(size))
     pair.mesh.set_peers(peers((B, THERE), keys=KEYS))
-    for window in pair.run(30).windows:
+    assert len(pair.run(30).windows) == 2
+    for window in pair.windows:
         assert window["loss"] == window["loss_fwd"] == window["loss_back"] == 0
 
 
@@ -438,6 +439,12 @@ def test_keys_rotate_without_a_lost_packet() -> None:
     assert not pair.reflector.drops
 
 
+def test_a_node_does_not_measure_itself() -> None:
+    mesh = Mesh(A, bytes)
+    mesh.set_peers(peers((A, HERE), (B, THERE), keys=KEYS))
+    assert [peer for peer, _, _ in mesh.tick(0.0, UNIX_0)] == [B]
+
+
 def test_a_peer_that_left_is_asked_no_more() -> None:
     pair = Pair().run(15)
     pair.mesh.set_peers({})
@@ -529,6 +536,20 @@ def test_an_answer_lost_after_its_packet_was_overtaken() -> None:
     records = [record(0, 0), record(1, None), record(2, 1), record(3, 3)]
     judge(records, NEW_SESSION, last=99)
     assert [made.lost for made in records] == [None, BACK, None, None]
+
+
+def test_a_coarse_clock_is_no_restart() -> None:
+    """Two packets of one batch have the same t2, and came in the other order."""
+    records = [record(0, 1, 5.0), record(1, 0, 5.0), record(2, None), record(3, 2, 6.0)]
+    judge(records, NEW_SESSION, last=99)
+    assert records[2].lost == FORWARD
+
+
+def test_a_guess_does_not_make_a_later_number_a_restart() -> None:
+    records = [record(0, 0), record(1, None), record(2, 1), record(3, 2)]
+    records[1].guess, records[1].lost = 4, BACK
+    assert forget(records, NEW_SESSION, 3) == (3, Mark(0, 1, 2.0))
+    assert forget(records[:3], NEW_SESSION, 3) == (3, Mark(0, 4, 2.0))
 
 
 def test_forgetting_carries_on_where_it_stops() -> None:

@@ -508,7 +508,7 @@ def test_loss_of_ten_percent_each_way_moves_nothing_while_media_flows() -> None:
 
 
 def test_a_stall_of_our_own_process_is_nobodys_death() -> None:
-    net = World(Plan(NODES, [*THREE, *BACK]))
+    net = World(Plan(NODES, [*THREE, *BACK]), lambda _a, _b: 0.1)  # several probes are under way at any time
     net.run(5, {"br-1": "hk-1"})
     net.now += 3  # nobody ran
     net.run(2, {"br-1": "hk-1"})
@@ -613,6 +613,20 @@ def test_a_full_flow_table_forwards_and_says_so() -> None:
     assert table.find("d") is not None
     table.expire(400)
     assert table.rows() == []
+
+
+def test_a_full_flow_table_is_not_searched_for_every_packet() -> None:
+    table = FlowTable(limit=1)
+
+    def flow(unix: float) -> Flow:
+        return Flow(("192.0.2.1", 1), ("192.0.2.2", 2), "transit", ("a", "b"), b"", unix)
+
+    table.add("a", flow(0))
+    table.add("b", flow(29.9))  # looks, and finds nothing idle for 30 s
+    table.add("b", flow(30.5))  # does not look
+    assert table.find("a") is not None
+    table.add("b", flow(31))
+    assert table.find("a") is None
 
 
 @given(st.lists(st.integers(0, 60), max_size=200))
