@@ -2,7 +2,8 @@
 
 Where systemd runs, we are root and a `unit` is given: the unit file, `systemctl enable --now`. Elsewhere the
 commands `start` and `stop`, and `pid_file`, which a supervisor holds flock'd for as long as it lives: an answer to
-"is it running" that survives SIGKILL and reused process ids. `restarted` does nothing when this play has started it already.
+"is it running" that survives SIGKILL and reused process ids. `restarted` does nothing when this play has started
+it already.
 """
 
 from __future__ import annotations
