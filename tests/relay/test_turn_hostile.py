@@ -184,7 +184,8 @@ def test_any_attributes_from_a_user_are_survived_and_answered(
     actions = world.handle(client.request(method, attributes, transaction))
     _check_actions(world, actions, CLIENT)
     if method not in (stun.SEND, 0x00A):
-        assert len(actions) == 1
+        # Bytes that only look like MESSAGE-INTEGRITY make it no STUN message at all; any other is answered.
+        assert len(actions) == 1 or set(world.server.drops) == {"stun_integrity_length"}
 
 
 @given(st.data())
