@@ -107,6 +107,8 @@ async def test_secrets_are_private_and_nowhere_in_the_results(fleet: Fleet) -> N
 async def test_new_configuration_restarts_and_new_peers_do_not(fleet: Fleet) -> None:
     await provision(fleet)
     before = await status(fleet, "sg-1")
+    foreseen = await provision(fleet, check=True, turn_secret=Secret("another-secret-1"))
+    assert changes(foreseen)["sg-1"] == ["TURN secret", "restart relay"]
     assert changes(await provision(fleet, peers_json=Secret('{"schema":1,"peers":{}}')))["sg-1"] == [
         "peers and keys"
     ]
@@ -123,6 +125,7 @@ async def test_new_configuration_restarts_and_new_peers_do_not(fleet: Fleet) -> 
 async def test_check_changes_nothing_and_the_diff_shows(fleet: Fleet) -> None:
     outcomes = await provision(fleet, check=True)
     assert "relay runs" in changes(outcomes)["sg-1"]
+    assert "restart relay" not in changes(outcomes)["sg-1"]
     assert not os.path.lexists(fleet.nodes["sg-1"].base)  # noqa: ASYNC240  a look at our own disk
     assert outcomes[0].value is not None
     [step] = [step for step in outcomes[0].value.steps if step.name == "configuration"]
