@@ -180,3 +180,31 @@ def test_every_direction_and_role_has_a_key_of_its_own() -> None:
     assert len(keys) == 4
     plain = hashlib.blake2s(b"request\0ae-1", key=KEY, person=b"commstmp").digest()
     assert stamp.session_key(KEY, "ae-1", reply=False) == plain
+
+
+# Built by scapy.contrib.stamp: T1, T2, T3 = 1800000001, 2, 3; error S=1 Z=0 scale=15 multiplier=132; TTL 61.
+FOREIGN_REQUEST = "00000007eef45081000000008f840001" + "00" * 28
+FOREIGN_REPLY = "00000009eef45083000000008f840001eef450820000000000000007eef45081000000008f8400003d000000"
+
+
+def test_packets_that_somebody_else_built() -> None:
+    """Its session id (RFC 8972) stands where RFC 8762 has zeros, which a receiver ignores."""
+    request = stamp.unpack_request(bytes.fromhex(FOREIGN_REQUEST), None)
+    assert request is not None
+    assert (request.sequence, request.sent_unix) == (7, 1800000001.0)
+    reply = stamp.unpack_reply(bytes.fromhex(FOREIGN_REPLY), None)
+    assert reply is not None
+    assert reply.request == request
+    assert (reply.sequence, reply.received_unix, reply.sent_unix, reply.ttl) == (
+        9,
+        1800000002.0,
+        1800000003.0,
+        61,
+    )
+    clock = ErrorEstimate.unpack(reply.error)
+    assert clock == ErrorEstimate(True, 132 * 2.0**-17)
+    ours = stamp.pack_reply(9, 1800000002.0, 1800000003.0, clock, request, 61, None)
+    assert ours == bytes.fromhex(FOREIGN_REPLY.replace("0001eef45082", "0000eef45082"))
+    assert stamp.pack_request(7, 1800000001.0, clock, None).hex() == FOREIGN_REQUEST.replace(
+        "840001", "840000"
+    )
