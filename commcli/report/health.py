@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from commcli.report.terminal import STYLES, styled
+from commcli.report.terminal import STYLES, grid, styled
 
 Document = Mapping[str, Any]
 
 
 def _check(doc: Document) -> RenderableType:
-    table = Table(title=f"health of {doc['fleet']}", title_justify="left", show_lines=True)
-    for head in ("node", "region", "health"):
-        table.add_column(head, no_wrap=True)
+    table = grid("node", "region", "health", title=f"health of {doc['fleet']}")
     table.add_column("findings", ratio=1)
     for row in doc["nodes"]:
         table.add_row(row["node"], row["region"], styled(row["verdict"]), _findings(row["findings"]))

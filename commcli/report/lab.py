@@ -9,16 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from commcli.report.terminal import ms, percent, styled
+from commcli.report.terminal import grid, ms, percent, styled
 
 Document = Mapping[str, Any]
 
 
 def draw_up(doc: Document) -> RenderableType:
     word = "lab up" if doc["changed"] else "lab was up already: nothing to do"
-    table = Table(title=f"{word}: {len(doc['nodes'])} nodes in {doc['folder']}", title_justify="left")
-    for column in ("node", "city", "SSH"):
-        table.add_column(column)
+    table = grid("node", "city", "SSH", title=f"{word}: {len(doc['nodes'])} nodes in {doc['folder']}")
     for row in doc["nodes"]:
         table.add_row(row["node"], row["city"], f"{row['address']}:{doc['ssh_port']}")
     note = Text("Delays are measured ones (public figures); loss and jitter are synthetic.", style="dim")
@@ -38,9 +36,7 @@ def draw_down(doc: Document) -> RenderableType:
 
 
 def draw_status(doc: Document) -> RenderableType:
-    table = Table(title=f"lab in {doc['folder']}", title_justify="left")
-    for column in ("node", "city", "address", "SSH", "relay", "processes"):
-        table.add_column(column)
+    table = grid("node", "city", "address", "SSH", "relay", "processes", title=f"lab in {doc['folder']}")
     for row in doc["nodes"]:
         table.add_row(
             row["node"], row["city"], row["address"], styled("ok" if row["ssh"] else "fail"),
@@ -58,7 +54,7 @@ def draw_status(doc: Document) -> RenderableType:
 
 
 def _links(title: str, rows: list[Mapping[str, Any]]) -> Table:
-    table = Table(title=f"{title} (loss and jitter synthetic)", title_justify="left")
+    table = grid(title=f"{title} (loss and jitter synthetic)")
     for column in ("link", "RTT ms", "jitter ms", "loss", "burst", "kbit/s"):
         table.add_column(column, justify="left" if column == "link" else "right")
     for row in rows:
@@ -76,7 +72,7 @@ def _figures(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def draw_degrade(doc: Document) -> RenderableType:
     a, b = doc["pair"]
-    table = Table(title=f"{a} - {b} (synthetic)", title_justify="left")
+    table = grid(title=f"{a} - {b} (synthetic)")
     for column in ("", "RTT ms", "jitter ms", "loss", "burst", "kbit/s"):
         table.add_column(column, justify="left" if not column else "right")
     for word in ("before", "after"):
@@ -99,7 +95,7 @@ def draw_start(doc: Document) -> RenderableType:
 
 
 def draw_demo(doc: Document) -> RenderableType:
-    table = Table(title=f"the story, told in {doc['seconds']:.0f} s", title_justify="left")
+    table = grid(title=f"the story, told in {doc['seconds']:.0f} s")
     for column in ("", "step", "s", "", "what was found"):
         table.add_column(column, justify="right" if column in ("", "s") else "left")
     for row in doc["steps"]:

@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 
-from commcli.report.terminal import styled
+from commcli.report.terminal import grid, styled
 
 Document = Mapping[str, Any]
 # What to type next, by a node's state.
@@ -44,7 +43,7 @@ def _changes(rows: Sequence[Document]) -> dict[tuple[str, str], list[str]]:
 
 
 def _change_table(changes: Mapping[tuple[str, str], Sequence[str]], check: bool) -> RenderableType:
-    table = Table(title="would change" if check else "changed", title_justify="left")
+    table = grid(title="would change" if check else "changed")
     for head in ("step", "what", "nodes"):
         table.add_column(head, overflow="fold")
     for (name, text), nodes in changes.items():
@@ -101,9 +100,7 @@ def _checked(doc: Document) -> RenderableType:
 
 
 def _shown(doc: Document) -> RenderableType:
-    table = Table(
-        title=f"{doc['play']}: {doc['about']}" if doc["about"] else doc["play"], title_justify="left"
-    )
+    table = grid(title=f"{doc['play']}: {doc['about']}" if doc["about"] else doc["play"])
     for head in ("line", "section", "step", "does", "about", "notify"):
         table.add_column(head, overflow="fold")
     for step in doc["steps"]:

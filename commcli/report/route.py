@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from commcli.report.terminal import STYLES, ms, styled
+from commcli.report.terminal import STYLES, grid, ms, styled
 
 Document = Mapping[str, Any]
 
@@ -50,7 +50,7 @@ def _plan_head(doc: Document) -> Text:
 def _changes(changes: Sequence[Document]) -> Table:
     shown = sorted(changes, key=lambda change: (-_gain(change), change["from"], change["to"]))[:CHANGES_SHOWN]
     title = "changes" if len(shown) == len(changes) else f"changes ({len(shown)} of {len(changes)})"
-    table = _table(title)
+    table = grid(title=title)
     for head in ("from", "to", "path"):
         table.add_column(head, no_wrap=True)
     for head in ("RTT ms", "then", "gain"):
@@ -78,7 +78,7 @@ def _gain(change: Document) -> float:
 
 
 def _zones(zones: Sequence[Document]) -> Table:
-    table = _table("what the zones cost")
+    table = grid(title="what the zones cost")
     table.add_column("zone", no_wrap=True)
     for head in ("pairs", "pay", "blocked", "mean ms", "worst ms"):
         table.add_column(head, justify="right", no_wrap=True)
@@ -135,7 +135,7 @@ def _applied(doc: Document) -> RenderableType:
 
 
 def _nodes(nodes: Sequence[Document], title: str) -> Table:
-    table = _table(title)
+    table = grid(title=title)
     for head in ("node", "state"):
         table.add_column(head, no_wrap=True)
     for head in ("serial", "s"):
@@ -173,7 +173,7 @@ def _verdict(doc: Document) -> Text:
 
 
 def _show(doc: Document) -> RenderableType:
-    table = _table(f"routes of {doc['fleet']}, table {doc['serial']}")
+    table = grid(title=f"routes of {doc['fleet']}, table {doc['serial']}")
     for head in ("from", "to", "primary", "backup", "last resort"):
         table.add_column(head, no_wrap=True)
     for row in doc["routes"]:
@@ -191,7 +191,7 @@ def _show(doc: Document) -> RenderableType:
 def _explain(doc: Document) -> RenderableType:
     head = Text(f"{_end(doc, 'from')} to {_end(doc, 'to')}", style="bold")
     head.append(f"; in force: {' > '.join(doc['in_force'])}" if doc["in_force"] else "; nothing in force")
-    table = _table(None)
+    table = grid(title=None)
     table.add_column("path", no_wrap=True)
     for name in ("RTT", "jitter", "loss", "hops", "cost ms"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -248,7 +248,7 @@ def _footnotes(doc: Document, hidden: int) -> list[Text]:
 
 
 def _history(doc: Document) -> RenderableType:
-    table = _table(f"tables of {doc['fleet']}")
+    table = grid(title=f"tables of {doc['fleet']}")
     table.add_column("serial", justify="right", no_wrap=True)
     for head in ("signed", "status", "confirmed", "canary"):
         table.add_column(head, no_wrap=True)
@@ -265,12 +265,6 @@ def _origin(row: Document) -> str:
     if row["rollback_of"]:
         return f"takes back {row['rollback_of']}"
     return f"routes of {row['routes_of']}" if row["routes_of"] else ""
-
-
-def _table(title: str | None) -> Table:
-    return Table(
-        title=title, title_justify="left", show_edge=False, pad_edge=False, box=None, header_style="bold"
-    )
 
 
 def _route(path: Sequence[str] | None) -> Text:

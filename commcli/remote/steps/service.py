@@ -58,7 +58,11 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
 
 
 def _has_systemd(args: Mapping[str, Any], place: Place) -> bool:
-    return bool(place.facts.get("systemd")) and place.facts.get("uid") == 0 and bool(args.get("unit", "").strip())
+    return (
+        bool(place.facts.get("systemd"))
+        and place.facts.get("uid") == 0
+        and bool(args.get("unit", "").strip())
+    )
 
 
 class _Supervisor:
