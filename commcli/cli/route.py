@@ -96,7 +96,7 @@ def apply(
     with _changing("route apply", inventory, state, deadline, quiet) as change:
         _check_canary(change.fleet, canary)
         found = change.look()
-        decision, unfinished = _decide(change.fleet, change.store, away or [], above=found.highest)
+        decision, unfinished = _decide(change.fleet, change.store, away or [], found)
         plan_doc = answer.plan(decision, change.fleet.name, unfinished=unfinished)
         reasons = preflight.why_publish(decision, found, now_unix=time.time())
         rollout = None
@@ -138,10 +138,10 @@ def rollback(
         now = history.situation(change.store)
         if serial is None:
             serial = history.before(change.store, now.in_force.serial if now.in_force else 0)
-        rules = policies.of(change.fleet)
-        old = tables.under_policy(history.kept(change.store, serial), rules)
-        _refuse_unlawful(serial, tables.unlawful(old, rules))
+        kept, rules = history.kept(change.store, serial), policies.of(change.fleet)
+        _refuse_unlawful(serial, tables.unlawful(tables.under_policy(kept, rules), rules))
         found = change.look()
+        old = tables.under_policy(kept, policies.of(change.fleet, draining=found.draining))
         table = tables.under_serial(old, max(now.latest_serial, found.highest) + 1, int(time.time()))
         plan_doc = answer.going_back(table, now.in_force, change.fleet.name, serial)
         _agree(change.fleet, plan_doc, yes)
@@ -228,10 +228,10 @@ def history(
 
 
 def _decide(
-    fleet: Fleet, store: Store, away: list[str], *, above: int = 0
+    fleet: Fleet, store: Store, away: list[str], found: Preflight | None = None
 ) -> tuple[Decision, tuple[int, ...]]:
-    """Decide on what the store holds, with a serial over all that are known; and the rollouts that were
-    broken off.
+    """Decide on what the store holds, and on what relays were `found` to say: which serials they have, which
+    of them drain. Also the serials of rollouts that were broken off.
 
     Raises AnswerBad when nothing fresh was measured: a plan made of nothing would take every route away.
     """
@@ -247,9 +247,10 @@ def _decide(
         fleet,
         store.mesh(since=now - 2 * estimate.MAX_AGE_S),
         in_force=known.in_force,
-        serial=max(known.latest_serial, above) + 1,
+        serial=max(known.latest_serial, found.highest if found else 0) + 1,
         now_unix=now,
         away=away,
+        draining=found.draining if found else (),
     )
     if not decision.estimate.measured.any():
         raise AnswerBad(
@@ -272,7 +273,9 @@ class _Change:
     quiet: bool
 
     def look(self) -> Preflight:
-        """Ask every relay which table it has. Raises OutOfReach when none answers: there is nobody to publish to."""
+        """Ask every relay which table it has. Raises OutOfReach when none answers: there is nobody to publish
+        to.
+        """
         from commcli.routing.preflight import look
 
         with _progress("asking relays", self.quiet) as on_event:
@@ -312,7 +315,9 @@ class _Change:
                         found.present(self.fleet),
                         SshNodes(self.pool.connect),
                         StoreJournal(self.store),
-                        back=None if in_force is None else lambda: self._back(in_force, table.serial + 1),
+                        back=None
+                        if in_force is None
+                        else lambda: self._back(in_force, table.serial + 1, found),
                         canary=canary,
                         absent=found.absent,
                         parallel=self.fleet.ssh.parallel,
@@ -324,12 +329,12 @@ class _Change:
             audit.update(result=rollout.state, **rollout.summary())
         return rollout
 
-    def _back(self, former: Table, serial: int) -> Package:
-        """The former routes under a newer serial, as far as today's zones still allow them."""
+    def _back(self, former: Table, serial: int, found: Preflight) -> Package:
+        """The former routes under a newer serial, as far as today's zones and drains still allow them."""
         from commcli.routing import policy, table
         from commcli.routing.publish import prepare
 
-        rules = policy.of(self.fleet)
+        rules = policy.of(self.fleet, draining=found.draining)
         lawful = table.lawful_part(table.under_policy(former, rules), rules)
         now = time.time()
         return prepare(

@@ -77,15 +77,17 @@ def decide(
     serial: int,
     now_unix: float,
     away: Collection[str] = (),
+    draining: Collection[str] = (),
     prices: Prices | None = None,
     margin: Margin | None = None,
     lifetime_s: int = table.LIFETIME_S,
 ) -> Decision:
     """Decide from mesh windows (see `estimate`), the inventory and the table in force what the next table is.
 
-    `away` are nodes that the caller knows to be out of service, whatever was measured of them.
+    `away` are nodes that the caller knows to be out of service, whatever was measured of them; `draining`
+    those whose relays say that they drain.
     """
-    rules = policy.of(fleet, away)
+    rules = policy.of(fleet, away, draining)
     known = estimates.estimate(rules.ids, windows, now_unix=now_unix)
     return decide_on(
         fleet.name,

@@ -22,9 +22,11 @@ Matrix = NDArray[np.float64]
 ROUNDS = 5
 # Nodes keep 60 windows of 10 s; older figures than that belong to a mesh that was not read back.
 MAX_AGE_S = 900.0
-# Fewer packets than this cannot tell a clean edge from a bad one (one lost of eight reads as 12 %): unmeasured.
+# Fewer packets than this cannot tell a clean edge from a bad one (one lost of eight reads as 12 %):
+# unmeasured.
 MIN_SAMPLES = 20
-# A window that holds less of a full one is a relay's first: it also counts packets to peers that were not up yet.
+# A window that holds less of a full one is a relay's first: it also counts packets to peers that were not up
+# yet.
 FULL_WINDOW = 0.8
 
 
@@ -87,8 +89,8 @@ def estimate(
 ) -> Estimate:
     """Matrices over `ids` from mesh windows: {"node", "peer", "start", "seconds", "sent", "received",
     "rtt_ms": {"p50"} or null, "loss", "loss_fwd", "jitter_fwd_ms", ...}. Windows of unknown nodes and those
-    that ended more than `max_age_s` ago are left out; of the rest the newest full `rounds` of each edge count.
-    An edge with fewer than MIN_SAMPLES packets is unmeasured.
+    that ended more than `max_age_s` ago are left out; of the rest the newest full `rounds` of each edge
+    count. An edge with fewer than MIN_SAMPLES packets is unmeasured.
     """
     position = {node: index for index, node in enumerate(ids)}
     edges: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)

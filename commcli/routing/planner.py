@@ -298,7 +298,8 @@ def _improve(
 class _Hub:
     """The relays of a group of pairs, numbered 0..R-1, and the costs around them.
 
-    Rows are where an edge ends, so that the minimum over relays runs along memory: five times as fast as across.
+    Rows are where an edge ends, so that the minimum over relays runs along memory: five times as fast as
+    across.
     """
 
     def __init__(self, usable: Matrix, hop_ms: float, relays: NDArray[np.intp]) -> None:
@@ -313,8 +314,8 @@ class _Hub:
 class _Fan:
     """All relayed paths from one source to `columns`; `banned` are rows of nodes that each column must avoid.
 
-    A path i -> k -> l -> j repeats no node: the diagonal of the costs is infinite, which leaves l = i, k = j and
-    banned relays to be kept out by hand.
+    A path i -> k -> l -> j repeats no node: the diagonal of the costs is infinite, which leaves l = i, k = j
+    and banned relays to be kept out by hand.
     """
 
     def __init__(
@@ -384,7 +385,9 @@ class _Fan:
         return entry, exit_, least
 
     def _leads(self, avoid: list[int]) -> tuple[NDArray[np.intp], Matrix, NDArray[np.intp], Matrix]:
-        """For each last relay l the best first relay that is not in `avoid` and its cost, then the second best."""
+        """For each last relay l the best first relay that is not in `avoid` and its cost, then the second
+        best.
+        """
         while len(self._ranks) < 2 + len(avoid):
             self._next_rank()
         if not avoid:

@@ -81,8 +81,10 @@ class Policy:
         return None if self.states[node] == "active" else self.states[node]
 
 
-def of(fleet: Fleet, away: Collection[str] = ()) -> Policy:
-    """The fleet's zones and node states, with the nodes that the caller knows to be `away`."""
+def of(fleet: Fleet, away: Collection[str] = (), draining: Collection[str] = ()) -> Policy:
+    """The fleet's zones and node states, with the nodes that the caller knows to be `away`, or whose relays
+    say that they drain, whatever the inventory says.
+    """
     ids = tuple(sorted(fleet.nodes))
     return Policy(
         ids=ids,
@@ -91,7 +93,7 @@ def of(fleet: Fleet, away: Collection[str] = ()) -> Policy:
             node: Place(fleet.nodes[node].country or None, frozenset(fleet.markets_of(node))) for node in ids
         },
         zones=fleet.zones,
-        states={node: fleet.nodes[node].state for node in ids},
+        states={node: "drain" if node in draining else fleet.nodes[node].state for node in ids},
         away=frozenset(away),
     )
 

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """`serials` of the relays that answered (None: no table yet), `absent` the outcomes of the other nodes."""
+    """`serials` of the relays that answered (None: no table yet), `absent` the outcomes of the other nodes,
+    `draining` the relays that were told to drain.
+    """
 
     serials: Mapping[str, int | None]
     absent: tuple[Outcome[int], ...] = ()
+    draining: frozenset[str] = frozenset()
 
     @property
     def highest(self) -> int:
@@ -48,7 +51,8 @@ async def look(
     absent: list[Outcome[int]] = [
         Outcome(o.node, o.state, None, o.reason, o.seconds, o.code) for o in outcomes if o.value is None
     ]
-    return Preflight(serials, tuple(absent))
+    draining = frozenset(o.node for o in outcomes if o.value is not None and o.value["drain"])
+    return Preflight(serials, tuple(absent), draining)
 
 
 def why_publish(decision: Decision, found: Preflight, *, now_unix: float) -> list[str]:

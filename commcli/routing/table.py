@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -141,17 +141,17 @@ def under_serial(table: Table, serial: int, created: int, *, lifetime_s: int = L
 def under_policy(table: Table, policy: Policy) -> Table:
     """The same routes with today's nodes and zones in place of those of its time.
 
-    Routes from, to or through nodes that no longer exist fall away. Whether the rest is lawful is for `check`
-    to say.
+    Paths through nodes that no longer exist, or that may not be transit today, fall away, and what is left of a
+    route moves up. Whether the rest is lawful is for `unlawful` to say.
     """
     known = set(policy.ids)
-    routes = {}
-    for pair, route in table.routes.items():
-        alive = [path for _, path in route.paths() if set(path) <= known]
-        if alive:
-            routes[pair] = Route(*alive)
+
+    def stands(path: Path) -> bool:
+        return set(path) <= known and all(policy.not_transit(relay) is None for relay in path[1:-1])
+
     blocked = frozenset(pair for pair in table.blocked if set(pair) <= known)
-    return replace(table, nodes=policy.nodes, zones=policy.zone_rows, routes=routes, blocked=blocked)
+    kept = _only(table, stands)
+    return replace(kept, nodes=policy.nodes, zones=policy.zone_rows, blocked=blocked)
 
 
 def unlawful(table: Table, policy: Policy) -> list[tuple[Pair, str, Path, str]]:
@@ -167,13 +167,18 @@ def unlawful(table: Table, policy: Policy) -> list[tuple[Pair, str, Path, str]]:
 
 def lawful_part(table: Table, policy: Policy) -> Table:
     """The table without the paths that break a zone of `policy`; what is left of a route moves up."""
+    blocked = {pair for pair in table.routes if policy.violated(pair) is not None}
+    kept = _only(table, lambda path: policy.violated(path) is None)
+    return replace(kept, blocked=table.blocked | blocked)
+
+
+def _only(table: Table, wanted: Callable[[Path], bool]) -> Table:
     routes = {}
     for pair, route in table.routes.items():
-        kept = [path for _, path in route.paths() if policy.violated(path) is None]
+        kept = [path for _, path in route.paths() if wanted(path)]
         if kept:
             routes[pair] = Route(*kept)
-    blocked = {pair for pair in table.routes if policy.violated(pair) is not None}
-    return replace(table, routes=routes, blocked=table.blocked | blocked)
+    return replace(table, routes=routes)
 
 
 def encode(table: Table) -> Encoded:

@@ -49,6 +49,11 @@ def test_the_three_states_differ() -> None:
     assert found.present.tolist() == [True, True, True, False]
 
 
+def test_a_relay_that_says_it_drains_is_believed() -> None:
+    rules = policies.of(fleet({"a": "ae", "b": "br"}), draining={"b"})
+    assert [rules.not_transit(node) for node in rules.ids] == [None, "drain"]
+
+
 def test_the_digest_names_every_rule() -> None:
     world = fleet({"a": "ae", "b": "br"}, zones=[zone("z", "ae", "br", forbid=["kp"])])
     rules = policies.of(world)

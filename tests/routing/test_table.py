@@ -199,6 +199,12 @@ def test_routes_of_nodes_that_are_gone_fall_away() -> None:
     tables.check(tables.encode(kept), now_unix=NOW, highest_serial=0)
 
 
+def test_an_old_table_makes_no_new_transit_of_a_node_that_drains() -> None:
+    kept = tables.under_policy(decision().table, decision(states={"sg-1": "drain"}).policy)
+    assert kept.routes["ae-1", "kr-1"] == Route(("ae-1", "hk-1", "kr-1"), ("ae-1", "kr-1"), None)
+    assert kept.routes["ae-1", "sg-1"].primary == ("ae-1", "sg-1")
+
+
 def test_times() -> None:
     assert tables.iso(0) == "1970-01-01T00:00:00Z"
     assert tables.unix(tables.iso(NOW)) == NOW
