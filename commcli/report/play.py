@@ -71,7 +71,7 @@ def _troubles(doc: Document) -> Iterator[RenderableType]:
         if row["state"] != "done":
             grouped.setdefault((row["state"], row["reason"]), []).append(row["node"])
     for (state, reason), nodes in sorted(grouped.items()):
-        following = _NEXT[state].format(file=doc["file"], nodes=",".join(nodes) if len(nodes) == 1 else "all")
+        following = _NEXT[state].format(file=doc["file"], nodes=",".join(nodes))
         line = Text.assemble(styled(state), f"  {_names(nodes)}: {reason}")
         yield Group(line, Text(f"  next: {following}", style="dim"))
 

@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[2]
 FLOOR = (3, 9)
 # Everything that is shipped to a node and runs there under its own python3. (Probe endpoints are not: they run under
 # a python that has aiortc.)
-NODE_SIDE = ("commcli/relay/**/*.py", "commcli/*/onnode.py", "commcli/*/onnode/**/*.py")
+NODE_SIDE = (
+    "commcli/relay/**/*.py",
+    "commcli/remote/steps/*.py",
+    "commcli/*/onnode.py",
+    "commcli/*/onnode/**/*.py",
+)
 
 
 def sources() -> list[Path]:
