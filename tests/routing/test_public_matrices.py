@@ -1,7 +1,8 @@
 """The planner on public measurements of the real Internet, where they are at hand.
 
-The figures to meet are those that the data's own README states (found by other code): the share of ordered pairs
-that gain at least 10 % RTT by one relay or by two, a relay charged 2 ms. RTT only: none of the data holds loss.
+The figures to meet are those that the data's own README states (found by other code): the share of ordered
+pairs that gain at least 10 % RTT by one relay or by two, a relay charged 2 ms. RTT only: none of the data
+holds loss.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def square(path: Path) -> tuple[list[str], Matrix]:
-    """A CSV of source rows and destination columns, blanks unmeasured. The repeated names of cities get a number."""
+    """A CSV of source rows and destination columns, blanks unmeasured. The repeated names of cities get a
+    number.
+    """
     with path.open(newline="") as file:
         head, *rows = csv.reader(file)
     ids = [f"n{n:03}" for n in range(len(rows))]

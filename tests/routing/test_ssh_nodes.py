@@ -1,16 +1,14 @@
-"""The node's side for real: the streamed program, a relay process, stock ssh-keygen; only SSH itself is missing."""
+"""The node's side for real: the streamed program, a relay process, stock ssh-keygen; only SSH itself is
+missing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,66 +23,16 @@ from commcli.routing.publish import Package, SshNodes, prepare
 from commcli.routing.table import Route, Table
 from tests.probe.local import LocalConnection
 from tests.routing.fleets import zone
+from tests.routing.live import make_keys, relay, write_node
 from tests.routing.worlds import decision, small_fleet
 
 NODE = "ae-1"
 
 
-def free_ports(count: int) -> list[int]:
-    """UDP ports that nobody has now."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
-
-
-def write_node(base: Path, keys: Path) -> None:
-    """A provisioned node: configuration, secrets, signers."""
-    turn, overlay, stamp = free_ports(3)
-    config = {
-        **{"schema": 1, "node": NODE, "base": str(base), "address": "127.0.0.1", "realm": "test"},
-        **{"turn_port": turn, "overlay_port": overlay, "stamp_port": stamp, "metrics_port": None},
-        **{"relay_ports": [40000, 40100], "allow_peers": ["127.0.0.0/8"], "faults": False},
-    }
-    for folder in ("etc", "run", "state", "table"):
-        (base / folder).mkdir(parents=True)
-    (base / "etc/relay.json").write_text(json.dumps(config))
-    (base / "etc/peers.json").write_text('{"schema": 1, "peers": {}}')
-    (base / "etc/turn.secret").write_text("secret\n")
-    (base / "etc/allowed_signers").write_text((keys / "signers").read_text())
-
-
-@contextmanager
-def relay(base: Path) -> Iterator[Path]:
-    """A relay at work; its control socket."""
-    command = [sys.executable, "-m", "commcli.relay", "serve", "--config", str(base / "etc/relay.json")]
-    with (base / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        until = time.monotonic() + 20
-        while not (base / "run/control.sock").exists():
-            assert process.poll() is None and time.monotonic() < until, (base / "log").read_text()
-            time.sleep(0.02)
-        yield base / "run/control.sock"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`ours` may sign tables, `theirs` may not."""
-    folder = tmp_path_factory.mktemp("keys")
-    for name in ("ours", "theirs"):
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    public = (folder / "ours.pub").read_text()
-    (folder / "signers").write_text(f'commcli-table namespaces="commcli-table" {public}')
-    return folder
+    return make_keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture
@@ -149,7 +97,7 @@ async def test_a_relay_takes_good_tables_and_keeps_them_from_bad_ones(
     tmp_path: Path, keys: Path, nodes: SshNodes
 ) -> None:
     base = tmp_path / "node"
-    write_node(base, keys)
+    write_node(base, keys, NODE)
     node, good = node_at(base), decision().table
     with relay(base) as control:
         made = prepare(
@@ -180,7 +128,7 @@ async def test_without_a_relay_the_node_is_out_of_reach_and_untouched(
     tmp_path: Path, keys: Path, nodes: SshNodes
 ) -> None:
     base = tmp_path / "node"
-    write_node(base, keys)
+    write_node(base, keys, NODE)
     with pytest.raises(Unreachable, match="no relay answers"):
         await nodes.install(node_at(base), signed(fresh(decision().table, 1), keys))
     assert list((base / "table").iterdir()) == []
