@@ -28,7 +28,7 @@ from commcli.errors import AnswerBad, OutOfReach, Refused, Usage
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet
-    from commcli.remote.outcome import OnEvent
+    from commcli.remote.outcome import Event, OnEvent
     from commcli.remote.ssh import Pool
     from commcli.routing.decision import Decision
     from commcli.routing.preflight import Preflight
@@ -276,9 +276,12 @@ class _Change:
         """Ask every relay which table it has. Raises OutOfReach when none answers: there is nobody to publish
         to.
         """
+        from commcli.remote.outcome import Event
         from commcli.routing.preflight import look
 
         with _progress("asking relays", self.quiet) as on_event:
+            for node in self.fleet.nodes:
+                on_event(Event(node, "status"))
             found = self.runner.run(
                 look(self.fleet, self.pool, deadline_s=self.deadline_s, on_event=on_event)
             )
@@ -387,8 +390,14 @@ def _connected(runner: asyncio.Runner, pool: Pool) -> Iterator[Pool]:
 def _progress(title: str, quiet: bool) -> Iterator[OnEvent]:
     from commcli.report import terminal
 
+    def tell(event: Event) -> None:
+        if event.state:
+            shown.done(event.node, event.state)
+        else:
+            shown.update(event.node, event.text)
+
     with terminal.progress(title, quiet=quiet) as shown:
-        yield lambda event: shown.done(event.node, event.state)
+        yield tell
 
 
 def _check_canary(fleet: Fleet, canary: str | None) -> None:

@@ -163,13 +163,16 @@ def _verdict(doc: Document) -> Text:
         return Text(text, STYLES["warn"])
     if doc["result"] == "unreached":
         return Text(f"table {serial} not published: no canary could be reached", STYLES["fail"])
-    back = doc["rollback"]
-    where = (
-        f"the former routes are back as table {back['serial']}"
-        if back
-        else "no relay had taken it, none changed"
-    )
-    return Text(f"table {serial} stopped: {doc['stopped']}; {where}", STYLES["fail"])
+    text = f"table {serial} stopped: {doc['stopped']}; {_aftermath(doc['rollback'], serial, done)}"
+    return Text(text, STYLES["fail"])
+
+
+def _aftermath(back: Document | None, serial: int, done: int) -> str:
+    if back is not None:
+        return f"the former routes are back as table {back['serial']}"
+    if done:
+        return f"there is no former table to go back to, so {done} relays keep table {serial}"
+    return "no relay had taken it, none changed"
 
 
 def _show(doc: Document) -> RenderableType:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from commcli.errors import Refused, RolledBack
 from commcli.fleet.model import Fleet, Node
 from commcli.relay import signature as signatures
-from commcli.remote.outcome import Failed, Lost, OnEvent, Outcome, Unreachable, each, exit_code
+from commcli.remote.outcome import Event, Failed, Lost, OnEvent, Outcome, Unreachable, each, exit_code
 from commcli.routing import table as tables
 from commcli.routing.table import Table
 
@@ -217,6 +217,8 @@ class _Push:
         )
 
     async def _one(self, node: Node, package: Package) -> int:
+        if self.on_event is not None:
+            self.on_event(Event(node.id, f"table {package.serial}"))
         try:
             serial = await self.side.install(node, package)
         except Lost:

@@ -102,7 +102,7 @@ class Desk:
                     rows = [window(node, peer, rtt, start=start, loss=lost) for start in starts]
                     store.record_mesh(node, rows)
 
-    async def start(self, *words: str) -> asyncio.subprocess.Process:
+    async def start(self, *words: str, stdin: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
         environment = {
             "PATH": os.environ["PATH"],
             "COMMCLI_INVENTORY": str(self.inventory),
@@ -110,15 +110,15 @@ class Desk:
         }
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "commcli", "route", *words),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=environment,
             cwd=ROOT,
         )
 
-    async def run(self, *words: str) -> Ended:
-        process = await self.start(*words)
+    async def run(self, *words: str, stdin: int = asyncio.subprocess.DEVNULL) -> Ended:
+        process = await self.start(*words, stdin=stdin)
         out, err = await asyncio.wait_for(process.communicate(), 60)
         return Ended(process.returncode, out.decode(), err.decode())
 
@@ -238,6 +238,32 @@ async def test_without_a_terminal_and_without_yes_nothing_happens(desk: Desk) ->
     assert (ended.code, ended.out) == (2, "")
     assert "add --yes" in ended.err
     assert desk.loaded() == dict.fromkeys(NODES, None)
+
+
+@pytest.mark.parametrize(
+    ("production", "typed", "code"),
+    [("false", "n", 1), ("false", "y", 0), ("true", "y", 1)],
+)
+async def test_at_a_terminal_it_asks_in_proportion(
+    desk: Desk, production: str, typed: str, code: int
+) -> None:
+    with (desk.inventory / "fleet.yaml").open("a") as file:
+        file.write(f"production: {production}\n")
+    if production == "true":
+        # A production fleet may not stand on loopback; nothing is sent to these, because `y` is not its name.
+        nodes = desk.inventory / "nodes.yaml"
+        nodes.write_text(nodes.read_text().replace("127.9.0.", "192.0.2."))
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, typed.encode() + b"\n")
+        ended = await desk.run("apply", "--json", stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ended.code == code
+    assert "ae-1 > sg-1 > kr-1" in ended.err, "what will change is shown before the question"
+    assert ("PRODUCTION fleet three, 3 nodes" in ended.err) == (production == "true")
+    assert desk.loaded() == dict.fromkeys(NODES, None if code else 1)
 
 
 async def test_a_silent_mesh_keeps_the_table(desk: Desk) -> None:
