@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,17 +25,19 @@ from commcli.cli.options import (
     YesOpt,
     settings_from,
 )
-from commcli.errors import AnswerBad, OutOfReach, Refused, Usage
+from commcli.errors import AnswerBad, Refused, Usage
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet
     from commcli.remote.outcome import Event, OnEvent
     from commcli.remote.ssh import Pool
+    from commcli.routing.change import Change
     from commcli.routing.decision import Decision
     from commcli.routing.preflight import Preflight
-    from commcli.routing.publish import Package, Rollout
-    from commcli.routing.table import Table
     from commcli.store.sqlite import Store
+
+    # Runs one step of a command, under this title, and gives what it gives.
+    Run = Callable[[str, Callable[..., Coroutine[Any, Any, Any]]], Any]
 
 app = typer.Typer(help="Decide, publish and explain the routes.", no_args_is_help=True)
 
@@ -93,9 +96,9 @@ def apply(
     """
     from commcli.routing import answer, preflight
 
-    with _changing("route apply", inventory, state, deadline, quiet) as change:
+    with _changing("route apply", inventory, state, deadline, quiet) as (change, run):
         _check_canary(change.fleet, canary)
-        found = change.look()
+        found = run("asking relays", change.look)
         decision, unfinished = _decide(change.fleet, change.store, away or [], found)
         plan_doc = answer.plan(decision, change.fleet.name, unfinished=unfinished)
         reasons = preflight.why_publish(decision, found, now_unix=time.time())
@@ -104,9 +107,9 @@ def apply(
             _refuse_blind(decision, force)
             _agree(change.fleet, plan_doc, yes)
             told = {"serial": decision.table.serial, "because": reasons}
-            rollout = change.publish(
-                decision.table, decision.in_force, found, canary=canary, reason=reason, told=told
-            )
+            push = partial(change.publish, decision.table, decision.in_force, found)
+            work = partial(push, canary=canary, reason=reason, told=told)
+            rollout = run(f"table {decision.table.serial}", work)
         doc = answer.applied(plan_doc, rollout, found.absent)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
@@ -133,20 +136,21 @@ def rollback(
     from commcli.routing import policy as policies
     from commcli.routing import table as tables
 
-    with _changing("route rollback", inventory, state, deadline, quiet) as change:
+    with _changing("route rollback", inventory, state, deadline, quiet) as (change, run):
         _check_canary(change.fleet, canary)
         now = history.situation(change.store)
         if serial is None:
             serial = history.before(change.store, now.in_force.serial if now.in_force else 0)
         kept, rules = history.kept(change.store, serial), policies.of(change.fleet)
         _refuse_unlawful(serial, tables.unlawful(tables.under_policy(kept, rules), rules))
-        found = change.look()
+        found = run("asking relays", change.look)
         old = tables.under_policy(kept, policies.of(change.fleet, draining=found.draining))
         table = tables.under_serial(old, max(now.latest_serial, found.highest) + 1, int(time.time()))
         plan_doc = answer.going_back(table, now.in_force, change.fleet.name, serial)
         _agree(change.fleet, plan_doc, yes)
         told = {"serial": table.serial, "routes_of": serial}
-        rollout = change.publish(table, now.in_force, found, canary=canary, reason=reason, told=told)
+        push = partial(change.publish, table, now.in_force, found)
+        rollout = run(f"table {table.serial}", partial(push, canary=canary, reason=reason, told=told))
         doc = answer.applied(plan_doc, rollout, found.absent, verb="rollback")
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
@@ -260,108 +264,16 @@ def _decide(
     return decision, known.unfinished
 
 
-@dataclass(frozen=True)
-class _Change:
-    """One changing command at work: the lock is held, connections stay open between its steps."""
-
-    command: str
-    fleet: Fleet
-    store: Store
-    runner: asyncio.Runner
-    pool: Pool
-    deadline_s: float | None
-    quiet: bool
-
-    def look(self) -> Preflight:
-        """Ask every relay which table it has. Raises OutOfReach when none answers: there is nobody to publish
-        to.
-        """
-        from commcli.remote.outcome import Event
-        from commcli.routing.preflight import look
-
-        with _progress("asking relays", self.quiet) as on_event:
-            for node in self.fleet.nodes:
-                on_event(Event(node, "status"))
-            found = self.runner.run(
-                look(self.fleet, self.pool, deadline_s=self.deadline_s, on_event=on_event)
-            )
-        if not found.serials:
-            first = found.absent[0]
-            raise OutOfReach(
-                f"none of {len(found.absent)} relays answers; {first.node}: {first.state}: {first.reason}",
-                hint="commcli health check",
-            )
-        return found
-
-    def publish(
-        self,
-        table: Table,
-        in_force: Table | None,
-        found: Preflight,
-        *,
-        canary: str | None,
-        reason: str | None,
-        told: Mapping[str, Any],
-    ) -> Rollout:
-        """Sign, push and record. Raises Refused before anything is sent when the table is not fit to be."""
-        from commcli.routing.history import StoreJournal
-        from commcli.routing.publish import SshNodes, prepare, publish
-
-        with self.store.audited(self.command, reason, told) as audit:
-            package = prepare(
-                table, self.fleet, self._sign, now_unix=time.time(), highest_serial=found.highest
-            )
-            with _progress(f"table {table.serial}", self.quiet) as on_event:
-                rollout = self.runner.run(
-                    publish(
-                        package,
-                        found.present(self.fleet),
-                        SshNodes(self.pool.connect),
-                        StoreJournal(self.store),
-                        back=None
-                        if in_force is None
-                        else lambda: self._back(in_force, table.serial + 1, found),
-                        canary=canary,
-                        absent=found.absent,
-                        parallel=self.fleet.ssh.parallel,
-                        deadline_s=self.deadline_s,
-                        on_event=on_event,
-                        detail={**told, "reason": reason},
-                    )
-                )
-            audit.update(result=rollout.state, **rollout.summary())
-        return rollout
-
-    def _back(self, former: Table, serial: int, found: Preflight) -> Package:
-        """The former routes under a newer serial, as far as today's zones and drains still allow them."""
-        from commcli.routing import policy, table
-        from commcli.routing.publish import prepare
-
-        rules = policy.of(self.fleet, draining=found.draining)
-        lawful = table.lawful_part(table.under_policy(former, rules), rules)
-        now = time.time()
-        return prepare(
-            table.under_serial(lawful, serial, int(now)),
-            self.fleet,
-            self._sign,
-            now_unix=now,
-            highest_serial=serial - 1,
-        )
-
-    def _sign(self, manifest: bytes) -> str:
-        from commcli.remote.sshsig import sign
-        from commcli.routing.table import NAMESPACE
-
-        signing = self.fleet.signing
-        return sign(manifest, signing.key, signing.agent, NAMESPACE, signers=signing.signers)
-
-
 @contextmanager
 def _changing(
-    command: str, inventory: Any, state: Any, deadline_s: float | None, quiet: bool
-) -> Iterator[_Change]:
+    command: str, inventory: Path | None, state: Path | None, deadline_s: float | None, quiet: bool
+) -> Iterator[tuple[Change, Run]]:
+    """The lock, the store and the connections of one changing command, and a way to run its steps with
+    progress.
+    """
     from commcli import fleet as fleets
     from commcli.remote.ssh import Pool
+    from commcli.routing.change import Change
     from commcli.store.lock import exclusive
     from commcli.store.sqlite import Store
 
@@ -373,7 +285,12 @@ def _changing(
         asyncio.Runner() as runner,
         _connected(runner, Pool(fleet)) as pool,
     ):
-        yield _Change(command, fleet, store, runner, pool, deadline_s, quiet)
+
+        def run(title: str, work: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+            with _progress(title, quiet) as on_event:
+                return runner.run(work(on_event=on_event))
+
+        yield Change(command, fleet, store, pool, deadline_s=deadline_s), run
 
 
 @contextmanager
