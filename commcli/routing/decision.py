@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -62,6 +62,7 @@ class Decision:
     plan: Plan
     table: Table
     in_force: Table | None
+    position: Mapping[str, int]
 
     @property
     def changed(self) -> bool:
@@ -129,12 +130,13 @@ def decide_on(
         rules=table.sha256(f"{rules.sha256()} {prices} {margin}".encode()),
         lifetime_s=lifetime_s,
     )
-    return Decision(rules, masks, prices, known, costs, made, new, in_force)
+    position = {node: index for index, node in enumerate(rules.ids)}
+    return Decision(rules, masks, prices, known, costs, made, new, in_force, position)
 
 
-def path_ms(matrix: Matrix, ids: Sequence[str], path: Path) -> float | None:
-    """The sum of a per-edge figure along a path, None where an edge has none or a node is not in `ids`."""
-    position = {node: index for index, node in enumerate(ids)}
+def path_ms(decision: Decision, matrix: Matrix, path: Path) -> float | None:
+    """The sum of a per-edge figure along a path, None where an edge has none or a node is unknown."""
+    position = decision.position
     if any(node not in position for node in path):
         return None
     edges = sum(float(matrix[position[a], position[b]]) for a, b in pairwise(path))
@@ -143,7 +145,7 @@ def path_ms(matrix: Matrix, ids: Sequence[str], path: Path) -> float | None:
 
 def path_cost_ms(decision: Decision, path: Path) -> float | None:
     """Today's cost of a path, the price of its relays included, None where an edge is unusable."""
-    edges = path_ms(decision.costs.total, decision.policy.ids, path)
+    edges = path_ms(decision, decision.costs.total, path)
     return None if edges is None else round(edges + decision.prices.hop_ms * (len(path) - 2), 3)
 
 
@@ -163,9 +165,9 @@ def obstacle(decision: Decision, path: Path) -> str | None:
     if zone is not None:
         return f"zone {zone} forbids {_offender(rules, zone, path)}"
     for a, b in pairwise(path):
-        cost = path_ms(decision.costs.total, rules.ids, (a, b))
+        cost = path_ms(decision, decision.costs.total, (a, b))
         if cost is None:
-            lost = path_ms(decision.estimate.loss, rules.ids, (a, b)) == 1.0
+            lost = path_ms(decision, decision.estimate.loss, (a, b)) == 1.0
             return f"{a} > {b} {'loses everything' if lost else 'is not measured'}"
     return None
 
@@ -194,13 +196,12 @@ def changes(decision: Decision) -> list[Change]:
 
 
 def _change(decision: Decision, pair: Pair, was: Path | None, now: Path | None) -> Change:
-    ids = decision.policy.ids
     return Change(
         pair=pair,
         before=was,
         after=now,
-        rtt_before_ms=path_ms(decision.estimate.rtt_ms, ids, was or pair),
-        rtt_after_ms=path_ms(decision.estimate.rtt_ms, ids, now) if now else None,
+        rtt_before_ms=path_ms(decision, decision.estimate.rtt_ms, was or pair),
+        rtt_after_ms=path_ms(decision, decision.estimate.rtt_ms, now) if now else None,
         cost_before_ms=path_cost_ms(decision, was or pair),
         cost_after_ms=path_cost_ms(decision, now) if now else None,
         why=_why(decision, pair, was, now),
@@ -229,7 +230,9 @@ def vanished(decision: Decision) -> float:
         return 0.0
     rules, new = decision.policy, decision.table
     expected = [pair for pair in decision.in_force.routes if not rules.away & set(pair)]
-    expected = [pair for pair in expected if set(pair) <= set(rules.ids) and pair not in new.blocked]
+    expected = [
+        pair for pair in expected if set(pair) <= decision.position.keys() and pair not in new.blocked
+    ]
     gone = sum(1 for pair in expected if pair not in new.routes)
     return gone / len(expected) if expected else 0.0
 
@@ -258,8 +261,8 @@ def _zone_price(decision: Decision, zone_id: str, without: Paths) -> ZonePrice:
     for i, j in pairs:
         lawful, free = best.path(rules.ids, i, j), without.path(rules.ids, i, j)
         if lawful is not None and free is not None and lawful != free:
-            now = path_ms(decision.estimate.rtt_ms, rules.ids, lawful)
-            then = path_ms(decision.estimate.rtt_ms, rules.ids, free)
+            now = path_ms(decision, decision.estimate.rtt_ms, lawful)
+            then = path_ms(decision, decision.estimate.rtt_ms, free)
             if now is not None and then is not None:
                 paying[rules.ids[i], rules.ids[j]] = round(now - then, 3)
     worst = max(sorted(paying), key=lambda pair: paying[pair], default=None)
@@ -276,11 +279,10 @@ def _zone_price(decision: Decision, zone_id: str, without: Paths) -> ZonePrice:
 
 def mean_rtt_ms(decision: Decision) -> tuple[float | None, float | None]:
     """(direct, chosen) mean RTT over the pairs where both are measured."""
-    ids = decision.policy.ids
     figures = []
     for pair, route in decision.table.routes.items():
-        direct = path_ms(decision.estimate.rtt_ms, ids, pair)
-        chosen = path_ms(decision.estimate.rtt_ms, ids, route.primary)
+        direct = path_ms(decision, decision.estimate.rtt_ms, pair)
+        chosen = path_ms(decision, decision.estimate.rtt_ms, route.primary)
         if direct is not None and chosen is not None:
             figures.append((direct, chosen))
     if not figures:

@@ -117,8 +117,7 @@ def _paths(decision: Decision, source: str, target: str) -> list[Path]:
 
 
 def _cheapest_by_two(decision: Decision, source: str, target: str, others: list[str]) -> list[Path]:
-    ids, total = decision.policy.ids, decision.costs.total
-    position = {node: index for index, node in enumerate(ids)}
+    total, position = decision.costs.total, decision.position
     at = [position[node] for node in others]
     if len(at) < 2:
         return []
@@ -141,17 +140,16 @@ def _cheapest_by_two(decision: Decision, source: str, target: str, others: list[
 
 
 def _candidate(decision: Decision, path: Path) -> Candidate:
-    ids, costs, known = decision.policy.ids, decision.costs, decision.estimate
-    position = {node: index for index, node in enumerate(ids)}
+    costs, known, position = decision.costs, decision.estimate, decision.position
     edges = [(position[a], position[b]) for a, b in pairwise(path)]
     ages = [float(known.age_s[edge]) for edge in edges]
     route = decision.table.routes.get((path[0], path[-1]))
     roles = {taken: role for role, taken in route.paths()} if route else {}
     return Candidate(
         path=path,
-        rtt_ms=path_ms(costs.rtt, ids, path),
-        jitter_ms=path_ms(costs.jitter, ids, path),
-        loss_ms=path_ms(costs.loss, ids, path),
+        rtt_ms=path_ms(decision, costs.rtt, path),
+        jitter_ms=path_ms(decision, costs.jitter, path),
+        loss_ms=path_ms(decision, costs.loss, path),
         hops_ms=decision.prices.hop_ms * (len(path) - 2),
         cost_ms=path_cost_ms(decision, path),
         removed=obstacle(decision, path),
@@ -177,7 +175,7 @@ def _zone_effects(decision: Decision, source: str, target: str) -> list[ZoneEffe
     rules = decision.policy
     i, j = rules.ids.index(source), rules.ids.index(target)
     lawful = decision.plan.best.path(rules.ids, i, j)
-    rtt_ms = path_ms(decision.estimate.rtt_ms, rules.ids, lawful) if lawful else None
+    rtt_ms = path_ms(decision, decision.estimate.rtt_ms, lawful) if lawful else None
     effects = []
     for zone in rules.zones:
         if not zone_rule.concerns(zone, rules.places[source], rules.places[target]):
@@ -185,7 +183,7 @@ def _zone_effects(decision: Decision, source: str, target: str) -> list[ZoneEffe
         free = policy.masks(rules.without_zone(zone.id))
         best = planner.best_paths(decision.costs.total, free, hop_ms=decision.prices.hop_ms)
         without = best.path(rules.ids, i, j)
-        without_ms = path_ms(decision.estimate.rtt_ms, rules.ids, without) if without else None
+        without_ms = path_ms(decision, decision.estimate.rtt_ms, without) if without else None
         price = None if rtt_ms is None or without_ms is None else round(rtt_ms - without_ms, 3)
         effects.append(ZoneEffect(zone.id, zone.reason, without, without_ms, price))
     return effects
