@@ -81,8 +81,10 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _ctl(options: argparse.Namespace) -> int:
     try:
-        request = {**json.loads(options.arguments), "cmd": options.cmd}
-        answer = control.ask(options.socket, request)
+        arguments = json.loads(options.arguments)
+        if not isinstance(arguments, dict):
+            raise ValueError("the arguments are no JSON object")
+        answer = control.ask(options.socket, {**arguments, "cmd": options.cmd})
     except (OSError, ValueError) as error:
         print(f"commcli-relay: {options.socket}: {error}", file=sys.stderr)
         return 4

@@ -141,7 +141,9 @@ def json_answers(commands: Callable[[Dict[str, Any]], Dict[str, Any]]) -> Answer
             if not isinstance(request, dict):
                 raise ValueError("a request is a JSON object")
             reply = commands(request)
-        except (ValueError, KeyError, TypeError) as error:
+        except RecursionError:
+            reply = {"ok": False, "error": "nested too deeply"}
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             reply = {"ok": False, "error": str(error)}
         return json.dumps(reply).encode() + b"\n"
 

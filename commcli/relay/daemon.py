@@ -8,7 +8,9 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections import Counter
+from pathlib import Path
 from typing import Any, Dict, Optional
 
 from commcli.relay import stun
@@ -20,7 +22,15 @@ from commcli.relay.membership import NO_TABLE, Membership
 from commcli.relay.peers import PeerPolicy
 from commcli.relay.shard import Shard
 from commcli.relay.turn import Server, TurnConfig
-from commcli.relay.udp import DRAIN, MAX_DATAGRAM, Addr, Egress, RelayPool, bound_udp
+from commcli.relay.udp import (
+    DRAIN,
+    MAX_DATAGRAM,
+    Addr,
+    Egress,
+    RelayPool,
+    bound_udp,
+    raise_descriptor_limit,
+)
 
 EXPIRE_EVERY_S = 0.5
 
@@ -33,7 +43,7 @@ class Relay:
         self.config, self.version, self.log = config, version, log
         self.started = time.monotonic()
         self.drops: "Counter[str]" = Counter()
-        self.loop = Loop(self._tick)
+        self.loop = Loop(self._tick, self._survived)
         self.egress = Egress(self.drops)
         self.pool = RelayPool(
             config.address, config.relay_ports, secrets.randbelow, self._opened, self._closed
@@ -139,11 +149,19 @@ class Relay:
             self.fleet.tick(now, time.time())
         return self.egress.release(now)
 
+    def _survived(self, error: Exception) -> None:
+        """A bug of ours: counted and told, and calls go on."""
+        self.drops["bug"] += 1
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        self.log("bug", error=f"{type(error).__name__}: {error}"[:200], where=where)
+
     # --- what it tells -------------------------------------------------------------------------------------
 
     def status(self) -> Dict[str, Any]:
         """The document of the control command `status` (shape: docs of `control`)."""
-        drops = self.drops + self.turn.drops
+        no_socket = Counter({f"no_socket_{name}": count for name, count in self.pool.errors.items()})
+        drops = self.drops + self.turn.drops + no_socket
         fleet = (
             {"overlay": None, "peers": {}, "table": NO_TABLE} if self.fleet is None else self.fleet.status()
         )
@@ -191,6 +209,7 @@ def serve(config: RelayConfig, version: str) -> int:
             networks=",".join(config.allow_peers),
             note="private peers are reachable through this relay",
         )
+    raise_descriptor_limit()
     try:
         relay = Relay(config, version, log)
     except ConfigError as error:

@@ -13,13 +13,22 @@ TICK_S = 0.02
 
 
 class Loop:
-    """Runs callbacks until `stop`. A callback that raises ends the loop."""
+    """Runs callbacks until `stop`.
 
-    def __init__(self, tick: Callable[[float], Optional[float]]) -> None:
+    What a callback or the tick raises goes to `failed` and ends nothing: one datagram that finds a bug of ours must
+    not end everybody's calls. Without `failed` it ends the loop.
+    """
+
+    def __init__(
+        self,
+        tick: Callable[[float], Optional[float]],
+        failed: Optional[Callable[[Exception], None]] = None,
+    ) -> None:
         """`tick(now)` runs at least every TICK_S; it may return the monotonic time of its next wish."""
         self._epoll = select.epoll()
         self._callbacks: Dict[int, Callable[[int], None]] = {}
-        self._tick = tick
+        self._tick, self._failed = tick, failed
+        self._due = 0.0
         self._stopped = False
         self.lag_ms: Deque[float] = deque(maxlen=512)
 
@@ -43,17 +52,33 @@ class Loop:
 
     def run(self) -> None:
         """Dispatch until `stop`."""
-        due = time.monotonic()
+        self._due = time.monotonic()
         while not self._stopped:
-            now = time.monotonic()
-            if now >= due:
-                self.lag_ms.append((now - due) * 1000)
-                wish = self._tick(now)
-                due = now + TICK_S if wish is None else max(now, min(wish, now + TICK_S))
-            for fd, events in self._epoll.poll(max(0.0, due - time.monotonic())):
-                callback = self._callbacks.get(fd)
-                if callback is not None:
-                    callback(events)
+            try:
+                self._turn()
+            except Exception as error:
+                if self._failed is None:
+                    raise
+                self._failed(error)
+
+    def _turn(self) -> None:
+        self._tick_if_due()
+        for fd, events in self._epoll.poll(max(0.0, self._due - time.monotonic())):
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+            # Also between two sockets: a flood on a thousand of them must not hold the keepalives up.
+            self._tick_if_due()
+
+    def _tick_if_due(self) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self.lag_ms.append((now - self._due) * 1000)
+        self._due = now + TICK_S  # set first: a tick that raises must wait for its next turn as well
+        wish = self._tick(now)
+        if wish is not None:
+            self._due = max(now, min(wish, self._due))
 
     def close(self) -> None:
         """Free the epoll descriptor."""

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from commcli.relay import control, metrics, shaping
+from commcli.relay.config import ConfigError
 from commcli.relay.mesh import Mesh, Reflector
 from commcli.relay.overlay import Overlay
 from commcli.relay.tables import TableFiles
@@ -52,13 +53,22 @@ class Membership:
     def _listen(self) -> List[control.Listener]:
         loop = self.relay.loop
         path = self.config.path("run/control.sock")
-        listeners = [control.Listener(loop, control.bind_unix(path), control.json_answers(self._command))]
+        try:
+            door = control.bind_unix(path)
+        except OSError as error:
+            raise ConfigError(f"cannot bind {path}: {error.strerror}") from error
+        listeners = [control.Listener(loop, door, control.json_answers(self._command))]
         if self.config.metrics_port is not None:
             # Metrics are never on a public address; a scraper comes through SSH or from a local agent.
             local = self.config.address if self.config.address.startswith("127.") else "127.0.0.1"
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((local, self.config.metrics_port))
+            try:
+                sock.bind((local, self.config.metrics_port))
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot bind TCP {local}:{self.config.metrics_port}: {error.strerror}"
+                ) from error
             listeners.append(
                 control.Listener(
                     loop, sock, control.http_answers(lambda: metrics.render(self.relay.status()))

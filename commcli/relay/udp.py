@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import heapq
 import itertools
+import math
+import resource
 import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
@@ -21,6 +24,11 @@ MAX_DATAGRAM = 65535
 DRAIN = 64
 # Holds a key frame's burst to every client while Python is busy; the kernel caps it at rmem_max.
 SOCKET_BUFFER = 4 << 20
+# Descriptors that allocations leave to everything else: the control socket, the files that are watched, ssh-keygen.
+SPARE_DESCRIPTORS = 64
+MAX_DESCRIPTORS = 1 << 17  # more than there are ports
+# A port that is taken or forbidden says nothing of the next one; any other error would be the same for all of them.
+_NEXT_PORT = (errno.EADDRINUSE, errno.EACCES)
 # Held by the lab's delay at most; beyond it the "link" drops, as a router's queue does.
 MAX_HELD = 50_000
 
@@ -31,6 +39,9 @@ def open_udp(address: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        if family == socket.AF_INET6:
+            # A peer ::ffff:a.b.c.d must not make an IPv6 allocation a door into IPv4.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         sock.bind((address, port))
@@ -38,6 +49,21 @@ def open_udp(address: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may need: each allocation is a socket, and the usual soft limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    # Refused in some containers: then it is as many as it is.
+    with contextlib.suppress(ValueError, OSError):
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _descriptor_limit() -> float:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
 def bound_udp(address: str, port: int) -> socket.socket:
@@ -63,11 +89,22 @@ class RelayPool:
     ) -> None:
         """`below(n)` gives a random int in 0..n-1; `opened`/`closed` tell the loop of each socket."""
         self.sockets: Dict[Addr, socket.socket] = {}
+        self.errors: "Counter[str]" = Counter()  # why the system gave no socket, by errno's name
+        self._most_descriptors = _descriptor_limit() - SPARE_DESCRIPTORS
         self._address, (self._low, self._high) = address, ports
         self._below, self._opened, self._closed = below, opened, closed
 
     def open(self) -> Optional[Addr]:
-        """The new relayed address, or None when no port is free."""
+        """The new relayed address, or None when no port is free or the system has no socket for us."""
+        try:
+            return self._open()
+        except OSError as error:
+            # Out of descriptors or buffers, or our address is gone from its interface: this client is refused,
+            # the calls that are up stay up.
+            self.errors[errno.errorcode.get(error.errno or 0, "EUNKNOWN")] += 1
+            return None
+
+    def _open(self) -> Optional[Addr]:
         size = self._high - self._low + 1
         for _ in range(self.TRIES):
             port = self._low + self._below(size)
@@ -82,15 +119,23 @@ class RelayPool:
         return None
 
     def _bind(self, port: int) -> Optional[Addr]:
+        """The relayed address with this port, None if it is taken. Raises OSError when no port would do."""
         try:
             sock = open_udp(self._address, port)
         except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EMFILE, errno.ENFILE):
+            if error.errno in _NEXT_PORT:
                 return None
+            raise
+        try:
+            # The lowest free number is given first, so the number says how many are in use.
+            if sock.fileno() >= self._most_descriptors:
+                raise OSError(errno.EMFILE, "too many allocations for this process")
+            self._opened(sock)
+        except OSError:
+            sock.close()
             raise
         relay = (self._address, port)
         self.sockets[relay] = sock
-        self._opened(sock)
         return relay
 
     def close(self, relay: Addr) -> None:

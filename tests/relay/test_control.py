@@ -36,6 +36,8 @@ class _Served:
     def _answer(request: dict[str, Any]) -> dict[str, Any]:
         if request["cmd"] == "big":
             return {"ok": True, "data": "x" * 3_000_000}
+        if request["cmd"] == "float":
+            return {"ok": True, "since": float(request["since"])}
         return {"ok": True, "echo": request}
 
     def stop(self) -> None:
@@ -80,7 +82,18 @@ def test_the_socket_is_for_its_owner_only(served: _Served) -> None:
     assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b"[1]\n", b'{"no": "cmd"}\n', b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense\n",
+        b"[1]\n",
+        b'{"no": "cmd"}\n',
+        b"\xff\xfe\n",
+        b"[" * 60_000 + b"\n",
+        b'{"cmd": "float", "since": 1' + b"0" * 400 + b"}\n",
+    ],
+    ids=["nonsense", "list", "no command", "no text", "deep", "huge number"],
+)
 def test_a_bad_request_is_answered_not_fatal(served: _Served, line: bytes) -> None:
     assert json.loads(_raw(served.path, line))["ok"] is False
     assert control.ask(served.path, {"cmd": "status"})["ok"] is True

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import random
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -47,6 +50,56 @@ def test_a_taken_port_of_the_configuration_is_one_clear_line() -> None:
             bound_udp(ADDRESS, 41005)
     finally:
         taken.close()
+
+
+def test_without_descriptors_a_client_is_refused_at_once_and_some_are_left_over() -> None:
+    """In a process of its own: the limit would hold for every later test."""
+    script = """
+import resource, socket
+from commcli.relay.udp import SPARE_DESCRIPTORS, RelayPool
+resource.setrlimit(resource.RLIMIT_NOFILE, (SPARE_DESCRIPTORS + 16, SPARE_DESCRIPTORS + 16))
+asked = []
+def below(size):
+    asked.append(size)
+    return len(asked) % size
+pool = RelayPool("127.0.0.1", (41100, 42999), below, lambda _: None, lambda _: None)
+while pool.open():
+    pass
+before = len(asked)
+assert pool.open() is None and len(asked) == before + 1, "walked the pool for a descriptor"
+assert 1 <= len(pool.sockets) < 16 and pool.errors["EMFILE"] == 2, (len(pool.sockets), pool.errors)
+spare = [socket.socket() for _ in range(SPARE_DESCRIPTORS - 1)]
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_address_that_went_away_refuses_the_client_and_ends_nothing() -> None:
+    # TEST-NET-1: no machine has it.
+    gone = RelayPool("192.0.2.1", PORTS, random.Random(1).randrange, lambda _: None, lambda _: None)
+    assert gone.open() is None
+    assert gone.errors == {"EADDRNOTAVAIL": 1}
+
+
+def test_a_loop_that_can_take_no_more_sockets_refuses_the_client() -> None:
+    def full(_: socket.socket) -> None:
+        raise OSError(errno.ENOSPC, "no more watches")
+
+    pool = RelayPool(ADDRESS, PORTS, random.Random(1).randrange, full, lambda _: None)
+    assert pool.open() is None
+    assert pool.sockets == {}
+    assert pool.errors == {"ENOSPC": 1}
+
+
+def test_an_ipv6_socket_is_no_door_into_ipv4() -> None:
+    try:
+        sock = open_udp("::1", 0)
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    try:
+        with pytest.raises(OSError):
+            sock.sendto(b"x", ("::ffff:127.0.0.1", 41005))
+    finally:
+        sock.close()
 
 
 class _Pair:
