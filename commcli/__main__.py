@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
 
 def main() -> None:
+    # A stop that comes while the command line is loaded, or after its answer, would end in Python's own traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    _open_standard_streams()
+    code = _loaded_and_run(sys.argv[1:])
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    sys.exit(code)
+
+
+def _loaded_and_run(arguments: list[str]) -> int:
     try:
         from commcli.cli import run
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as error:
         # Half an installation. Python's own exit code, 1, would read as "unhealthy" to a script, and as WARNING to a
         # monitoring system, which must see 3 (UNKNOWN) instead.
         traceback.print_exc()
-        if "--plugin" in sys.argv:
+        if "--plugin" in arguments:
             print(f"UNKNOWN - commcli does not start: {error}".splitlines()[0])
-            sys.exit(3)
-        sys.exit(70)
-    sys.exit(run(sys.argv[1:]))
+            return 3
+        return 70
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        # The second Ctrl-C, into the answer to the first.
+        return 130
+
+
+def _open_standard_streams() -> None:
+    """Whoever closed one of them (`>&-`) must not find the database written to as if it were stdout."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.dup(descriptor)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -74,6 +74,20 @@ class LockHeld(CommcliError):
     kind = "locked"
 
 
+class Interrupted(CommcliError):
+    """Ctrl-C."""
+
+    exit_code = 130
+    kind = "interrupted"
+
+
+class Terminated(CommcliError):
+    """SIGTERM."""
+
+    exit_code = 143
+    kind = "terminated"
+
+
 # From harmless to grave: a fleet that is partly away and partly broken is broken.
 _GRAVITY = (0, 4, 1, 6, 5, 3, 2, 75, 70, 143, 130)
 

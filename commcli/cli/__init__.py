@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import signal
 import sys
 import traceback
@@ -15,7 +14,8 @@ import typer
 
 from commcli import __version__
 from commcli.cli import output
-from commcli.errors import CommcliError, Usage
+from commcli.errors import CommcliError, Interrupted, Terminated, Usage
+from commcli.health import plugin
 
 NOUNS = ("fleet", "play", "health", "probe", "route", "relay", "lab", "audit")
 
@@ -44,9 +44,10 @@ def root(
 
 
 for _noun in NOUNS:
-    if importlib.util.find_spec(f"commcli.cli.{_noun}") is None:
-        continue
     app.add_typer(importlib.import_module(f"commcli.cli.{_noun}").app, name=_noun)
+
+# What ends a command early; __main__ holds them back while nobody can answer them yet.
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 _terminated = False
 
@@ -60,26 +61,43 @@ def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code (DESIGN: exit codes)."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        code = app(list(arguments), standalone_mode=False, prog_name="commcli")
-        code = int(code or 0)
+        code = _answered(arguments)
+        code = Terminated.exit_code if _terminated and code == 0 else code
+        code = _for_monitoring(code) if "--plugin" in arguments else code
+        output.flush()
     except CommcliError as error:
-        code = _say(error, arguments)
+        # Even the word on the trouble could not be delivered as it was asked for.
+        print(error, file=sys.stderr)
+        code = error.exit_code
+    return code
+
+
+def _answered(arguments: Sequence[str]) -> int:
+    try:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        code = int(app(list(arguments), standalone_mode=False, prog_name="commcli") or 0)
+        # Typer makes a code of a KeyboardInterrupt by itself.
+        return code if code != Interrupted.exit_code else _stopped(arguments)
+    except CommcliError as error:
+        return _say(error, arguments)
     except typer.TyperException as error:
-        code = _say(Usage(error.format_message(), hint="Try --help."), arguments)
+        return _say(Usage(error.format_message(), hint="Try --help."), arguments)
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        return _stopped(arguments)
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; Python must not complain about it at exit.
-        sys.stderr.close()
-        code = 0
-    except Exception:
+        # The reader of a --help has seen enough.
+        output.discard_stdout()
+        return 0
+    except Exception as error:
         traceback.print_exc()
-        print("This is a bug in commcli; please report the lines above.", file=sys.stderr)
-        code = CommcliError.exit_code
-    code = 143 if _terminated and code in (0, 130) else code
-    return _for_monitoring(code) if "--plugin" in arguments else code
+        words = f"a bug in commcli, please report the lines on stderr: {type(error).__name__}"
+        return _say(CommcliError(words), arguments)
+
+
+def _stopped(arguments: Sequence[str]) -> int:
+    return _say(Terminated("ended by SIGTERM") if _terminated else Interrupted("interrupted"), arguments)
 
 
 def _say(error: CommcliError, arguments: Sequence[str]) -> int:
@@ -94,14 +112,10 @@ def _for_monitoring(code: int) -> int:
     # 1 and 2 would be read as WARNING and CRITICAL, so whatever is no answer must be 3 (UNKNOWN).
     if code in (0, 1, 2, 3):
         return code
-    return _unknown(
-        "stopped before it had an answer" if code in (130, 143) else "a bug in commcli; see stderr"
-    )
+    return _unknown(f"ended with {code} before it had an answer")
 
 
 def _unknown(message: str) -> int:
-    from commcli.health import plugin
-
     status, line = plugin.unknown(message)
     print(line)
     return status

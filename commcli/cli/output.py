@@ -1,16 +1,24 @@
-"""The one way out: a command's document goes to stdout, drawn or as JSON; talk and errors go to stderr."""
+"""The one way out: a command's document goes to stdout, drawn or as JSON; talk and errors go to stderr.
+
+A reader who has seen enough (`| head`) changes no exit code: the command's own answer still counts.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from commcli.errors import BadInput, CommcliError
 
 Document = Mapping[str, Any]
+
+
+class AnswerLost(BadInput):
+    """Stdout takes nothing (a full disk); the word on that must go elsewhere."""
 
 
 def emit(doc: Document, *, as_json: bool, quiet: bool = False, good: bool = True) -> None:
@@ -20,15 +28,42 @@ def emit(doc: Document, *, as_json: bool, quiet: bool = False, good: bool = True
     """
     if quiet and good:
         return
+    _deliver(lambda: _print(doc, as_json=as_json))
+
+
+def _print(doc: Document, *, as_json: bool) -> None:
     if as_json:
-        json.dump(doc, sys.stdout, allow_nan=False)
-        sys.stdout.write("\n")
+        print(json.dumps(doc, allow_nan=False))
         return
     from commcli.report import terminal
 
     noun, verb = str(doc["kind"]).split(".", 1)
     drawers = importlib.import_module(f"commcli.report.{noun}").DRAW
     terminal.stdout().print(drawers[verb](doc))
+
+
+def flush() -> None:
+    """See that what was printed without `emit` arrives too. Raises as `emit`."""
+    _deliver(lambda: None)
+
+
+def _deliver(write: Callable[[], None]) -> None:
+    """Write to stdout and see it arrive. Raises AnswerLost where it can not."""
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_stdout()
+    except OSError as error:
+        discard_stdout()
+        raise AnswerLost(f"stdout: {error.strerror}: the answer is lost") from None
+
+
+def discard_stdout() -> None:
+    """Send what is still to come, and what Python still buffers, nowhere: at exit it would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def error_document(error: CommcliError) -> dict[str, Any]:
@@ -40,9 +75,10 @@ def error_document(error: CommcliError) -> dict[str, Any]:
 
 def emit_error(error: CommcliError, *, as_json: bool) -> None:
     """One clear line (a line each for several bad inputs) on stderr; with `--json` a document on stdout."""
-    if as_json:
-        print(json.dumps(error_document(error)))
+    if as_json and not isinstance(error, AnswerLost):
+        _deliver(lambda: print(json.dumps(error_document(error))))
         return
-    print(str(error), file=sys.stderr)
-    if error.hint:
+    if message := str(error):
+        print(message, file=sys.stderr)
+    if message and error.hint:
         print(f"  {error.hint}", file=sys.stderr)

@@ -6,7 +6,10 @@ label=value[unit];warn;crit;min;max, where a limit of 0 alerts above it.
 
 from __future__ import annotations
 
-from commcli.health.answer import Document
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from commcli.health.answer import Document
 
 UNKNOWN = 3
 _STATUS = {"ok": (0, "OK"), "warn": (1, "WARNING"), "fail": (2, "CRITICAL")}

@@ -20,11 +20,17 @@ STYLES = {
 }  # fmt: skip
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to cli.output: rich would end the program with exit code 1, an answer of its own."""
+        raise
+
+
 def stdout() -> Console:
     """For data. A pipe gets 120 columns and no colour unless COLUMNS or FORCE_COLOR say otherwise."""
     width = None if sys.stdout.isatty() else _columns()
     # No markup: what a node or a file says in brackets is text, never a style.
-    return Console(file=sys.stdout, width=width, highlight=False, markup=False)
+    return _Console(file=sys.stdout, width=width, highlight=False, markup=False)
 
 
 def stderr() -> Console:
