@@ -73,5 +73,5 @@ async def _look(
                 pool,
                 node_timeout_s=timeout_s,
                 deadline_s=deadline_s,
-                on_event=lambda event: progress.done(event.node, event.state),
+                on_event=progress.take,
             )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from commcli.cli import output
+from commcli.cli.consent import agree
 from commcli.cli.options import (
     DeadlineOpt,
     InventoryOpt,
@@ -23,12 +23,12 @@ from commcli.cli.options import (
     YesOpt,
     settings_from,
 )
-from commcli.errors import AnswerBad, BadInput, Usage
+from commcli.errors import BadInput
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet, Node
     from commcli.remote.answer import Document
-    from commcli.remote.outcome import Event, OnEvent, Outcome
+    from commcli.remote.outcome import OnEvent, Outcome
     from commcli.remote.playbook import Play
     from commcli.remote.run import PlayResult, Variables
     from commcli.settings import Settings
@@ -37,8 +37,6 @@ T = TypeVar("T")
 
 app = typer.Typer(help="Bring nodes to the state that a playbook describes.", no_args_is_help=True)
 
-# More nodes than this, or a production fleet: the fleet's name must be typed, not just y.
-FEW_NODES = 10
 
 FileArg = Annotated[Path, typer.Argument(help="The playbook, for example playbooks/relay.yml.")]
 NodeTimeoutOpt = Annotated[
@@ -79,7 +77,9 @@ def run(
     if check:
         doc = go()
     else:
-        _agree(fleet, play, nodes, yes)
+        names = ", ".join(node.id for node in nodes[:8]) + (" ..." if len(nodes) > 8 else "")
+        what = f"play {play.name} on {len(nodes)} nodes ({names})"
+        agree(fleet, what, len(nodes), yes=yes, without_asking="add --yes (or --check)")
         told = {"file": play.file, "selector": selector, "nodes": [node.id for node in nodes]}
         doc = _audited(go, settings_from(inventory, state), f"play run {play.name}", reason, told)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
@@ -164,29 +164,20 @@ def _watched(
     fleet: Fleet, title: str, run_on: Callable[..., Awaitable[list[Outcome[PlayResult]]]], *, quiet: bool
 ) -> list[Outcome[PlayResult]]:
     """Run with a progress display. After Ctrl-C, name the nodes whose state nobody knows."""
+    import asyncio
+
     from commcli.remote.ssh import Pool
     from commcli.report import terminal
-
-    busy: dict[str, str] = {}
 
     async def work(on_event: OnEvent) -> list[Outcome[PlayResult]]:
         async with Pool(fleet) as pool:
             return await run_on(pool=pool, on_event=on_event)
 
     with terminal.progress(title, quiet=quiet) as progress:
-
-        def show(event: Event) -> None:
-            if event.state:
-                busy.pop(event.node, None)
-                progress.done(event.node, event.state)
-            else:
-                busy[event.node] = event.text
-                progress.update(event.node, event.text)
-
         try:
-            return asyncio.run(work(show))
+            return asyncio.run(work(progress.take))
         except KeyboardInterrupt:
-            _tell_unknowns(busy)
+            _tell_unknowns(progress.now)
             raise
 
 
@@ -211,20 +202,3 @@ def _audited(
                 row["result"] = f"exit {doc['exit_code']}"
         store.record_run(command, doc)
     return doc
-
-
-def _agree(fleet: Fleet, play: Play, nodes: Sequence[Node], yes: bool) -> None:
-    """Ask in proportion. Raises Usage where nobody can be asked, AnswerBad for a no."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Usage("this changes nodes and nobody can be asked: add --yes (or --check)")
-    fleet_name = f"{'PRODUCTION ' if fleet.production else ''}fleet {fleet.name}"
-    names = ", ".join(node.id for node in nodes[:8]) + (" ..." if len(nodes) > 8 else "")
-    where = f"play {play.name} on {len(nodes)} nodes of {fleet_name} ({names})"
-    if fleet.production or len(nodes) > FEW_NODES:
-        agreed = typer.prompt(f"{where}. Type the fleet's name to run it", err=True) == fleet.name
-    else:
-        agreed = typer.confirm(f"{where}. Run it?", err=True)
-    if not agreed:
-        raise AnswerBad("not confirmed: nothing was changed")

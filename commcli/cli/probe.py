@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,6 +54,8 @@ def call(
     quiet: QuietOpt = False,
 ) -> None:
     """A real WebRTC call between two nodes through their TURN edges, judged. Exit 1: bad; 4: nothing learnt."""
+    import asyncio
+
     from commcli import fleet as fleets
     from commcli.probe.call import Ask
     from commcli.report import terminal
@@ -94,6 +95,8 @@ def mesh(
     quiet: QuietOpt = False,
 ) -> None:
     """Read the relays' STAMP mesh back, keep it, and show it by market and by node. Exit 4: some node is away."""
+    import asyncio
+
     from commcli import fleet as fleets
     from commcli.fleet.selector import select
     from commcli.probe import mesh
@@ -126,6 +129,6 @@ async def _mesh(
             nodes,
             pool,
             store,
-            on_event=lambda event: progress.done(event.node, event.state),
+            on_event=progress.take,
             deadline_s=deadline_s,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commcli.cli import output
+from commcli.cli.consent import agree
 from commcli.cli.options import (
     InventoryOpt,
     JsonOpt,
@@ -15,9 +16,13 @@ from commcli.cli.options import (
     ReasonOpt,
     SelectorArg,
     StateOpt,
+    YesOpt,
     settings_from,
 )
 from commcli.errors import Usage
+
+if TYPE_CHECKING:
+    from commcli.fleet.model import Fleet, Node
 
 app = typer.Typer(help="Run one relay here, or ask and steer relays over SSH.", no_args_is_help=True)
 
@@ -60,8 +65,6 @@ def serve(
 
 
 def _lines(path: str | None) -> list[str]:
-    from pathlib import Path
-
     if path is None:
         return []
     try:
@@ -79,8 +82,8 @@ def status(
     quiet: QuietOpt = False,
 ) -> None:
     """Show what the relays say of themselves: table, allocations, paths, drops."""
-    settings = settings_from(inventory, state)
-    _ask_all("status", selector, settings.inventory, as_json=as_json, quiet=quiet)
+    fleet, nodes = _selected(settings_from(inventory, state).inventory, selector)
+    _ask_all("status", fleet, nodes, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -90,10 +93,11 @@ def drain(
     state: StateOpt = None,
     as_json: JsonOpt = False,
     quiet: QuietOpt = False,
+    yes: YesOpt = False,
     reason: ReasonOpt = None,
 ) -> None:
     """Take no new allocation; finish the old ones."""
-    _steer("drain", selector, inventory, state, as_json=as_json, quiet=quiet, reason=reason)
+    _steer("drain", selector, inventory, state, as_json=as_json, quiet=quiet, yes=yes, reason=reason)
 
 
 @app.command()
@@ -103,42 +107,54 @@ def undrain(
     state: StateOpt = None,
     as_json: JsonOpt = False,
     quiet: QuietOpt = False,
+    yes: YesOpt = False,
     reason: ReasonOpt = None,
 ) -> None:
     """Take new allocations again."""
-    _steer("undrain", selector, inventory, state, as_json=as_json, quiet=quiet, reason=reason)
+    _steer("undrain", selector, inventory, state, as_json=as_json, quiet=quiet, yes=yes, reason=reason)
 
 
 def _steer(
     verb: str,
     selector: str,
-    inventory: InventoryOpt,
-    state: StateOpt,
+    inventory: Path | None,
+    state: Path | None,
     *,
     as_json: bool,
     quiet: bool,
+    yes: bool,
     reason: str | None,
 ) -> None:
     from commcli.store.lock import exclusive
     from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
+    fleet, nodes = _selected(settings.inventory, selector)
+    names = ", ".join(node.id for node in nodes[:8]) + (" ..." if len(nodes) > 8 else "")
+    agree(fleet, f"{verb} {names}", len(nodes), yes=yes)
     with (
         exclusive(settings.lock, f"relay {verb} {selector}"),
         Store(settings.database) as store,
         store.audited(f"relay {verb}", reason, {"selector": selector}),
     ):
-        _ask_all(verb, selector, settings.inventory, as_json=as_json, quiet=quiet)
+        _ask_all(verb, fleet, nodes, as_json=as_json, quiet=quiet)
 
 
-def _ask_all(verb: str, selector: str, inventory: Any, *, as_json: bool, quiet: bool) -> None:
+def _selected(inventory: Path, selector: str) -> tuple[Fleet, list[Node]]:
     from commcli import fleet as fleets
     from commcli.fleet.selector import select
-    from commcli.remote import outcome, survey
 
     fleet = fleets.load(inventory)
-    outcomes = asyncio.run(survey.ask_all(fleet, select(fleet, selector), verb))
-    nodes = [
+    return fleet, select(fleet, selector)
+
+
+def _ask_all(verb: str, fleet: Fleet, nodes: list[Node], *, as_json: bool, quiet: bool) -> None:
+    import asyncio
+
+    from commcli.remote import outcome, survey
+
+    outcomes = asyncio.run(survey.ask_all(fleet, nodes, verb))
+    rows = [
         {
             "node": o.node,
             "state": o.state,
@@ -149,7 +165,7 @@ def _ask_all(verb: str, selector: str, inventory: Any, *, as_json: bool, quiet: 
         for o in outcomes
     ]
     code = outcome.exit_code(outcomes)
-    doc = {"schema": 1, "kind": f"relay.{verb}", "fleet": fleet.name, "nodes": nodes}
+    doc = {"schema": 1, "kind": f"relay.{verb}", "fleet": fleet.name, "nodes": rows}
     output.emit(doc, as_json=as_json, quiet=quiet, good=code == 0)
     if code:
         raise typer.Exit(code)

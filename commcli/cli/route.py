@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commcli.cli import output
+from commcli.cli.consent import agree
 from commcli.cli.options import (
     DeadlineOpt,
     InventoryOpt,
@@ -28,8 +27,9 @@ from commcli.cli.options import (
 from commcli.errors import AnswerBad, Refused, Usage
 
 if TYPE_CHECKING:
+    import asyncio
+
     from commcli.fleet.model import Fleet
-    from commcli.remote.outcome import Event, OnEvent
     from commcli.remote.ssh import Pool
     from commcli.routing.change import Change
     from commcli.routing.decision import Decision
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Decide, publish and explain the routes.", no_args_is_help=True)
 
-# More nodes than this, or a production fleet: the fleet's name must be typed, not just y.
-FEW_NODES = 10
 # With more of the routed pairs silent than this, it is the measuring that broke, not the fleet.
 VANISHED_SHARE = 0.3
 
@@ -271,8 +269,11 @@ def _changing(
     """The lock, the store and the connections of one changing command, and a way to run its steps with
     progress.
     """
+    import asyncio
+
     from commcli import fleet as fleets
     from commcli.remote.ssh import Pool
+    from commcli.report import terminal
     from commcli.routing.change import Change
     from commcli.store.lock import exclusive
     from commcli.store.sqlite import Store
@@ -287,8 +288,8 @@ def _changing(
     ):
 
         def run(title: str, work: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
-            with _progress(title, quiet) as on_event:
-                return runner.run(work(on_event=on_event))
+            with terminal.progress(title, quiet=quiet) as progress:
+                return runner.run(work(on_event=progress.take))
 
         yield Change(command, fleet, store, pool, deadline_s=deadline_s), run
 
@@ -301,20 +302,6 @@ def _connected(runner: asyncio.Runner, pool: Pool) -> Iterator[Pool]:
         yield pool
     finally:
         runner.run(pool.__aexit__(None, None, None))
-
-
-@contextmanager
-def _progress(title: str, quiet: bool) -> Iterator[OnEvent]:
-    from commcli.report import terminal
-
-    def tell(event: Event) -> None:
-        if event.state:
-            shown.done(event.node, event.state)
-        else:
-            shown.update(event.node, event.text)
-
-    with terminal.progress(title, quiet=quiet) as shown:
-        yield tell
 
 
 def _check_canary(fleet: Fleet, canary: str | None) -> None:
@@ -344,18 +331,10 @@ def _refuse_unlawful(serial: int, found: list[tuple[tuple[str, str], str, tuple[
 
 
 def _agree(fleet: Fleet, plan_doc: Mapping[str, Any], yes: bool) -> None:
-    """Show what will change, and ask in proportion. Raises Usage without a terminal, AnswerBad for a no."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Usage("this changes the fleet and nobody can be asked: add --yes")
     from commcli.report import route, terminal
 
-    terminal.stderr().print(route.DRAW["plan"](plan_doc))
-    where = f"{'PRODUCTION ' if fleet.production else ''}fleet {fleet.name}, {len(fleet.nodes)} nodes"
-    if fleet.production or len(fleet.nodes) > FEW_NODES:
-        agreed = typer.prompt(f"{where}. Type the fleet's name to publish", err=True) == fleet.name
-    else:
-        agreed = typer.confirm(f"{where}. Publish?", err=True)
-    if not agreed:
-        raise AnswerBad("not confirmed: nothing was changed")
+    def show() -> None:
+        terminal.stderr().print(route.DRAW["plan"](plan_doc))
+
+    nodes = len(fleet.nodes)
+    agree(fleet, f"publish to {nodes} nodes", nodes, yes=yes, first=show)

@@ -77,7 +77,15 @@ def _gain(change: Document) -> float:
     return float("inf") if before is None or after is None else float(before - after)
 
 
-def _zones(zones: Sequence[Document]) -> Table:
+def _zones(zones: Sequence[Document]) -> RenderableType:
+    """Those that cost something in rows with their reason; the others in one line."""
+    free = ", ".join(zone["zone"] for zone in zones if not zone["paying"] and not zone["blocked"])
+    note = Text(f"zones that cost nothing here: {free}", style="dim")
+    dear = [zone for zone in zones if zone["paying"] or zone["blocked"]]
+    return Group(*([_dear_zones(dear)] if dear else []), *([note] if free else []))
+
+
+def _dear_zones(zones: Sequence[Document]) -> Table:
     table = grid(title="what the zones cost")
     table.add_column("zone", no_wrap=True)
     for head in ("pairs", "pay", "blocked", "mean ms", "worst ms"):

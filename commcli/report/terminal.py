@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -72,6 +73,17 @@ def _columns() -> int:
         return 120
 
 
+class Happening(Protocol):
+    """A word about one node; `state` is empty while it is at work."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+
+
 class Progress:
     """What every node is doing now. All methods are no-ops when nobody watches."""
 
@@ -89,6 +101,13 @@ class Progress:
         """`node` came to its end in `state`."""
         self.now.pop(node, None)
         self.finished[node] = state
+
+    def take(self, event: Happening) -> None:
+        """Show what an event of remote work says."""
+        if event.state:
+            self.done(event.node, event.state)
+        else:
+            self.update(event.node, event.text)
 
     def __rich__(self) -> RenderableType:
         counts: dict[str, int] = {}

@@ -262,7 +262,7 @@ async def test_at_a_terminal_it_asks_in_proportion(
         os.close(theirs)
     assert ended.code == code
     assert "ae-1 > sg-1 > kr-1" in ended.err, "what will change is shown before the question"
-    assert ("PRODUCTION fleet three, 3 nodes" in ended.err) == (production == "true")
+    assert ("publish to 3 nodes, PRODUCTION fleet three" in ended.err) == (production == "true")
     assert desk.loaded() == dict.fromkeys(NODES, None if code else 1)
 
 

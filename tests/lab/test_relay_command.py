@@ -1,0 +1,82 @@
+"""`commcli relay status|drain|undrain` as they are typed, on nodes with the real relay."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from commcli.lab import control
+from commcli.lab.folder import LabFolder, Record
+from tests.lab.test_power import provision
+
+
+def typed(folder: LabFolder, *words: str, stdin: int = subprocess.DEVNULL) -> tuple[int, Any, str]:
+    """Exit code, the JSON document if there is one, and what was said on stderr."""
+    command = [
+        sys.executable,
+        "-m",
+        "commcli",
+        "relay",
+        *words,
+        "--json",
+        "--inventory",
+        str(folder.inventory),
+    ]
+    done = subprocess.run(
+        [*command, "--state", str(folder.state)], stdin=stdin, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+
+
+def states(document: Any) -> dict[str, tuple[str, bool | None]]:
+    return {
+        row["node"]: (row["state"], row["answer"]["drain"] if row["answer"] else None)
+        for row in document["nodes"]
+    }
+
+
+def test_drain_is_asked_for_audited_and_seen(lab: tuple[LabFolder, Record]) -> None:
+    folder, _ = lab
+    provision(folder)
+    code, refused, _ = typed(folder, "drain", "sg-1")
+    assert code == 2
+    assert "add --yes" in refused["error"]["messages"][0]
+    code, drained, _ = typed(folder, "drain", "sg-1", "--yes", "--reason", "INC-123")
+    assert code == 0
+    assert states(drained) == {"sg-1": ("done", True)}
+    code, shown, _ = typed(folder, "status")
+    assert code == 0
+    assert states(shown) == {"ae-1": ("done", False), "kr-1": ("done", False), "sg-1": ("done", True)}
+    code, back, _ = typed(folder, "undrain", "all", "--yes")
+    assert code == 0
+    assert {drain for _, drain in states(back).values()} == {False}
+
+
+@pytest.mark.parametrize(("answer", "code", "drains"), [("y", 0, True), ("n", 1, False)])
+def test_at_a_terminal_it_asks(lab: tuple[LabFolder, Record], answer: str, code: int, drains: bool) -> None:
+    folder, _ = lab
+    provision(folder)
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, answer.encode() + b"\n")
+        ended, _, said = typed(folder, "drain", "sg-1", stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ended == code
+    assert "drain sg-1, fleet lab" in said
+    assert states(typed(folder, "status", "sg-1")[1]) == {"sg-1": ("done", drains)}
+
+
+def test_a_dead_node_is_a_row_and_not_the_end(lab: tuple[LabFolder, Record]) -> None:
+    folder, _ = lab
+    provision(folder)
+    control.ask(folder, "kill", node="sg-1")
+    code, shown, _ = typed(folder, "status")
+    assert code == 4
+    assert states(shown) == {"ae-1": ("done", False), "kr-1": ("done", False), "sg-1": ("unreachable", None)}
