@@ -3,6 +3,8 @@
 table/current -> <serial>/   manifest.json  manifest.json.sig  shard.json
 state/serial                 the highest serial ever accepted, so that a restart does not forget it
 state/good/                  a copy of the last accepted table, used when `current` is refused after a restart
+
+A restart takes nothing older than either of the two `state` files knows, so that the loss of one opens no way back.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Optional, Tuple
+from types import MappingProxyType
+from typing import Callable, Mapping, NamedTuple, Optional, Tuple
 
 from commcli.relay import shard as shards
 from commcli.relay import signature
@@ -23,34 +26,50 @@ from commcli.relay.shard import Shard
 Mark = Tuple[str, int, int]
 
 
+class _Verdict(NamedTuple):
+    """A good table and its files' contents by name, or why it is refused."""
+
+    shard: Optional[Shard] = None
+    files: Mapping[str, bytes] = MappingProxyType({})
+    reason: Optional[str] = None
+
+
 class TableFiles:
-    """Watches `table/current`. The loop calls `poll`; ssh-keygen runs in a thread, never in the loop."""
+    """Watches `table/current`. The loop calls `poll`; ssh-keygen and the disk's slow writes are a thread's business."""
 
     def __init__(self, config: RelayConfig, log: Callable[..., None]) -> None:
         self._config, self._log = config, log
         self._seen: Optional[Mark] = None
-        self._results: "queue.SimpleQueue[Tuple[Optional[Shard], Optional[str]]]" = queue.SimpleQueue()
+        self._verdicts: "queue.SimpleQueue[_Verdict]" = queue.SimpleQueue()
         self._busy = False
+        self._kept_serial = 0  # of state/good when we started
         self.refused: Optional[str] = None
         self.shard: Optional[Shard] = None
 
     def start(self, unix: float) -> Optional[Shard]:
         """The table to begin with: `current` if it is good, else the last good one, else None."""
+        kept = _Verdict()
+        if self._config.path("state/good").is_dir():
+            # Accepted once, it stays in force however old it is now: expiry and serial only bar a new table.
+            kept = self._check("state/good", unix=0.0, highest_serial=0)
+            self._kept_serial = 0 if kept.shard is None else kept.shard.serial
         self._seen = self._mark()
-        if self._seen is not None and not self._accept(self._check("table/current", unix)):
+        if self._seen is not None:
+            current = self._check("table/current", unix, self._highest())
+            self._keep(current)
+            self._accept(current)
+        if self.shard is None and kept.shard is not None:
             reason = self.refused
-            # Accepted once, it stays in force however old it is now: expiry only bars a new table.
-            if self._config.path("state/good").is_dir():
-                self._accept(self._check("state/good", unix=0.0))
+            self._accept(kept)
             self.refused = reason
         return self.shard
 
     def poll(self, unix: float) -> Optional[Shard]:
         """A newly accepted table, else None."""
         accepted = None
-        while not self._results.empty():
+        while not self._verdicts.empty():
             self._busy = False
-            if self._accept(self._results.get()):
+            if self._accept(self._verdicts.get()):
                 accepted = self.shard
         mark = self._mark()
         if mark is not None and mark != self._seen and not self._busy:
@@ -72,73 +91,93 @@ class TableFiles:
             return None
 
     def _verify(self, unix: float) -> None:
-        self._results.put(self._check("table/current", unix))
-
-    def _check(self, where: str, unix: float) -> Tuple[Optional[Shard], Optional[str]]:
-        """(shard, None) or (None, reason)."""
+        verdict = _Verdict(reason="the verification broke off")
         try:
-            # One folder for all three reads, also when a push moves the link meanwhile.
+            verdict = self._check("table/current", unix, self._highest())
+            self._keep(verdict)
+        finally:
+            self._verdicts.put(verdict)  # whatever happened: without a verdict no later table is looked at
+
+    def _check(self, where: str, unix: float, highest_serial: int) -> _Verdict:
+        try:
+            # One folder for all reads, also when a push moves the link meanwhile.
             folder = self._config.path(where).resolve(strict=True)
-            manifest = signature.verify(
-                folder / "manifest.json",
-                folder / "manifest.json.sig",
-                self._config.path("etc/allowed_signers"),
-            )
+            manifest, sig = folder / "manifest.json", folder / "manifest.json.sig"
+            files = {manifest.name: signature.verify(manifest, sig, self._config.path("etc/allowed_signers"))}
+            files.update({name: (folder / name).read_bytes() for name in (sig.name, "shard.json")})
             loaded = shards.load(
-                manifest,
-                (folder / "shard.json").read_bytes(),
+                files["manifest.json"],
+                files["shard.json"],
                 node=self._config.node,
                 unix=unix,
-                highest_serial=self._highest(),
+                highest_serial=highest_serial,
             )
-        except (shards.ShardRefused, OSError) as error:
-            return None, str(error)
-        return loaded, None
+        except (shards.ShardRefused, OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+            return _Verdict(reason=str(error))
+        return _Verdict(loaded, files)
 
     def _highest(self) -> int:
+        """The highest serial that was ever accepted, as far as anything still knows it."""
+        in_force = 0 if self.shard is None else self.shard.serial
         try:
-            return int(self._config.path("state/serial").read_text())
+            written = int(self._config.path("state/serial").read_text())
+        except FileNotFoundError:
+            written = 0
         except (OSError, ValueError):
-            return 0
+            written = 0
+            self._log("serial_unreadable", file="state/serial")
+        return max(written, in_force, self._kept_serial)
 
-    def _accept(self, checked: Tuple[Optional[Shard], Optional[str]]) -> bool:
-        loaded, self.refused = checked
-        if loaded is None:
+    def _accept(self, verdict: _Verdict) -> bool:
+        self.refused = verdict.reason
+        if verdict.shard is None:
             self._log("table_refused", reason=self.refused)
             return False
-        self.shard = loaded
-        self._keep(loaded.serial)
-        self._log("table_loaded", serial=loaded.serial)
+        self.shard = verdict.shard
+        self._log("table_loaded", serial=self.shard.serial)
         return True
 
-    def _keep(self, serial: int) -> None:
+    def _keep(self, verdict: _Verdict) -> None:
+        if verdict.shard is None:
+            return
         state = self._config.path("state")
-        state.mkdir(parents=True, exist_ok=True)
         try:
-            _write_aside(state / "serial", f"{serial}\n".encode())
-            if self._config.path("table/current").is_dir():
-                self._copy_good(state, serial)
+            state.mkdir(parents=True, exist_ok=True)
+            _write_aside(state / "serial", f"{verdict.shard.serial}\n".encode())
+            _keep_good(state, verdict)
         except OSError as error:
             # A full disk must not stop calls: the table is in force, its copy for the next start is older.
             self._log("table_not_kept", reason=str(error))
 
-    def _copy_good(self, state: Path, serial: int) -> None:
-        source = self._config.path("table/current").resolve()
-        aside = state / f"good.{serial}.{time.monotonic_ns()}"
-        shutil.copytree(str(source), str(aside))
+
+def _keep_good(state: Path, verdict: _Verdict) -> None:
+    """What was verified and nothing else: a push may have put another table in its place since."""
+    assert verdict.shard is not None
+    aside = state / f"good.{verdict.shard.serial}.{time.monotonic_ns()}"
+    try:
+        aside.mkdir()
+        for name, content in verdict.files.items():
+            _write(aside / name, content)
         link = state / "good.new"
         link.unlink(missing_ok=True)
         link.symlink_to(aside.name)
         link.replace(state / "good")
-        for old in state.glob("good.*"):
-            if old != aside:
-                shutil.rmtree(str(old), ignore_errors=True)
+    except OSError:
+        shutil.rmtree(str(aside), ignore_errors=True)
+        raise
+    for old in state.glob("good.*"):
+        if old != aside:
+            shutil.rmtree(str(old), ignore_errors=True)
 
 
 def _write_aside(path: Path, content: bytes) -> None:
     aside = path.with_name(path.name + ".new")
-    with aside.open("wb") as file:
+    _write(aside, content)
+    aside.replace(path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)

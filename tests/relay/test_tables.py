@@ -128,3 +128,87 @@ def test_a_truncated_shard_is_refused(node: _Node, signer: Signer, tmp_path: Pat
     path.write_bytes(path.read_bytes()[:100])
     assert node.step() == 5
     assert node.files.refused is not None and node.files.refused.startswith("hash")
+
+
+def test_a_refused_table_does_not_take_the_place_of_the_good_one_however_often_we_restart(
+    node: _Node, signer: Signer
+) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    signer.push(shard(6), spoil=True)
+    for _ in range(3):
+        kept = node.restarted().start(IN_TIME)
+        assert kept is not None and kept.serial == 5
+
+
+@pytest.mark.parametrize("lost", ["unlink", "garbage", "older"])
+def test_a_lost_serial_opens_no_way_back(node: _Node, signer: Signer, tmp_path: Path, lost: str) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    written = tmp_path / "state/serial"
+    if lost == "unlink":
+        written.unlink()
+    else:
+        written.write_bytes(b"\xff\0" if lost == "garbage" else b"2\n")
+    signer.push(shard(4))
+    kept = node.restarted().start(IN_TIME)
+    assert kept is not None and kept.serial == 5
+    assert node.files.refused is not None and node.files.refused.startswith("serial")
+
+
+def test_a_lost_good_copy_opens_no_way_back(node: _Node, signer: Signer, tmp_path: Path) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    (tmp_path / "state/good").unlink()
+    signer.push(shard(4))
+    assert node.restarted().start(IN_TIME) is None
+    signer.push(shard(6))
+    assert node.step() == 6
+
+
+def test_a_state_folder_that_takes_nothing_stops_nothing_and_opens_no_way_back(
+    node: _Node, signer: Signer, tmp_path: Path
+) -> None:
+    (tmp_path / "state").write_text("a file is in the way")
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    assert "table_not_kept" in [event for event, _ in node.lines]
+    signer.push(shard(4))
+    assert node.step() == 5
+    assert node.files.refused is not None and node.files.refused.startswith("serial")
+    signer.push(shard(6))
+    assert node.step() == 6
+
+
+def test_what_is_kept_is_what_was_verified(node: _Node, signer: Signer, tmp_path: Path) -> None:
+    """Another push moves `current` on while the table is being judged."""
+    signer.push(shard(5))
+    verdict = node.files._check("table/current", IN_TIME, 0)
+    signer.push(shard(6), spoil=True)
+    node.files._keep(verdict)
+    kept = node.restarted().start(IN_TIME)
+    assert kept is not None and kept.serial == 5
+    assert (tmp_path / "state/good/manifest.json").read_bytes() == (
+        tmp_path / "table/5/manifest.json"
+    ).read_bytes()
+
+
+def test_without_any_table_folder_the_kept_one_is_used(node: _Node, signer: Signer, tmp_path: Path) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    (tmp_path / "table/current").unlink()
+    kept = node.restarted().start(IN_TIME)
+    assert kept is not None and kept.serial == 5
+
+
+def test_a_loop_of_links_is_refused_and_the_next_table_taken(
+    node: _Node, signer: Signer, tmp_path: Path
+) -> None:
+    signer.push(shard(5))
+    (tmp_path / "state").mkdir()
+    (tmp_path / "table/5/shard.json").unlink()
+    (tmp_path / "table/5/shard.json").symlink_to("shard.json")
+    assert node.files.start(IN_TIME) is None
+    assert node.files.refused is not None
+    signer.push(shard(6))
+    assert node.step() == 6
