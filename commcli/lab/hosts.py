@@ -31,7 +31,7 @@ from commcli.lab.folder import USER, LabFolder, Place, Record
 log = logging.getLogger("commcli.lab")
 
 _CHUNK = 65536
-_TERM_GRACE_S = 1.0
+_TERM_GRACE_S = 5.0
 _LOGIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

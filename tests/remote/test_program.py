@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +42,16 @@ def children(argument, channel):
     child = subprocess.Popen(["sh", "-c", "trap '' TERM HUP; sleep 600 & wait; sleep 600"])
     channel.send([os.getpid(), child.pid])
     child.wait()
+
+def halves(path, channel):
+    import os, pathlib, time
+    from commcli.remote.onnode import channel as ours
+    with ours.indivisible():
+        channel.send(os.getpid())
+        ours._ending.wait()
+        time.sleep(2 * ours.KILL_AFTER_S)  # whoever were to be killed is dead by now
+        pathlib.Path(path).write_text("whole")
+    time.sleep(600)
 """
 MODULES = bundle({"echo": ECHO})
 
@@ -87,6 +99,20 @@ async def test_closing_ends_children_that_ignore_signals(connection: Connection)
     async with await start(connection, "children") as program:
         pids = await program.receive()
     await gone(*pids)
+
+
+@pytest.mark.parametrize("by_signal", [False, True])
+async def test_what_is_indivisible_is_finished_first(
+    by_signal: bool, connection: Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "done"
+    async with await start(connection, "halves", str(path)) as program:
+        pid = await program.receive()
+        if by_signal:
+            os.kill(pid, signal.SIGTERM)
+            await gone(pid)
+    await gone(pid)
+    assert path.read_text() == "whole"
 
 
 async def gone(*pids: int) -> None:

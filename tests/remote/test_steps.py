@@ -26,7 +26,7 @@ def place(**changed: Any) -> Place:
     plain = {
         "checking": False, "diff": True, "facts": facts, "values": {"facts": facts}, "blobs": {},
         "started": set(), "changed_before": False, "untold": frozenset(),
-        "guard": lambda pid: contextlib.nullcontext(), "timeout_s": 5.0,
+        "guard": lambda pid: contextlib.nullcontext(), "indivisible": contextlib.nullcontext, "timeout_s": 5.0,
     }  # fmt: skip
     return Place(**{**plain, **changed})
 

@@ -31,10 +31,13 @@ BEAT_S = 5.0
 # sshd may not notice a dead controller for hours; the controller's own heartbeats come every 10 s.
 SILENCE_S = 60.0
 KILL_AFTER_S = 0.2
+# A supervisor takes up to 10 s to stop a stubborn relay; after this much the end is not put off any longer.
+INDIVISIBLE_S = 20.0
 CHUNK = 1 << 16
 
 _ending = threading.Event()
 _sessions: set[int] = set()
+_whole = threading.Lock()
 
 
 class Channel:
@@ -149,6 +152,7 @@ class Channel:
 def end_group() -> None:
     """End this process and every child that did not take a session of its own."""
     _ending.set()  # our own SIGTERM must not end us before the SIGKILL for those that ignore theirs
+    _whole.acquire(timeout=INDIVISIBLE_S)
     _kill_all(signal.SIGTERM)
     time.sleep(KILL_AFTER_S)
     _kill_all(signal.SIGKILL)
@@ -170,9 +174,19 @@ def guarded(pid: int) -> Iterator[None]:
         _sessions.discard(pid)
 
 
+@contextlib.contextmanager
+def indivisible() -> Iterator[None]:
+    """We do not end in the middle of the body because the controller has gone, so that a restart is not only a
+    stop. For short work on the main thread.
+    """
+    with _whole:
+        yield
+
+
 def _on_sigterm(*_: Any) -> None:
     if not _ending.is_set():
-        end_group()
+        # Not here: the main thread may be in something indivisible, and has to go on with it.
+        threading.Thread(target=end_group, daemon=True).start()
 
 
 def _own_group() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from commcli.remote.onnode import facts, lock
-from commcli.remote.onnode.channel import Channel, guarded
+from commcli.remote.onnode.channel import Channel, guarded, indivisible
 from commcli.remote.onnode.condition import ConditionError, holds, names
 from commcli.remote.onnode.journal import Journal
 from commcli.remote.onnode.step import Place, StepFailed, StepTimeout, Verdict, later
@@ -147,6 +147,7 @@ class _Play:
             changed_before=self._changed,
             untold=frozenset(self._untold),
             guard=guarded,
+            indivisible=indivisible,
             timeout_s=step["timeout_s"],
         )
 

@@ -7,6 +7,7 @@ A step module has `KEYS` (its words in a playbook), `check(args, place) -> Verdi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 
@@ -40,8 +41,8 @@ class Verdict(NamedTuple):
 class Place(NamedTuple):
     """Where a step is: the play's mode, the node's facts, what conditions may ask about (facts and registered
     results), blobs by digest, services started in this play, whether an earlier step changed (in check mode: would
-    change) anything, the registered names that check mode can not know, and `guard(pid)`, which ends a child's
-    session if the controller goes away."""
+    change) anything, the registered names that check mode can not know, `guard(pid)`, which ends a child's
+    session if the controller goes away, and `indivisible()`, whose body is not left half done by that."""
 
     checking: bool
     diff: bool
@@ -52,6 +53,7 @@ class Place(NamedTuple):
     changed_before: bool
     untold: frozenset[str]
     guard: Callable[[int], Any]
+    indivisible: Callable[[], AbstractContextManager[None]]
     timeout_s: float
 
 

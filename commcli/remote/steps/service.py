@@ -49,8 +49,9 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
         place.started.add(args["name"])  # so that the handler does not announce a second start
 
     def apply() -> None:
-        for action in actions:
-            keeper.act(action)
+        with place.indivisible():
+            for action in actions:
+                keeper.act(action)
         if state != "stopped":
             place.started.add(args["name"])
 
