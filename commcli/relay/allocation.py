@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, Optional, Tuple
+from typing import Callable, Dict, Iterable, Optional, Tuple
 
 from commcli.relay.stun import Addr
 
@@ -117,6 +117,13 @@ class Allocation:
         for ip in [ip for ip, expires in self.permissions.items() if expires <= now]:
             del self.permissions[ip]
         for number in [number for number, (_, expires) in self.channels.items() if expires <= now]:
+            self._unbind(number)
+
+    def revoke(self, permits: Callable[[str, Optional[int]], bool]) -> None:
+        """Drop permissions and channels that `permits(ip, port)` no longer grants."""
+        for ip in [ip for ip in self.permissions if not permits(ip, None)]:
+            del self.permissions[ip]
+        for number in [number for number, (peer, _) in self.channels.items() if not permits(*peer)]:
             self._unbind(number)
 
     def _unbind(self, number: Optional[int]) -> None:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterable, Optional
 
 from commcli.relay import stun
 from commcli.relay.allocation import Allocation
@@ -48,7 +48,7 @@ class Relay:
         self.pool = RelayPool(
             config.address, config.relay_ports, secrets.randbelow, self._opened, self._closed
         )
-        self.turn = Server(_turn_config(config), self.pool, _policy(config, None), os.urandom)
+        self.turn = Server(_turn_config(config), self.pool, _policy(config, None, ()), os.urandom)
         self.turn_socket = bound_udp(config.address, config.turn_port)
         self.loop.add(self.turn_socket, self._on_turn)
         self.fleet = None if config.base is None else Membership(self)
@@ -96,12 +96,16 @@ class Relay:
         if peer in self.turn.by_relay:
             self.deliver(allocation.relay, peer, payload, now)
             return
-        if self.fleet is not None and not allocation.direct:
-            egress = self.fleet.overlay.egress_of(*peer)
-            if egress is not None and not self.fleet.overlay.goes_straight(egress):
-                self.fleet.send(
-                    self.fleet.overlay.send(egress, allocation.relay, peer, payload, now, unix), now
-                )
+        egress = None if self.fleet is None else self.fleet.overlay.egress_of(*peer)
+        if self.fleet is not None and egress is not None:
+            overlay = self.fleet.overlay
+            if allocation.direct:
+                # Who may bypass the overlay may not bypass the law: a user id is easily had.
+                if not overlay.permits_straight(egress):
+                    self.drops["direct_forbidden"] += 1
+                    return
+            elif not overlay.goes_straight(egress):
+                self.fleet.send(overlay.send(egress, allocation.relay, peer, payload, now, unix), now)
                 return
         self.egress.send(self.pool.sockets[allocation.relay], payload, peer, now)
 
@@ -135,9 +139,9 @@ class Relay:
     def _closed(self, sock: socket.socket) -> None:
         self.loop.remove(sock)
 
-    def obey(self, shard: Shard) -> None:
-        """Let clients reach the relayed addresses of the fleet that `shard` names."""
-        self.turn.policy = _policy(self.config, shard)
+    def obey(self, shard: Optional[Shard], services: "Iterable[Addr]") -> None:
+        """Let clients reach the relayed addresses of the fleet that `shard` names, and none of its `services`."""
+        self.turn.obey(_policy(self.config, shard, services))
 
     def _tick(self, now: float) -> Optional[float]:
         if now >= self._next_expire:
@@ -181,17 +185,17 @@ class Relay:
         }
 
 
-def _policy(config: RelayConfig, shard: Optional[Shard]) -> PeerPolicy:
+def _policy(config: RelayConfig, shard: Optional[Shard], services: "Iterable[Addr]") -> PeerPolicy:
     """Who may be a peer: public addresses, what the configuration allows, and the fleet's relayed addresses."""
-    nodes = {} if shard is None else shard.nodes
-    relays = {node.address: node.relay_ports for node in nodes.values()}
-    relays[config.address] = config.relay_ports
+    others = {} if shard is None else {name: row for name, row in shard.nodes.items() if name != config.node}
     ports = (config.turn_port, config.overlay_port, config.stamp_port, config.metrics_port)
     return PeerPolicy(
         config.allow_peers,
-        relays=relays,
+        relays={config.address: config.relay_ports},
         own_addresses=[config.address],
         service_ports=[port for port in ports if port is not None],
+        neighbours=[(row.address, row.relay_ports) for row in others.values()],
+        services=[*services, *((row.address, row.overlay_port) for row in others.values())],
     )
 
 

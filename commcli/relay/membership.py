@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
-from commcli.relay import control, metrics, shaping
+from commcli.relay import control, metrics, neighbours, shaping
 from commcli.relay.config import ConfigError
 from commcli.relay.mesh import Mesh, Reflector
 from commcli.relay.overlay import Overlay
@@ -39,6 +39,7 @@ class Membership:
         self.overlay_socket = self._udp(self.config.overlay_port, self._on_overlay)
         self.stamp_socket = self._udp(self.config.stamp_port, self._on_stamp)
         self.mesh_socket = self._udp(0, self._on_mesh_reply)
+        self._services: List[Addr] = []  # the other nodes' overlay and STAMP ports
         self._next_files = 0.0
         self._read_files(start=True)
         self._listeners = self._listen()
@@ -135,7 +136,7 @@ class Membership:
         shard = self.tables.start(unix) if start else self.tables.poll(unix)
         if shard is not None:
             self.overlay.set_shard(shard)
-            self.relay.obey(shard)
+            self.relay.obey(shard, self._services)
 
     def _use_peers(self, content: Dict[str, Any]) -> None:
         known = content.get("peers")
@@ -143,6 +144,12 @@ class Membership:
             raise ValueError('not {"schema": 1, "peers": {...}}')
         for user in (self.overlay, self.mesh, self.reflector):
             user.set_peers(known)
+        self._services = [
+            (peer.address, port)
+            for peer in neighbours.parse(known).values()
+            for port in (peer.overlay_port, peer.stamp_port)
+        ]
+        self.relay.obey(self.tables.shard, self._services)
 
     def _use_faults(self, content: Dict[str, Any]) -> None:
         links = content.get("links", {})

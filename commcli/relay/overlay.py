@@ -193,11 +193,15 @@ class Overlay:
         """
         way = self._egresses.get(egress)
         if way is None:
-            blocked = self._shard is None or egress in self._shard.blocked
-            return not blocked and self._is_legal((self._node, egress))
+            return self.permits_straight(egress)
         if way.lane.monitor.state in failover.USABLE or not way.may_go_straight:
             return False
         return not any(lane.monitor.state in failover.USABLE for lane in way.lanes.values())
+
+    def permits_straight(self, egress: str) -> bool:
+        """May packets to this egress pass the two edges' countries and no other?"""
+        blocked = self._shard is None or egress in self._shard.blocked
+        return not blocked and self._is_legal((self._node, egress))
 
     def send(
         self, egress: str, src: Addr, dst: Addr, payload: bytes, now: float, unix: float

@@ -54,11 +54,13 @@ _MEMORY = 4096
 class PeerPolicy:
     """Immutable: make a new one when the fleet changes.
 
-    `allow` are networks that the operator opens although they are not public. `relays` are the fleet's own relay
-    addresses (this node's too): there, exactly the relay ports may be reached, also when the address is private, so
-    that clients of the same and of other nodes can talk; more only if `allow` names the address. `service_ports`
-    (TURN, overlay, STAMP, metrics, of every node) are refused on the fleet's and on this machine's addresses whatever
-    `allow` says.
+    `allow` are networks that the operator opens although they are not public. `relays` are this node's relay
+    addresses, `neighbours` those of the fleet's other nodes: there, exactly the relay ports may be reached, also when
+    the address is private, so that clients of the same and of other nodes can talk. On a neighbour's address that is
+    so whatever `allow` says, for its other ports are its own services, wherever it has put them.
+
+    `service_ports` (TURN, overlay, STAMP, metrics of this node) are refused on the fleet's and on this machine's
+    addresses, `services` (other nodes', known by address) on theirs, whatever `allow` says.
     """
 
     def __init__(
@@ -67,9 +69,16 @@ class PeerPolicy:
         relays: Optional[Mapping[str, PortRange]] = None,
         own_addresses: Iterable[str] = (),
         service_ports: Iterable[int] = (),
+        neighbours: Iterable[Tuple[str, PortRange]] = (),
+        services: Iterable[Tuple[str, int]] = (),
     ) -> None:
         self._allow: List[Network] = [ipaddress.ip_network(text) for text in allow]
-        self._relays: Dict[Address, PortRange] = {_parse(ip): ports for ip, ports in (relays or {}).items()}
+        self._relays: Dict[Address, List[PortRange]] = {}
+        others = list(neighbours)
+        for ip, ports in [*(relays or {}).items(), *others]:
+            self._relays.setdefault(_parse(ip), []).append(ports)
+        self._neighbours = frozenset(_parse(ip) for ip, _ in others)
+        self._services = frozenset((_parse(ip), port) for ip, port in services)
         self._own: FrozenSet[Address] = frozenset(_parse(ip) for ip in own_addresses)
         self._service_ports = frozenset(service_ports)
         self._memory: Dict[Tuple[str, Optional[int]], bool] = {}
@@ -95,13 +104,13 @@ class PeerPolicy:
         return all(self._reachable(face, port) for face in [address, *_wrapped(address)])
 
     def _reachable(self, address: Address, port: Optional[int]) -> bool:
-        if port in self._service_ports and self._is_ours(address):
+        if (address, port) in self._services or (port in self._service_ports and self._is_ours(address)):
             return False
-        if any(address in network for network in self._allow):
+        if address not in self._neighbours and any(address in network for network in self._allow):
             return True
-        relay_ports = self._relays.get(address)
-        if relay_ports is not None:
-            return port is None or relay_ports[0] <= port <= relay_ports[1]
+        ranges = self._relays.get(address)
+        if ranges is not None:
+            return port is None or any(low <= port <= high for low, high in ranges)
         return _is_public(address) and address not in self._own
 
     def _is_ours(self, address: Address) -> bool:

@@ -75,7 +75,7 @@ class Server:
     """One TURN server. `client` stands for the 5-tuple: it is the key of an allocation, and opaque but for its IP.
 
     Public state, for the loop that carries the packets: `allocations` (by client), `by_relay` (by relayed address),
-    `policy` and `alternate` (replace them freely), `drain`, `drops` by reason, and `counters`.
+    `policy` (changed by `obey`), `alternate` (replace it freely), `drain`, `drops` by reason, and `counters`.
     """
 
     def __init__(
@@ -397,6 +397,13 @@ class Server:
         if not self._users[allocation.user]:
             del self._users[allocation.user]
         self._sockets.close(allocation.relay)
+
+    def obey(self, policy: PeerPolicy) -> None:
+        """Ask this policy from now on. What it does not grant ends now: a channel is not asked about again until
+        its refresh, minutes later."""
+        self.policy = policy
+        for allocation in self.allocations.values():
+            allocation.revoke(policy.permits)
 
     def expire(self, now: float) -> None:
         """Free what is past its time. Cheap: call it every half a second."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class _Fleet:
         ]
         self.processes[node] = subprocess.Popen(command)
 
-    def publish(self, serial: int) -> None:
+    def publish(self, serial: int, zones: Sequence[object] = (), *, routed: bool = True) -> None:
         nodes = {
             node: {
                 "address": ADDRESSES[node], "overlay_port": OVERLAY, "relay_ports": [40000, 40100],
@@ -84,7 +84,7 @@ class _Fleet:
         }  # fmt: skip
         for node in IDS:
             routes = {}
-            if node in ("ae-1", "kr-1"):
+            if routed and node in ("ae-1", "kr-1"):
                 other = "kr-1" if node == "ae-1" else "ae-1"
                 routes[other] = {
                     "primary": [node, "sg-1", other], "backup": [node, "hk-1", other], "last_resort": [node, other]
@@ -92,7 +92,15 @@ class _Fleet:
             created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
             self.signers[node].push(
-                shard(serial, node, nodes=nodes, routes=routes, created=created, expires=expires)
+                shard(
+                    serial,
+                    node,
+                    nodes=nodes,
+                    routes=routes,
+                    created=created,
+                    expires=expires,
+                    zones=list(zones),
+                )
             )
 
     def ask(self, node: str, command: str) -> dict[str, Any]:
@@ -227,6 +235,32 @@ async def test_a_direct_user_goes_straight(fleet: _Fleet) -> None:
     here, there = one.get_extra_info("sockname"), other.get_extra_info("sockname")
     await _talk(one, there, other_inbox, (other, here), b"straight")
     assert _roles(fleet, here, there) == {}
+    one.close()
+    other.close()
+
+
+async def test_a_direct_user_is_under_the_zones_too(fleet: _Fleet) -> None:
+    fleet.publish(1)
+    fleet.wait_for_the_overlay()
+    one, _ = await _client("ae-1", "probe+direct")
+    other, other_inbox = await _client("kr-1", "probe+direct")
+    here, there = one.get_extra_info("sockname"), other.get_extra_info("sockname")
+    await _talk(one, there, other_inbox, (other, here), b"lawful")
+    fleet.publish(
+        2, [{"id": "z", "between": [["ae"], ["kr"]], "forbid": ["kr"], "allow": None}], routed=False
+    )
+    for node in ("ae-1", "kr-1"):
+        fleet.wait(node, lambda status: status["table"]["serial"] == 2)
+    refused = 0
+    for _ in range(200):
+        one.sendto(b"unlawful", there)
+        await asyncio.sleep(0.05)
+        refused = fleet.ask("ae-1", "status")["drops"].get("direct_forbidden", 0)
+        if refused >= 5:
+            break
+    assert refused >= 5
+    while not other_inbox.received.empty():
+        assert other_inbox.received.get_nowait() != b"unlawful"
     one.close()
     other.close()
 

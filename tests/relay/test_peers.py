@@ -80,7 +80,7 @@ PUBLIC = [
     "2606:4700::1111",
     "2003::1",
 ]
-SG, HK = "127.77.0.3", "51.15.0.9"
+SG, HK, TWO, LONE = "127.77.0.3", "51.15.0.9", "10.7.0.4", "10.7.0.5"
 SERVICES = (3478, 3479, 3480, 9478)
 
 
@@ -136,9 +136,15 @@ def test_an_allowed_translation_of_a_public_address_is_permitted() -> None:
 
 
 def _fleet(*allow: str) -> PeerPolicy:
-    """Node sg-1 itself (on a private address) and its neighbour hk-1."""
+    """Node sg-1 itself (on a private address); two neighbours at one address, one at another, and one that the
+    table does not name."""
     return PeerPolicy(
-        allow, relays={SG: (40000, 42000), HK: (50000, 51000)}, own_addresses=[SG], service_ports=SERVICES
+        allow,
+        relays={SG: (40000, 42000)},
+        own_addresses=[SG],
+        service_ports=SERVICES,
+        neighbours=[(HK, (50000, 51000)), (HK, (52000, 53000)), (TWO, (50000, 51000))],
+        services=[(HK, 50777), (LONE, 4000)],
     )
 
 
@@ -153,7 +159,13 @@ def _fleet(*allow: str) -> PeerPolicy:
         (SG, 22, False),
         (HK, None, True),
         (HK, 50500, True),
+        (HK, 52500, True),
+        (HK, 51500, False),
+        (HK, 50777, False),
         (HK, 40500, False),
+        (TWO, None, True),
+        (TWO, 50500, True),
+        (TWO, 22, False),
         (HK, 22, False),
         ("::ffff:51.15.0.9", 22, False),
         ("51.15.0.10", 22, True),
@@ -169,7 +181,29 @@ def test_of_fleet_nodes_only_the_relay_ports_are_open(ip: str, port: int | None,
 )
 def test_service_ports_are_closed_whatever_is_allowed(ip: str, port: int) -> None:
     assert not _fleet("0.0.0.0/0", "::/0").permits(ip, port)
-    assert _fleet("0.0.0.0/0", "::/0").permits(ip, 5000)
+
+
+@pytest.mark.parametrize(
+    ("ip", "port", "good"),
+    [
+        (SG, 5000, True),
+        ("127.0.0.1", 5000, True),
+        ("0.0.0.0", 5000, True),
+        ("::1", 5000, True),
+        # Another node's ports are its services, also where they are not the same numbers as ours.
+        (HK, 50500, True),
+        (HK, 5000, False),
+        (f"::ffff:{TWO}", 5000, False),
+        (TWO, 3999, False),
+        # Before there is a table: what the peers' file says.
+        (LONE, 4000, False),
+        (LONE, 5000, True),
+    ],
+)
+def test_what_is_allowed_does_not_open_other_nodes_but_for_their_relay_ports(
+    ip: str, port: int, good: bool
+) -> None:
+    assert _fleet("0.0.0.0/0", "::/0").permits(ip, port) is good
 
 
 def test_service_ports_of_strangers_are_their_own_business() -> None:

@@ -86,6 +86,30 @@ def test_service_ports_are_refused_on_every_method(ip: str, port: int, allow: li
     assert world.server.drops["forbidden_peer"] == 1
 
 
+def test_what_a_new_policy_forbids_ends_at_once() -> None:
+    """A channel is asked about when it is bound, not for every packet."""
+    away, stays = ("10.9.0.1", 5000), ("10.9.0.2", 5000)
+    world, client = _server_for(away[0], PeerPolicy(["10.9.0.0/24"]))
+    assert client.bind(0x4000, away).code is None
+    assert client.bind(0x4001, stays).code is None
+    world.server.obey(PeerPolicy(["10.9.0.2/32"]))
+    assert client.channel(0x4000, b"x") == []
+    assert client.channel(0x4001, b"x") == [(stays, b"x")]
+    assert world.from_peer(b"x", away) is None
+    assert world.from_peer(b"x", stays) is not None
+    assert client.bind(0x4000, away).code == 403
+
+
+def test_a_new_policy_closes_one_port_of_an_address_that_stays_open() -> None:
+    peer, service = ("8.8.4.4", 5000), ("8.8.4.4", 3479)
+    world, client = _server_for(peer[0], PeerPolicy())
+    assert client.bind(0x4000, peer).code is None
+    assert client.bind(0x4001, service).code is None
+    world.server.obey(PeerPolicy(services=[service]))
+    assert client.channel(0x4000, b"x") == [(peer, b"x")]
+    assert client.channel(0x4001, b"x") == []
+
+
 def test_two_clients_of_one_node_can_talk_although_private_peers_are_denied() -> None:
     policy = PeerPolicy(relays={OWN: (50000, 50100)}, own_addresses=[OWN])
     world = World(policy=policy, pool=FakePool(OWN))
