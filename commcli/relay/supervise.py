@@ -6,6 +6,7 @@ an answer that survives SIGKILL and reused process ids.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import List, Optional
 
 from commcli.relay.config import ConfigError, RelayConfig
 
-STOP_WAIT_S = 10.0
+STOP_WAIT_S, KILL_WAIT_S = 10.0, 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 # A relay that lived this long did not die of its configuration: the next pause starts small again.
 STEADY_S = 30.0
@@ -50,9 +51,10 @@ def supervise(config: RelayConfig, command: List[str], *, daemon: bool) -> int:
     except BlockingIOError:
         print(f"a supervisor of {config.node} runs already", file=sys.stderr)
         return 75
+    # At once: until ours stands there, `stop` must not take an earlier supervisor's id for it.
+    os.ftruncate(file, 0)
     if daemon:
         _daemonise(config)
-    os.ftruncate(file, 0)
     os.pwrite(file, str(os.getpid()).encode(), 0)
     return _Supervisor(command).run()
 
@@ -66,6 +68,7 @@ def _daemonise(config: RelayConfig) -> None:
     os.setsid()
     if os.fork():
         os._exit(0)
+    os.setpgid(0, 0)  # so that `stop` can end it and its relay together, and nobody else
     out = os.open(str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (out, 1), (out, 2)):
@@ -106,20 +109,31 @@ class _Supervisor:
             time.sleep(0.05)
 
 
-def stop(config: RelayConfig) -> int:
+def stop(config: RelayConfig, wait_s: float = STOP_WAIT_S) -> int:
     """Stop the supervisor and its relay; 0 also when none runs. Raises ConfigError when it does not go."""
     pid = running(config)
     if pid is None:
         return 0
     os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + STOP_WAIT_S
+    end = time.monotonic() + wait_s
     while time.monotonic() < end:
         if running(config) is None:
             return 0
         time.sleep(0.02)
-    # setsid made it the leader of its group; a child that ignores SIGTERM goes with it.
-    os.killpg(pid, signal.SIGKILL)
-    time.sleep(0.1)
-    if running(config) is not None:
-        raise ConfigError(f"supervisor {pid} of {config.node} does not end")
-    return 0
+    _kill(pid)
+    end = time.monotonic() + KILL_WAIT_S
+    while time.monotonic() < end:
+        if running(config) is None:
+            return 0
+        time.sleep(0.02)
+    raise ConfigError(f"supervisor {pid} of {config.node} does not end")
+
+
+def _kill(pid: int) -> None:
+    """End a supervisor that did not go when it was told, mostly because its relay does not."""
+    with contextlib.suppress(ProcessLookupError):
+        # One in the foreground shares the group of whoever started it; its relay then goes with its parent.
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)

@@ -80,6 +80,33 @@ def test_one_supervisor_a_node(config: RelayConfig) -> None:
     assert stop(config) == 0
 
 
+def test_a_relay_that_does_not_go_is_killed_with_its_supervisor(config: RelayConfig) -> None:
+    assert _start(config, "--daemon") == 0
+    (child,) = _children(config, 1)
+    os.kill(child, signal.SIGSTOP)  # hears no SIGTERM
+    assert stop(config, wait_s=0.1) == 0
+    assert running(config) is None
+    assert _gone(child)
+
+
+def test_a_starting_supervisor_is_not_taken_for_an_earlier_one(config: RelayConfig) -> None:
+    """The lock is held and no id stands there yet: an old one would name a stranger, who would be killed."""
+    config.path("run").mkdir()
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        config.path("run/relay.pid").write_text(str(stranger.pid))
+        # It can not open its log, so it ends between taking the lock and writing its id.
+        config.path("log").mkdir()
+        config.path("log/relay.log").mkdir()
+        _start(config, "--daemon")
+        assert config.path("run/relay.pid").read_text() == ""
+        assert stop(config) == 0
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
 def test_a_stale_pid_file_is_nobody(config: RelayConfig) -> None:
     config.path("run").mkdir()
     config.path("run/relay.pid").write_text(str(os.getpid()))
