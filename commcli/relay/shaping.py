@@ -74,10 +74,14 @@ class Shaper:
     """Links by destination address; a destination without a rule is not shaped."""
 
     def __init__(self, rules: Mapping[str, Mapping[str, object]], seed: int) -> None:
-        """rules: {ip: rule of a Link}. Raises ValueError naming the address."""
+        """rules: {ip: rule of a Link}, as read from a file. Raises ValueError naming the address."""
+        if not isinstance(rules, Mapping):
+            raise ValueError("links are not an object")
         self._links: Dict[str, Link] = {}
         for ip, rule in rules.items():
             try:
+                if not isinstance(rule, Mapping):
+                    raise ValueError("not an object")
                 self._links[ip] = Link(rule, random.Random("%d/%s" % (seed, ip)))
             except ValueError as error:
                 raise ValueError("link to %s: %s" % (ip, error)) from None

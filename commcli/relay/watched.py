@@ -29,5 +29,13 @@ class WatchedJson:
             self._apply(content)
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
-            log("file_refused", file=self._path.name, reason=str(error))
+        except OSError as error:
+            self._seen = None  # out of descriptors or memory, say: the file is not to blame, so look again
+            self._refused(log, error.strerror or str(error))
+        except RecursionError:
+            self._refused(log, "nested too deeply")
+        except ValueError as error:
+            self._refused(log, str(error))
+
+    def _refused(self, log: Callable[..., None], reason: str) -> None:
+        log("file_refused", file=self._path.name, reason=reason)

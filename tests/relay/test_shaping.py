@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from typing import Any
 
 import pytest
 
@@ -118,3 +119,9 @@ def test_the_seed_decides_and_links_are_independent() -> None:
 def test_a_rule_that_means_nothing_is_refused_with_its_address(rule: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"link to 127\.77\.0\.2"):
         Shaper({IP: rule}, 1)
+
+
+@pytest.mark.parametrize("rules", [[], "x", 5, None, {IP: []}, {IP: 5}, {IP: None}])
+def test_what_is_no_rule_at_all_is_refused_too(rules: Any) -> None:
+    with pytest.raises(ValueError, match="not an object"):
+        Shaper(rules, seed=1)
