@@ -56,7 +56,7 @@ def load(path: Path) -> RelayConfig:
     """Read `etc/relay.json` and the TURN secrets beside it. Raises ConfigError."""
     try:
         raw = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
         config = _parse(raw)
@@ -77,7 +77,7 @@ def _parse(raw: Any) -> RelayConfig:
         raise ConfigError(f"schema {raw['schema']!r} is not 1")
     return RelayConfig(
         node=str(raw["node"]),
-        address=str(ipaddress.ip_address(raw["address"])),
+        address=_address(raw["address"]),
         turn_port=_port(raw, "turn_port"),
         relay_ports=_port_range(raw["relay_ports"]),
         realm=str(raw["realm"]),
@@ -89,6 +89,14 @@ def _parse(raw: Any) -> RelayConfig:
         faults=bool(raw.get("faults", False)),
         log_json=bool(raw.get("log_json", False)),
     )
+
+
+def _address(text: Any) -> str:
+    """One address of this machine: it stands in every answer, and the own services behind it are guarded by it."""
+    address = ipaddress.ip_address(text)
+    if address.is_unspecified or address.is_multicast or (address.version == 6 and address.ipv4_mapped):
+        raise ConfigError(f"{address} is not the address of one machine")
+    return str(address)
 
 
 def _port(raw: Dict[str, Any], key: str) -> int:
@@ -119,6 +127,8 @@ def _read_secrets(path: Path) -> Tuple[str, ...]:
         return tuple(line for line in path.read_text("utf-8").split("\n") if line.strip())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None  # the error itself would quote the secret
 
 
 def standalone(
@@ -140,7 +150,7 @@ def standalone(
         low, _, high = relay_ports.partition("-")
         config = RelayConfig(
             node="standalone",
-            address=str(ipaddress.ip_address(address.strip("[]"))),
+            address=_address(address.strip("[]")),
             turn_port=_port({"port": int(port)}, "port"),
             relay_ports=_port_range((int(low), int(high))),
             realm=realm,

@@ -38,6 +38,9 @@ def test_a_good_file_with_two_secrets(tmp_path: Path) -> None:
         ({"colour": "red"}, "unknown key 'colour'"),
         ({"schema": 2}, "schema 2 is not 1"),
         ({"address": "nowhere"}, "nowhere"),
+        ({"address": "0.0.0.0"}, "0.0.0.0 is not the address of one machine"),
+        ({"address": "::"}, ":: is not the address of one machine"),
+        ({"address": "::ffff:127.0.0.1"}, "is not the address of one machine"),
         ({"turn_port": 0}, "turn_port 0 is not a port"),
         ({"turn_port": "3478"}, "turn_port '3478' is not a port"),
         ({"relay_ports": [80, 90]}, "relay_ports 80-90"),
@@ -67,6 +70,21 @@ def test_broken_json_and_missing_files(tmp_path: Path) -> None:
         load(path)
 
 
+def test_a_secret_that_is_no_text_is_not_quoted(tmp_path: Path) -> None:
+    path = _written(tmp_path)
+    (tmp_path / "etc/turn.secret").write_bytes(b"hunter2 \xff")
+    with pytest.raises(ConfigError, match="not UTF-8") as caught:
+        load(path)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+def test_an_endless_nest_is_one_line(tmp_path: Path) -> None:
+    path = _written(tmp_path)
+    path.write_text("[" * 60_000)
+    with pytest.raises(ConfigError, match=r"relay\.json"):
+        load(path)
+
+
 def _standalone(**changes: Any) -> Any:
     words: dict[str, Any] = {
         "listen": "127.0.0.1:3478", "relay_ports": "40000-42000", "users": ["u:p:q"], "secrets": [],
@@ -86,7 +104,7 @@ def test_standalone_words() -> None:
     "changes",
     [
         {"listen": "localhost:1"}, {"listen": "127.0.0.1"}, {"relay_ports": "5"}, {"users": ["nobody"]},
-        {"users": []}, {"allow_peers": ["x"]},
+        {"users": []}, {"allow_peers": ["x"]}, {"listen": "0.0.0.0:3478"}, {"listen": "[::]:3478"},
     ],
 )  # fmt: skip
 def test_wrong_standalone_words_are_refused(changes: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from commcli.relay.shard import ShardRefused
-from commcli.relay.signature import MAX_SIGNATURE_BYTES, SignatureRefused, verify
+from commcli.relay.signature import MAX_SIGNATURE_BYTES, SYSTEM_PATH, SignatureRefused, verify
 from tests.relay.serving import need
 
 
@@ -156,3 +157,15 @@ def test_an_ssh_keygen_that_refuses_silently_or_in_control_characters(desk: Desk
             verify(desk.manifest, desk.signature, desk.signers, ssh_keygen=str(odd))
         assert told in caught.value.detail
         assert "\033" not in caught.value.detail
+
+
+def test_the_first_ssh_keygen_in_path_is_not_the_judge(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("ssh-keygen", path=SYSTEM_PATH) is None:
+        pytest.skip("ssh-keygen is in none of the system's own folders")
+    theirs = desk.folder / "bin"
+    theirs.mkdir()
+    (theirs / "ssh-keygen").write_text("#!/bin/sh\nexit 0\n")
+    (theirs / "ssh-keygen").chmod(0o755)
+    monkeypatch.setenv("PATH", str(theirs))
+    desk.manifest.write_bytes(b'{"serial": 8}\n')
+    assert "incorrect signature" in desk.refusal()
