@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from commcli.errors import OutOfReach
+from commcli.errors import AnswerBad, OutOfReach, Refused
 from commcli.fleet.model import Fleet
-from commcli.remote.outcome import Event, OnEvent
+from commcli.remote.outcome import Event, OnEvent, exit_code
 from commcli.routing import policy, preflight
 from commcli.routing import table as tables
 from commcli.routing.history import StoreJournal
@@ -22,6 +22,8 @@ from commcli.routing.table import Table
 if TYPE_CHECKING:
     from commcli.remote.ssh import Pool
     from commcli.store.sqlite import Store
+
+_NO_ANSWER = {error.exit_code: error for error in (OutOfReach, Refused, AnswerBad)}
 
 
 class Change:
@@ -42,15 +44,16 @@ class Change:
         self._until = None if deadline_s is None else time.monotonic() + deadline_s
 
     async def look(self, *, on_event: OnEvent) -> Preflight:
-        """Ask every relay which table it has. Raises OutOfReach when none answers: there is nobody to publish
-        to.
+        """Ask every relay which table it has. Raises when none answers, for there is nobody to publish to:
+        Refused, AnswerBad or OutOfReach, the gravest of the nodes' reasons.
         """
         for node in self.fleet.nodes:
             on_event(Event(node, "status"))
         found = await preflight.look(self.fleet, self._pool, deadline_s=self._left_s(), on_event=on_event)
         if not found.serials:
-            first = found.absent[0]
-            raise OutOfReach(
+            worst = exit_code(found.absent)
+            first = next(outcome for outcome in found.absent if outcome.code == worst)
+            raise _NO_ANSWER.get(worst, AnswerBad)(
                 f"none of {len(found.absent)} relays answers; {first.node}: {first.state}: {first.reason}",
                 hint="commcli health check",
             )

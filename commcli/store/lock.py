@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from commcli.errors import BadInput, LockHeld
 from commcli.store.operator import operator
@@ -25,7 +25,8 @@ def exclusive(path: Path, what: str, *, clock: Callable[[], float] = time.time) 
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = path.open("a+b")
+        # Unbuffered, so that a full disk is met here and not again when the file is closed.
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise BadInput(f"{path}: can not lock: {error.strerror}") from error
     with file:
@@ -35,20 +36,22 @@ def exclusive(path: Path, what: str, *, clock: Callable[[], float] = time.time) 
             raise LockHeld(
                 _held(file), hint="Wait for it, or end it if it hangs; reads need no lock."
             ) from None
-        _write(file, {"who": operator(), "pid": os.getpid(), "command": what, "since": clock()})
+        _sign(file, path, {"who": operator(), "pid": os.getpid(), "command": what, "since": clock()})
         try:
             yield
         finally:
             file.truncate(0)
 
 
-def _write(file: BinaryIO, holder: dict[str, object]) -> None:
-    file.truncate(0)
-    file.write(json.dumps(holder).encode())
-    file.flush()
+def _sign(file: FileIO, path: Path, holder: dict[str, object]) -> None:
+    try:
+        file.truncate(0)
+        file.write(json.dumps(holder).encode())
+    except OSError as error:
+        raise BadInput(f"{path}: can not lock: {error.strerror}") from None
 
 
-def _held(file: BinaryIO) -> str:
+def _held(file: FileIO) -> str:
     """The line about whoever holds the lock. He may have taken it this instant and not signed yet."""
     file.seek(0)
     try:

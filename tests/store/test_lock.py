@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,19 @@ def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     with pytest.raises(BadInput, match="can not lock: "), exclusive(tmp_path / "state/lock", "x"):
         raise AssertionError("held")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    # A limit on the size of files stands in for the disk; Python turns its signal into an error.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with (
+            pytest.raises(BadInput, match="lock: can not lock: File too large"),
+            exclusive(tmp_path / "lock", "x"),
+        ):
+            raise AssertionError("it was taken")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with exclusive(tmp_path / "lock", "x"):
+        pass
