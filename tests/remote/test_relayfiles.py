@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -123,3 +124,20 @@ def test_a_unit_unless_the_node_says_that_systemd_is_not_its_own(
     steps = compile_play(play, node, given).body["steps"]
     (unit,) = [step["args"]["unit"] for step in steps if step["name"] == "relay runs"]
     assert ("[Unit]" in unit) == bool(unit.strip()) == has_unit
+
+
+def test_the_unit_is_one_and_gives_the_relay_little(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed (Debian package systemd)")
+    node = replace(FLEET.nodes["sg-1"], variables={})
+    play = playbook.load(Path(__file__).parents[2] / "playbooks/relay.yml")
+    given = relayfiles.variables(FLEET, node, SECRETS, b"zip", "signers\n")
+    steps = compile_play(play, node, given).body["steps"]
+    (text,) = [step["args"]["unit"] for step in steps if step["name"] == "relay runs"]
+    unit = tmp_path / "commcli-relay.service"
+    unit.write_text(text.replace("<python>", sys.executable))
+    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"ReadWritePaths={node.base}/run {node.base}/state {node.base}/log\n" in text
+    assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE\n" in text
