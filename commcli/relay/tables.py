@@ -102,6 +102,7 @@ class TableFiles:
         try:
             # One folder for all reads, also when a push moves the link meanwhile.
             folder = self._config.path(where).resolve(strict=True)
+            _must_be_files(folder)
             manifest, sig = folder / "manifest.json", folder / "manifest.json.sig"
             files = {manifest.name: signature.verify(manifest, sig, self._config.path("etc/allowed_signers"))}
             files.update({name: (folder / name).read_bytes() for name in (sig.name, "shard.json")})
@@ -148,6 +149,14 @@ class TableFiles:
         except OSError as error:
             # A full disk must not stop calls: the table is in force, its copy for the next start is older.
             self._log("table_not_kept", reason=str(error))
+
+
+def _must_be_files(folder: Path) -> None:
+    """A pipe among them would keep the reading thread, and so every later table, waiting for ever."""
+    for name in ("manifest.json", "manifest.json.sig", "shard.json"):
+        path = folder / name
+        if path.exists() and not path.is_file():
+            raise OSError(f"{name} is not a file")
 
 
 def _keep_good(state: Path, verdict: _Verdict) -> None:

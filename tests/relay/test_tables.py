@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,19 @@ def test_a_loop_of_links_is_refused_and_the_next_table_taken(
     assert node.files.refused is not None
     signer.push(shard(6))
     assert node.step() == 6
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.json.sig", "shard.json"])
+def test_a_pipe_in_a_file_s_place_is_refused_and_the_next_table_is_read(
+    name: str, node: _Node, signer: Signer
+) -> None:
+    signer.push(shard(1))
+    node.files.start(IN_TIME)
+    signer.push(shard(2))
+    pipe = node.config.path("table/current") / name
+    pipe.unlink()
+    os.mkfifo(pipe)
+    assert node.step() == 1
+    assert node.files.refused == f"{name} is not a file"
+    signer.push(shard(3))
+    assert node.step() == 3
