@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
@@ -156,19 +155,25 @@ class Relay:
     def _survived(self, error: Exception) -> None:
         """A bug of ours: counted and told, and calls go on."""
         self.drops["bug"] += 1
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        # Not by `traceback`: that reads the sources, and a play may have put a newer zipapp under us.
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        where = "?" if frame is None else f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
         self.log("bug", error=f"{type(error).__name__}: {error}"[:200], where=where)
 
     # --- what it tells -------------------------------------------------------------------------------------
 
     def status(self) -> Dict[str, Any]:
         """The document of the control command `status` (shape: docs of `control`)."""
+        overlay = None if self.fleet is None else self.fleet.overlay.status()
+        return {**self.figures(), "overlay": overlay}
+
+    def figures(self) -> Dict[str, Any]:
+        """The status but for the overlay's paths and flows: cheap, since any local user may ask for the metrics."""
         no_socket = Counter({f"no_socket_{name}": count for name, count in self.pool.errors.items()})
         drops = self.drops + self.turn.drops + no_socket
-        fleet = (
-            {"overlay": None, "peers": {}, "table": NO_TABLE} if self.fleet is None else self.fleet.status()
-        )
+        fleet = {"peers": {}, "table": NO_TABLE} if self.fleet is None else self.fleet.status()
         return {
             "ok": True,
             "node": self.config.node,

@@ -72,7 +72,7 @@ class Membership:
                 ) from error
             listeners.append(
                 control.Listener(
-                    loop, sock, control.http_answers(lambda: metrics.render(self.relay.status()))
+                    loop, sock, control.http_answers(lambda: metrics.render(self.relay.figures()))
                 )
             )
         return listeners
@@ -167,7 +167,7 @@ class Membership:
             "drain": lambda _: self._drain(True),
             "undrain": lambda _: self._drain(False),
             "reload": lambda _: self._reload(),
-            "metrics": lambda _: {"ok": True, "text": metrics.render(self.relay.status())},
+            "metrics": lambda _: {"ok": True, "text": metrics.render(self.relay.figures())},
         }
         name = request.get("cmd")
         if name not in commands:
@@ -185,12 +185,12 @@ class Membership:
         return {"ok": True}
 
     def status(self) -> Dict[str, Any]:
-        """The fleet's part of the status document."""
-        shard, overlay = self.tables.shard, self.overlay.status()
+        """The fleet's part of the status document, but for what the overlay says."""
+        shard = self.tables.shard
         table: Dict[str, Any] = {**NO_TABLE, "refused": self.tables.refused}
         if shard is not None:
             table.update(serial=shard.serial, expires=shard.expires, expired=shard.expires_unix < time.time())
-        return {"table": table, "overlay": overlay, "peers": self.mesh.latest()}
+        return {"table": table, "peers": self.mesh.latest()}
 
 
 def _drain(sock: socket.socket) -> "List[tuple[bytes, Addr]]":

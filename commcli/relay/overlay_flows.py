@@ -68,8 +68,8 @@ class FlowTable:
         self.expire(unix, IDLE_S / 10)
 
     def expire(self, unix: float, idle_s: float = IDLE_S) -> None:
-        """Forget what has been idle for so long."""
-        for key in [key for key, flow in self._rows.items() if unix - flow.last_unix > idle_s]:
+        """Forget what has been idle for so long. What is as far ahead is from before the clock was set back."""
+        for key in [key for key, flow in self._rows.items() if abs(unix - flow.last_unix) > idle_s]:
             del self._rows[key]
 
     def rows(self, limit: Optional[int] = None) -> List[Dict[str, object]]:

@@ -615,6 +615,15 @@ def test_a_full_flow_table_forwards_and_says_so() -> None:
     assert table.rows() == []
 
 
+def test_a_clock_that_was_set_back_leaves_no_flow_for_ever() -> None:
+    table = FlowTable()
+    for key, unix in (("before", 1000.0), ("after", 90.0)):
+        table.add(key, Flow(("192.0.2.1", 1), ("192.0.2.2", 2), "transit", ("a", "b"), b"", unix))
+    table.expire(100.0)
+    assert table.find("before") is None
+    assert table.find("after") is not None
+
+
 def test_a_full_flow_table_is_not_searched_for_every_packet() -> None:
     table = FlowTable(limit=1)
 
