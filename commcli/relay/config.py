@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from commcli.relay.signature import NAMESPACE
+
 
 class ConfigError(Exception):
     """The configuration can not be used; the text is one line."""
@@ -33,6 +35,7 @@ class RelayConfig(NamedTuple):
     secrets: Tuple[str, ...] = ()
     faults: bool = False
     log_json: bool = False
+    principal: str = NAMESPACE  # in whose name tables are signed, as etc/allowed_signers has it
 
     def path(self, name: str) -> Path:
         """A file or folder of this relay under its base folder."""
@@ -47,7 +50,7 @@ class RelayConfig(NamedTuple):
 
 _KEYS = {
     "schema", "node", "base", "address", "realm", "turn_port", "relay_ports", "overlay_port", "stamp_port",
-    "metrics_port", "allow_peers", "faults", "log_json",
+    "metrics_port", "allow_peers", "faults", "log_json", "principal",
 }  # fmt: skip
 _REQUIRED = {"schema", "node", "base", "address", "realm", "turn_port", "relay_ports"}
 
@@ -88,7 +91,14 @@ def _parse(raw: Any) -> RelayConfig:
         allow_peers=_networks(raw.get("allow_peers", [])),
         faults=bool(raw.get("faults", False)),
         log_json=bool(raw.get("log_json", False)),
+        principal=_principal(raw.get("principal", NAMESPACE)),
     )
+
+
+def _principal(value: Any) -> str:
+    if not isinstance(value, str) or not value or value.startswith("-") or not value.isprintable():
+        raise ConfigError(f"principal {value!r} is not a name")
+    return value
 
 
 def _address(text: Any) -> str:

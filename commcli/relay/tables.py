@@ -104,7 +104,11 @@ class TableFiles:
             folder = self._config.path(where).resolve(strict=True)
             _must_be_files(folder)
             manifest, sig = folder / "manifest.json", folder / "manifest.json.sig"
-            files = {manifest.name: signature.verify(manifest, sig, self._config.path("etc/allowed_signers"))}
+            files = {
+                manifest.name: signature.verify(
+                    manifest, sig, self._config.path("etc/allowed_signers"), self._config.principal
+                )
+            }
             files.update({name: (folder / name).read_bytes() for name in (sig.name, "shard.json")})
             loaded = shards.load(
                 files["manifest.json"],

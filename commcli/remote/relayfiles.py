@@ -11,6 +11,7 @@ from commcli import __version__
 from commcli.errors import BadInput
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
+from commcli.relay.signature import NAMESPACE
 
 TURN, OVERLAY = "turn", "overlay"
 SHORTEST_SECRET = 16
@@ -42,7 +43,10 @@ def variables(
 def relay_config(fleet: Fleet, node: Node) -> dict[str, object]:
     """etc/relay.json (relay/config.py). The node's variables may set `allow_peers` and `faults` (the lab's)."""
     ports = node.ports
+    principal = fleet.signing.principal
     return {
+        # Only where it is not the relay's own word for it: a new line restarts every relay.
+        **({} if principal == NAMESPACE else {"principal": principal}),
         "schema": 1,
         "node": node.id,
         "base": node.base,

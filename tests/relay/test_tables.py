@@ -121,6 +121,18 @@ def test_a_table_in_force_outlives_its_expiry(node: _Node, signer: Signer) -> No
     assert node.files.refused is not None and node.files.refused.startswith("expired")
 
 
+def test_the_signer_is_looked_for_under_the_configured_name(
+    node: _Node, signer: Signer, tmp_path: Path
+) -> None:
+    signers = tmp_path / "etc/allowed_signers"
+    signers.write_text(signers.read_text().replace("commcli-table ", "sre@example.org ", 1))
+    signer.push(shard(5))
+    assert node.files.start(IN_TIME) is None
+    node.config = node.config._replace(principal="sre@example.org")
+    loaded = node.restarted().start(IN_TIME)
+    assert loaded is not None and loaded.serial == 5
+
+
 def test_a_truncated_shard_is_refused(node: _Node, signer: Signer, tmp_path: Path) -> None:
     signer.push(shard(5))
     node.files.start(IN_TIME)

@@ -51,6 +51,13 @@ def test_the_relay_reads_its_configuration(tmp_path: Path) -> None:
     assert config.secrets == ("turn-secret-one-long", "turn-secret-two!")
 
 
+def test_the_relay_looks_for_the_same_signer_as_the_controller() -> None:
+    other = replace(FLEET, signing=replace(FLEET.signing, principal="sre@example.org"))
+    node = FLEET.nodes["sg-1"]
+    assert relayfiles.relay_config(other, node)["principal"] == "sre@example.org"
+    assert "principal" not in relayfiles.relay_config(FLEET, node)
+
+
 def test_both_ends_of_a_pair_get_the_same_keys_and_know_each_other() -> None:
     rows = {node: json.loads(text(variables(node)["peers_json"]))["peers"] for node in FLEET.nodes}
     assert set(rows["sg-1"]) == {"de-1"} and set(rows["de-1"]) == {"sg-1"}
