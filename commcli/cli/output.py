@@ -9,7 +9,8 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from commcli.errors import BadInput, CommcliError
@@ -82,3 +83,15 @@ def emit_error(error: CommcliError, *, as_json: bool) -> None:
         print(message, file=sys.stderr)
     if message and error.hint:
         print(f"  {error.hint}", file=sys.stderr)
+
+
+@contextmanager
+def naming_unknowns(busy: Mapping[str, str]) -> Iterator[None]:
+    """For the body of a change: after Ctrl-C say where nobody knows how far it came. `busy`: node -> what it is at."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if busy:
+            where = ", ".join(f"{node} ({text})" for node, text in sorted(busy.items()))
+            print(f"not known how far: {where}. Running again is safe.", file=sys.stderr)
+        raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -173,18 +172,8 @@ def _watched(
         async with Pool(fleet) as pool:
             return await run_on(pool=pool, on_event=on_event)
 
-    with terminal.progress(title, quiet=quiet) as progress:
-        try:
-            return asyncio.run(work(progress.take))
-        except KeyboardInterrupt:
-            _tell_unknowns(progress.now)
-            raise
-
-
-def _tell_unknowns(busy: Mapping[str, str]) -> None:
-    if busy:
-        where = ", ".join(f"{node} ({text})" for node, text in sorted(busy.items()))
-        print(f"interrupted; not known how far: {where}. Running again is safe.", file=sys.stderr)
+    with terminal.progress(title, quiet=quiet) as progress, output.naming_unknowns(progress.now):
+        return asyncio.run(work(progress.take))
 
 
 def _audited(

@@ -136,6 +136,7 @@ def _steer(
         exclusive(settings.lock, f"relay {verb} {selector}"),
         Store(settings.database) as store,
         store.audited(f"relay {verb}", reason, {"selector": selector}),
+        output.naming_unknowns({node.id: verb for node in nodes}),
     ):
         _ask_all(verb, fleet, nodes, as_json=as_json, quiet=quiet)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -36,8 +36,13 @@ if TYPE_CHECKING:
     from commcli.routing.preflight import Preflight
     from commcli.store.sqlite import Store
 
-    # Runs one step of a command, under this title, and gives what it gives.
-    Run = Callable[[str, Callable[..., Coroutine[Any, Any, Any]]], Any]
+    class Run(Protocol):
+        """Runs one step of a command, under this title, and gives what it gives."""
+
+        def __call__(
+            self, title: str, work: Callable[..., Coroutine[Any, Any, Any]], *, changes: bool = False
+        ) -> Any: ...
+
 
 app = typer.Typer(help="Decide, publish and explain the routes.", no_args_is_help=True)
 
@@ -107,7 +112,7 @@ def apply(
             told = {"serial": decision.table.serial, "because": reasons}
             push = partial(change.publish, decision.table, decision.in_force, found)
             work = partial(push, canary=canary, reason=reason, told=told)
-            rollout = run(f"table {decision.table.serial}", work)
+            rollout = run(f"table {decision.table.serial}", work, changes=True)
         doc = answer.applied(plan_doc, rollout, found.absent)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
@@ -148,7 +153,8 @@ def rollback(
         _agree(change.fleet, plan_doc, yes)
         told = {"serial": table.serial, "routes_of": serial}
         push = partial(change.publish, table, now.in_force, found)
-        rollout = run(f"table {table.serial}", partial(push, canary=canary, reason=reason, told=told))
+        work = partial(push, canary=canary, reason=reason, told=told)
+        rollout = run(f"table {table.serial}", work, changes=True)
         doc = answer.applied(plan_doc, rollout, found.absent, verb="rollback")
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
@@ -287,8 +293,11 @@ def _changing(
         _connected(runner, Pool(fleet)) as pool,
     ):
 
-        def run(title: str, work: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
-            with terminal.progress(title, quiet=quiet) as progress:
+        def run(title: str, work: Callable[..., Coroutine[Any, Any, Any]], *, changes: bool = False) -> Any:
+            with (
+                terminal.progress(title, quiet=quiet) as progress,
+                output.naming_unknowns(progress.now if changes else {}),
+            ):
                 return runner.run(work(on_event=progress.take))
 
         yield Change(command, fleet, store, pool, deadline_s=deadline_s), run

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from commcli.cli import output
+
 # A command line of which only the verb is made up: `act` is what `audit list` does.
 PROGRAM = """
 import os, signal, sys
@@ -98,3 +100,13 @@ def test_closed_streams_are_not_the_database(tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", shell, "sh", line], check=False)
     assert done.returncode == 0
     assert (tmp_path / "commcli.sqlite3").read_bytes().startswith(b"SQLite format 3")
+
+
+def test_a_broken_off_change_names_the_nodes_that_it_was_at(capsys: pytest.CaptureFixture[str]) -> None:
+    for busy, said in (
+        ({"sg-1": "table 7", "ae-1": "table 7"}, "not known how far: ae-1 (table 7), sg-1 (table 7). "),
+        ({}, ""),
+    ):
+        with pytest.raises(KeyboardInterrupt), output.naming_unknowns(busy):
+            raise KeyboardInterrupt
+        assert capsys.readouterr().err.startswith(said)
