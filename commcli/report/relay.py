@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from commcli.report.terminal import grid, ms, styled
 
@@ -13,14 +14,15 @@ Document = Mapping[str, Any]
 
 
 def _status(doc: Document) -> RenderableType:
-    table = grid(
-        *("node", "state", "version", "up s", "allocations", "drain", "table", "lag p99 ms", "reason"),
-        title=f"relays of {doc['fleet']}",
-    )
+    table = grid(title=f"relays of {doc['fleet']}")
+    for column in ("node", "state", "version", "up s", "allocations", "drain", "table", "lag p99 ms"):
+        table.add_column(column, no_wrap=True)
+    reasons = []
     for row in doc["nodes"]:
         answer = row["answer"]
         if answer is None:
-            table.add_row(row["node"], styled(row["state"]), *[""] * 6, row["reason"])
+            table.add_row(row["node"], styled(row["state"]))
+            reasons.append(Text(f"{row['node']}: {row['reason']}"))
             continue
         serial = answer["table"]["serial"]
         table.add_row(
@@ -32,9 +34,10 @@ def _status(doc: Document) -> RenderableType:
             "yes" if answer["drain"] else "",
             "none" if serial is None else str(serial),
             ms(answer["loop_lag_ms"]["p99"], 1),
-            answer["table"]["refused"] or "",
         )
-    return table
+        if answer["table"]["refused"]:
+            reasons.append(Text(f"{row['node']}: table refused: {answer['table']['refused']}"))
+    return Group(table, *reasons)
 
 
 def _steered(doc: Document) -> RenderableType:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -39,9 +39,17 @@ def stderr() -> Console:
     return Console(file=sys.stderr, highlight=False, markup=False)
 
 
+class _Grid(Table):
+    """A cell that is too wide goes on in its next line: an ellipsis would lose the end of a reason or a path."""
+
+    def add_column(self, *texts: Any, **options: Any) -> None:
+        fold = {} if options.get("no_wrap") else {"overflow": "fold"}
+        super().add_column(*texts, **{**fold, **options})
+
+
 def grid(*columns: str, title: str | None = None) -> Table:
     """The one look of tables: no frame, so that rows can be copied, grepped and read on a phone at 3 a.m."""
-    table = Table(
+    table = _Grid(
         title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold"
     )
     for column in columns:

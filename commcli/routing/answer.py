@@ -210,7 +210,11 @@ def explain(found: Explanation, ends: Mapping[str, str | None], decision: Decisi
 
 
 def history(rows: Sequence[Mapping[str, Any]], fleet: str, in_force: int | None) -> Document:
-    """`route history`: every table that the store keeps, the newest first."""
+    """`route history`: every table that the store keeps, the newest first.
+
+    A rollout that is still "publishing" under a newer table can not be: whoever led it was killed.
+    """
+    newest = rows[0]["serial"] if rows else None
     return {
         "schema": SCHEMA,
         "kind": "route.history",
@@ -220,7 +224,7 @@ def history(rows: Sequence[Mapping[str, Any]], fleet: str, in_force: int | None)
             {
                 "serial": row["serial"],
                 "recorded": tables.iso(row["unix"]),
-                "status": row["status"],
+                "status": "unfinished" if _killed(row, newest) else row["status"],
                 "shards": row["nodes"],
                 "canary": row["detail"].get("canary"),
                 "stopped": row["detail"].get("stopped") or "",
@@ -232,6 +236,10 @@ def history(rows: Sequence[Mapping[str, Any]], fleet: str, in_force: int | None)
             for row in rows
         ],
     }
+
+
+def _killed(row: Mapping[str, Any], newest: int | None) -> bool:
+    return bool(row["status"] == "publishing" and row["serial"] != newest)
 
 
 def _confirmed(detail: Mapping[str, Any]) -> int | None:

@@ -284,7 +284,10 @@ def _document(row: sqlite3.Row) -> Row:
 
 def _result_of(error: BaseException) -> str:
     """What to write about a command that ended with `error`; an exit with 0 is a good end."""
-    if isinstance(error, KeyboardInterrupt):
+    from asyncio import CancelledError  # not at the top: `route history` has no use for it
+
+    # Inside an event loop Ctrl-C arrives as the task's cancellation.
+    if isinstance(error, KeyboardInterrupt | CancelledError):
         return "interrupted"
     if kind := getattr(error, "kind", None):
         return str(kind)

@@ -66,3 +66,17 @@ def test_as_json_and_limited(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     document = json.loads(out)
     assert (code, document["schema"], document["kind"]) == (0, 1, "audit.list")
     assert [row["detail"]["serial"] for row in document["rows"]] == [3, 2]
+
+
+def test_the_detail_is_short_on_the_screen_and_whole_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    detail = {"nodes": ["ae-1", "kr-1", "sg-1", "hk-1"], "counts": {"done": 4}, "trouble": {}, "back": None}
+    with Store(tmp_path / "commcli.sqlite3") as store:
+        store.audit("play run relay", None, "done", detail)
+    _, out = said(capsys, "--state", str(tmp_path))
+    assert "nodes=ae-1; kr-1; sg-1 and 1 more, counts=done 4" in " ".join(out.split())
+    assert "trouble" not in out
+    _, out = said(capsys, "--state", str(tmp_path), "--json")
+    assert json.loads(out)["rows"][0]["detail"] == detail

@@ -262,6 +262,15 @@ def test_history_tells_what_became_of_each_table(commcli: Commcli) -> None:
     assert "INC-1" in commcli("history").out
 
 
+def test_history_knows_a_rollout_that_was_killed(commcli: Commcli) -> None:
+    commcli.measure()
+    for serial in (1, 2):
+        commcli.publish(serial, status="publishing")
+    doc = commcli("history", "--json").document
+    # The newest may be at work this moment; no older one can be.
+    assert [(row["serial"], row["status"]) for row in doc["tables"]] == [(2, "publishing"), (1, "unfinished")]
+
+
 def test_apply_with_nobody_in_reach_changes_and_records_nothing(commcli: Commcli) -> None:
     commcli.measure()
     answer = commcli("apply", "--yes")

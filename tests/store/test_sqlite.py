@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,6 +206,7 @@ class Exit(RuntimeError):
     ("error", "result"),
     [
         (KeyboardInterrupt(), "interrupted"),
+        (asyncio.CancelledError(), "interrupted"),
         (OutOfReach("sg-1"), "unreachable"),
         (Refused("zone"), "refused"),
         (Exit(4), "exit 4"),
