@@ -52,7 +52,7 @@ def check(
         status, text = line(doc)
         print(text)
         raise typer.Exit(status)
-    output.emit(doc, as_json=as_json, quiet=quiet, good=doc["verdict"] == "ok")
+    output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
 
 
