@@ -24,6 +24,7 @@ from commcli.store.windows import COLUMNS, from_row, to_row
 
 # Cron and a person may write in the same second; nobody writes for long.
 BUSY_TIMEOUT_S = 10.0
+WAL_PAUSE_S = 0.01
 # Sixteen nodes measure two million windows a day (0.3 GB); decisions use a quarter of an hour of them.
 MESH_KEPT_S = 2 * 86_400.0
 
@@ -58,17 +59,28 @@ class Store:
             # Autocommit: transactions are written where they begin and end.
             self._db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
             try:
-                self._prepare()
+                self._prepare(time.monotonic() + busy_timeout_s)
             except BaseException:
                 self._db.close()
                 raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, until: float) -> None:
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
+        # SQLite does not wait its busy timeout for this one: two that open a new database at once would fail.
+        while not self._is_wal(last_try=time.monotonic() >= until):
+            time.sleep(WAL_PAUSE_S)
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
         migrate(self._db)
+
+    def _is_wal(self, *, last_try: bool) -> bool:
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if last_try or error.sqlite_errorname != "SQLITE_BUSY":
+                raise
+            return False
+        return True
 
     def __enter__(self) -> Store:
         return self
