@@ -47,6 +47,7 @@ class Relay:
         self.pool = RelayPool(
             config.address, config.relay_ports, secrets.randbelow, self._opened, self._closed
         )
+        self._opened_by_hand = PeerPolicy(config.allow_peers, own_addresses=[config.address])
         self.turn = Server(_turn_config(config), self.pool, _policy(config, None, ()), os.urandom)
         self.turn_socket = bound_udp(config.address, config.turn_port)
         self.loop.add(self.turn_socket, self._on_turn)
@@ -94,6 +95,10 @@ class Relay:
     def _to_peer(self, allocation: Allocation, peer: Addr, payload: bytes, now: float, unix: float) -> None:
         if peer in self.turn.by_relay:
             self.deliver(allocation.relay, peer, payload, now)
+            return
+        if peer[0] == self.config.address and not self._opened_by_hand.permits(*peer):
+            # Some other program's socket among our relay ports: only live allocations are peers there.
+            self.drops["no_allocation"] += 1
             return
         egress = None if self.fleet is None else self.fleet.overlay.egress_of(*peer)
         if self.fleet is not None and egress is not None:

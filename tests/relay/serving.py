@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import pytest
 
 ADDRESS = "127.0.0.1"
+# Below the kernel's ephemeral ports: a test's own echo server must never stand where only allocations may.
+RELAY_PORTS = "20000-22000"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def plain_relay(*options: str, user: str = "user:pass", realm: str = "lab") -> I
     """`commcli relay serve` on a free port until the body ends; loopback peers allowed unless options say so."""
     port = free_port()
     command = [sys.executable, "-m", "commcli", "relay", "serve", "--listen", f"{ADDRESS}:{port}"]
-    command += ["--user", user, "--realm", realm, "--relay-ports", "40000-42000", *options]
+    command += ["--user", user, "--realm", realm, "--relay-ports", RELAY_PORTS, *options]
     process = subprocess.Popen(command)
     try:
         _answers(port, process)
