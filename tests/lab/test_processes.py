@@ -61,6 +61,8 @@ def test_who_ignores_term_is_killed(tmp_path: Path) -> None:
 
 def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
     child = start(tmp_path, "kill -STOP $$")
+    while "State:\tT" not in Path(f"/proc/{child.pid}/status").read_text():
+        assert child.poll() is None
     assert processes.end(tmp_path, grace_s=0.2) == []
     assert ended(child) == -9
 
