@@ -39,16 +39,22 @@ def vermin(files: list[Path]) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def floor_python() -> str | None:
-    """A python of exactly the floor's version on this machine, or None."""
-    name = f"python{FLOOR[0]}.{FLOOR[1]}"
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = [shutil.which(name), *map(str, sorted(pyenv.glob(f"{FLOOR[0]}.{FLOOR[1]}*/bin/{name}")))]
-    for candidate in filter(None, found):
+def a_python(version: str) -> str | None:
+    """A python of this version ("3.9") that starts on this machine, or None."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    # Where the version manager is another user's, it is as good as absent.
+    readable = os.access(versions, os.R_OK | os.X_OK)
+    kept = sorted(map(str, versions.glob(f"{version}.*/bin/python{version}"))) if readable else []
+    for candidate in filter(None, [*kept, shutil.which(f"python{version}")]):
         # A version manager's shim is on PATH even where it has no such version to start.
         if subprocess.run([candidate, "-c", "pass"], capture_output=True).returncode == 0:
             return candidate
     return None
+
+
+def floor_python() -> str | None:
+    """A python of exactly the floor's version on this machine, or None."""
+    return a_python(f"{FLOOR[0]}.{FLOOR[1]}")
 
 
 def compile_under(python: str, files: list[Path]) -> str:

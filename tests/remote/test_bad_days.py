@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from commcli.remote import program
 from commcli.remote.outcome import Outcome
 from commcli.remote.run import PlayResult
+from tests.architecture import node_python
 from tests.remote import plays
 from tests.remote.asyncserver import Server
 
@@ -102,13 +101,7 @@ async def test_an_old_python_first_in_the_search_is_passed_over(
 
 def a_python(version: str) -> str:
     """A python of this version, or a loud skip."""
-    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    kept = map(str, sorted(versions.glob(f"{version}.*/bin/python{version}")))
-    for candidate in filter(None, [*kept, shutil.which(f"python{version}")]):
-        # A version manager's shim may stand for a version that is not there.
-        if subprocess.run([candidate, "-c", "pass"], capture_output=True, check=False).returncode == 0:
-            return candidate
-    pytest.skip(f"no python{version} here to be a node's")
+    return node_python.a_python(version) or pytest.skip(f"no python{version} here to be a node's")
 
 
 async def test_two_hundred_kilobytes_of_results_arrive(server: Server, tmp_path: Path) -> None:
