@@ -22,13 +22,12 @@ from commcli.relay.peers import PeerPolicy
 from commcli.relay.shard import Shard
 from commcli.relay.turn import Server, TurnConfig
 from commcli.relay.udp import (
-    DRAIN,
-    MAX_DATAGRAM,
     Addr,
     Egress,
     RelayPool,
     bound_udp,
     raise_descriptor_limit,
+    waiting,
 )
 
 EXPIRE_EVERY_S = 0.5
@@ -78,15 +77,8 @@ class Relay:
     def _on_turn(self, _events: int) -> None:
         sock, handle = self.turn_socket, self.turn.handle
         now, unix = time.monotonic(), time.time()
-        for _ in range(DRAIN):
-            try:
-                data, client = sock.recvfrom(MAX_DATAGRAM)
-            except BlockingIOError:
-                return
-            except OSError:
-                self.drops["receive_error"] += 1
-                return
-            for action in handle(data, client[:2], now, unix):
+        for data, client in waiting(sock, self.drops):
+            for action in handle(data, client, now, unix):
                 if action[0] == "client":
                     self.egress.send_now(sock, action[2], action[1])
                 else:
@@ -128,15 +120,8 @@ class Relay:
 
         def ready(_events: int) -> None:
             now = time.monotonic()
-            for _ in range(DRAIN):
-                try:
-                    payload, peer = sock.recvfrom(MAX_DATAGRAM)
-                except BlockingIOError:
-                    return
-                except OSError:
-                    self.drops["receive_error"] += 1
-                    return
-                self.deliver(peer[:2], relay, payload, now)
+            for payload, peer in waiting(sock, self.drops):
+                self.deliver(peer, relay, payload, now)
 
         self.loop.add(sock, ready)
 

@@ -13,7 +13,7 @@ from commcli.relay.config import ConfigError
 from commcli.relay.mesh import Mesh, Reflector
 from commcli.relay.overlay import Overlay
 from commcli.relay.tables import TableFiles
-from commcli.relay.udp import DRAIN, MAX_DATAGRAM, Addr, bound_udp
+from commcli.relay.udp import Addr, bound_udp, waiting
 from commcli.relay.watched import WatchedJson
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Membership:
     def _on_overlay(self, _events: int) -> None:
         assert self.overlay_socket is not None
         now, unix = time.monotonic(), time.time()
-        for data, source in _drain(self.overlay_socket):
+        for data, source in waiting(self.overlay_socket, self.relay.drops):
             for effect in self.overlay.receive(data, source, now, unix):
                 if effect[0] == "send":
                     self.relay.egress.send(self.overlay_socket, effect[2], effect[1], now)
@@ -106,7 +106,7 @@ class Membership:
 
     def _on_stamp(self, _events: int) -> None:
         assert self.stamp_socket is not None
-        for data, source in _drain(self.stamp_socket):
+        for data, source in waiting(self.stamp_socket, self.relay.drops):
             received = time.time()
             reply = self.reflector.receive(data, source, received, time.time())
             if reply is not None:
@@ -114,7 +114,7 @@ class Membership:
 
     def _on_mesh_reply(self, _events: int) -> None:
         assert self.mesh_socket is not None
-        for data, source in _drain(self.mesh_socket):
+        for data, source in waiting(self.mesh_socket, self.relay.drops):
             self.mesh.receive_reply(data, source, time.monotonic(), time.time())
 
     def tick(self, now: float, unix: float) -> None:
@@ -161,8 +161,8 @@ class Membership:
     def _command(self, request: Dict[str, Any]) -> Dict[str, Any]:
         commands: "Dict[str, Callable[[Dict[str, Any]], Dict[str, Any]]]" = {
             "status": lambda _: self.relay.status(),
-            "flows": lambda _: {"ok": True, "flows": self.overlay.status()["flows"]},
-            "paths": lambda _: {"ok": True, "paths": self.overlay.status()["paths"]},
+            "flows": lambda _: {"ok": True, "flows": self.overlay.flows()},
+            "paths": lambda _: {"ok": True, "paths": self.overlay.paths()},
             "mesh": lambda r: {"ok": True, "windows": self.mesh.windows(float(r.get("since", 0)))},
             "drain": lambda _: self._drain(True),
             "undrain": lambda _: self._drain(False),
@@ -191,16 +191,3 @@ class Membership:
         if shard is not None:
             table.update(serial=shard.serial, expires=shard.expires, expired=shard.expires_unix < time.time())
         return {"table": table, "peers": self.mesh.latest()}
-
-
-def _drain(sock: socket.socket) -> "List[tuple[bytes, Addr]]":
-    """Up to DRAIN datagrams that wait in `sock`."""
-    received: "List[tuple[bytes, Addr]]" = []
-    try:
-        while len(received) < DRAIN:
-            data, source = sock.recvfrom(MAX_DATAGRAM)
-            received.append((data, source[:2]))
-    except OSError:
-        # Empty, or the ICMP error of an earlier send, reported here: either way nothing to read now.
-        return received
-    return received

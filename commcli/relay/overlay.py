@@ -60,7 +60,7 @@ class _Lane:
 
     def __init__(self, label: str, monitor: failover.PathMonitor, following: Peer, serial: int) -> None:
         self.label, self.monitor, self.path, self.next = label, monitor, monitor.path, following
-        self.hops = hop_bytes([node_number(node) for node in self.path])
+        self.hops = hop_bytes(self.path)
         self.data_prefix = prefix(DATA, len(self.path), 1, serial)
         self.probe_prefix = prefix(PROBE, len(self.path), 1, serial)
 
@@ -239,7 +239,7 @@ class Overlay:
         except ValueError:
             self.drops["endpoint"] += 1
             return None
-        head = hop_bytes([node_number(node) for node in path]) + endpoints
+        head = hop_bytes(path) + endpoints
         return self._sent_flows.add(key, Flow(src, dst, "ingress", path, head, unix))
 
     def receive(self, data: bytes, source: Addr, now: float, unix: float) -> List[Effect]:
@@ -368,7 +368,7 @@ class Overlay:
         """The answer goes back over the same relays, so that a route's death in either direction is noticed."""
         asker = step.previous
         assert asker is not None
-        backwards = hop_bytes([node_number(node) for node in reversed(step.path)])
+        backwards = hop_bytes(step.path[::-1])
         front = prefix(ECHO, len(step.path), 1, int.from_bytes(message[4:8], "big"))
         return ("send", asker.addr, asker.sealed(front, backwards, message[body_at:], unix))
 
@@ -420,11 +420,15 @@ class Overlay:
         """JSON-able: {"paths": {egress: ...}, "flows": [...], "drops": {reason: count}}; rtt_ms None: unmeasured."""
         return {
             "serial": None if self._shard is None else self._shard.serial,
-            "paths": {egress: self._path_status(way) for egress, way in self._egresses.items()},
+            "paths": self.paths(),
             "flows": self.flows(),
             "uncounted_flows": self._sent_flows.uncounted + self._passed_flows.uncounted,
             "drops": dict(self.drops),
         }
+
+    def paths(self) -> Dict[str, object]:
+        """{egress: what is known of the way there}."""
+        return {egress: self._path_status(way) for egress, way in self._egresses.items()}
 
     def flows(self, limit: int = MAX_STATUS_FLOWS) -> List[Dict[str, object]]:
         """The latest flows that came in, passed or went out here (`Flow.row`)."""

@@ -56,9 +56,9 @@ def prefix(kind: int, hops: int, position: int, serial: int) -> bytes:
     return _PREFIX.pack(VERSION << 4 | kind, hops << 4 | position, 0, serial)
 
 
-def hop_bytes(numbers: Sequence[int]) -> bytes:
-    """The list of hops as it stands at offset 24."""
-    return struct.pack(">%dI" % len(numbers), *numbers)
+def hop_bytes(path: Sequence[str]) -> bytes:
+    """The path's node numbers as they stand at offset 24."""
+    return struct.pack(">%dI" % len(path), *map(node_number, path))
 
 
 def pack_endpoints(source: Addr, destination: Addr) -> bytes:

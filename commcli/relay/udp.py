@@ -66,6 +66,21 @@ def _descriptor_limit() -> float:
     return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
+def waiting(sock: socket.socket, drops: "Counter[str]") -> List[Tuple[bytes, Addr]]:
+    """Up to DRAIN datagrams that wait in `sock`, each with its source."""
+    received: List[Tuple[bytes, Addr]] = []
+    try:
+        while len(received) < DRAIN:
+            data, source = sock.recvfrom(MAX_DATAGRAM)
+            received.append((data, source[:2]))
+    except BlockingIOError:
+        pass
+    except OSError:
+        # The ICMP error of an earlier send is reported here: nothing to read now.
+        drops["receive_error"] += 1
+    return received
+
+
 def bound_udp(address: str, port: int) -> socket.socket:
     """`open_udp` for a port that the configuration names. Raises ConfigError."""
     try:
