@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,10 +11,15 @@ import typer
 from commcli.errors import AnswerBad, Usage
 
 if TYPE_CHECKING:
-    from commcli.fleet.model import Fleet
+    from commcli.fleet.model import Fleet, Node
 
 # More nodes than this, or a production fleet: the fleet's name must be typed, not just y.
 FEW_NODES = 10
+
+
+def named(nodes: Sequence[Node], most: int = 8) -> str:
+    """The nodes of a question, as many as fit into it."""
+    return ", ".join(node.id for node in nodes[:most]) + (" ..." if len(nodes) > most else "")
 
 
 def agree(

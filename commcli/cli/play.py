@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from commcli.cli import output
-from commcli.cli.consent import agree
+from commcli.cli.consent import agree, named
 from commcli.cli.options import (
     DeadlineOpt,
     InventoryOpt,
@@ -76,8 +76,7 @@ def run(
     if check:
         doc = go()
     else:
-        names = ", ".join(node.id for node in nodes[:8]) + (" ..." if len(nodes) > 8 else "")
-        what = f"play {play.name} on {len(nodes)} nodes ({names})"
+        what = f"play {play.name} on {len(nodes)} nodes ({named(nodes)})"
         agree(fleet, what, len(nodes), yes=yes, without_asking="add --yes (or --check)")
         told = {"file": play.file, "selector": selector, "nodes": [node.id for node in nodes]}
         doc = _audited(go, settings_from(inventory, state), f"play run {play.name}", reason, told)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commcli.cli import output
-from commcli.cli.consent import agree
+from commcli.cli.consent import agree, named
 from commcli.cli.options import (
     InventoryOpt,
     JsonOpt,
@@ -130,8 +130,7 @@ def _steer(
 
     settings = settings_from(inventory, state)
     fleet, nodes = _selected(settings.inventory, selector)
-    names = ", ".join(node.id for node in nodes[:8]) + (" ..." if len(nodes) > 8 else "")
-    agree(fleet, f"{verb} {names}", len(nodes), yes=yes)
+    agree(fleet, f"{verb} {named(nodes)}", len(nodes), yes=yes)
     with (
         exclusive(settings.lock, f"relay {verb} {selector}"),
         Store(settings.database) as store,
