@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from commcli.relay.signature import NAMESPACE
 
@@ -14,11 +14,20 @@ class ConfigError(Exception):
     """The configuration can not be used; the text is one line."""
 
 
+class NotAUser(ConfigError):
+    """A text is no NAME:PASSWORD."""
+
+
 class RelayConfig(NamedTuple):
-    """One relay's configuration. Ports are UDP, `metrics_port` TCP. `base` None: a plain TURN server.
+    """One relay's configuration. `turn_port` is UDP and, with `tcp`, TCP; the fleet's ports are UDP, `tls_port` and
+    `metrics_port` TCP. `base` None: a plain TURN server.
+
+    `address6` is the second family of a relay whose `address` is IPv4. Quotas count allocations; `None` is no limit.
+    `workers` 0 means one a core. `drain_sessions`: a drained relay counts as empty at that many allocations.
 
     `users` are name -> password in the clear and `secrets` the shared secrets of time-limited users
-    (`EXPIRY:name`); both only ever come from 0600 files or the operator's own command line.
+    (`EXPIRY:name`); both only ever come from 0600 files or the operator's own command line. `revoked` are user ids
+    (what stands after the colon) that are refused whatever they know.
     """
 
     node: str
@@ -36,6 +45,21 @@ class RelayConfig(NamedTuple):
     faults: bool = False
     log_json: bool = False
     principal: str = NAMESPACE  # in whose name tables are signed, as etc/allowed_signers has it
+    address6: Optional[str] = None
+    tcp: bool = True
+    tls_port: Optional[int] = None
+    tls_certificate: Optional[Path] = None
+    tls_key: Optional[Path] = None
+    user_quota: Optional[int] = None
+    total_quota: Optional[int] = None
+    session_kbit_s: Optional[int] = None
+    node_mbit_s: Optional[int] = None
+    drain_sessions: int = 0
+    workers: int = 1
+    password_algorithms: str = "auto"
+    revoked: FrozenSet[str] = frozenset()
+    metrics_address: Optional[str] = None  # None: this machine alone can read the metrics
+    control: Optional[Path] = None  # the control socket of a relay without a base folder
 
     def path(self, name: str) -> Path:
         """A file or folder of this relay under its base folder."""
@@ -45,18 +69,27 @@ class RelayConfig(NamedTuple):
 
     @property
     def control_socket(self) -> Optional[Path]:
-        return None if self.base is None else self.base / "run" / "control.sock"
+        return self.control if self.base is None else self.base / "run" / "control.sock"
+
+    @property
+    def addresses(self) -> Tuple[str, ...]:
+        """Where it listens and relays: one address a family."""
+        return (self.address,) if self.address6 is None else (self.address, self.address6)
 
 
 _KEYS = {
     "schema", "node", "base", "address", "realm", "turn_port", "relay_ports", "overlay_port", "stamp_port",
-    "metrics_port", "allow_peers", "faults", "log_json", "principal",
+    "metrics_port", "allow_peers", "faults", "log_json", "principal", "address6", "tcp", "tls_port", "tls_certificate",
+    "tls_key", "user_quota", "total_quota", "session_kbit_s", "node_mbit_s", "drain_sessions", "workers",
+    "password_algorithms", "metrics_address",
 }  # fmt: skip
 _REQUIRED = {"schema", "node", "base", "address", "realm", "turn_port", "relay_ports"}
+PASSWORD_ALGORITHMS = ("auto", "md5", "always")
+MOST_WORKERS = 256
 
 
 def load(path: Path) -> RelayConfig:
-    """Read `etc/relay.json` and the TURN secrets beside it. Raises ConfigError."""
+    """Read `etc/relay.json` and the users, secrets and revocations beside it. Raises ConfigError."""
     try:
         raw = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -65,7 +98,13 @@ def load(path: Path) -> RelayConfig:
         config = _parse(raw)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return config._replace(secrets=_read_secrets(config.path("etc/turn.secret")))
+    config = config._replace(
+        users=_users(config.path("etc/turn.users"), absent=()),
+        # One shared secret a line, so that an old and a new one hold at once during a rotation.
+        secrets=read_lines(config.path("etc/turn.secret")),
+        revoked=frozenset(read_lines(config.path("etc/turn.revoked"), absent=())),
+    )
+    return _usable(config)
 
 
 def _parse(raw: Any) -> RelayConfig:
@@ -84,7 +123,7 @@ def _parse(raw: Any) -> RelayConfig:
         turn_port=_port(raw, "turn_port"),
         relay_ports=_port_range(raw["relay_ports"]),
         realm=str(raw["realm"]),
-        base=Path(raw["base"]),
+        base=None if raw["base"] is None else Path(raw["base"]),
         overlay_port=_optional_port(raw, "overlay_port"),
         stamp_port=_optional_port(raw, "stamp_port"),
         metrics_port=_optional_port(raw, "metrics_port"),
@@ -92,7 +131,54 @@ def _parse(raw: Any) -> RelayConfig:
         faults=bool(raw.get("faults", False)),
         log_json=bool(raw.get("log_json", False)),
         principal=_principal(raw.get("principal", NAMESPACE)),
+        metrics_address=None if raw.get("metrics_address") is None else _address(raw["metrics_address"]),
+        **_limits(raw),
+        **_listeners(raw),
     )
+
+
+def _limits(raw: Dict[str, Any]) -> Dict[str, Any]:
+    """The numbers and words that may change while calls run, by field."""
+    limits: Dict[str, Any] = {
+        key: _count(raw, key, low=1)
+        for key in ("user_quota", "total_quota", "session_kbit_s", "node_mbit_s")
+        if raw.get(key) is not None
+    }
+    algorithms = raw.get("password_algorithms", "auto")
+    if algorithms not in PASSWORD_ALGORITHMS:
+        raise ConfigError(f"password_algorithms {algorithms!r} is none of {', '.join(PASSWORD_ALGORITHMS)}")
+    workers = _count(raw, "workers", low=0) if "workers" in raw else 1
+    if workers > MOST_WORKERS:
+        raise ConfigError(f"workers {workers} are more than {MOST_WORKERS}")
+    drain = _count(raw, "drain_sessions", low=0) if "drain_sessions" in raw else 0
+    return {**limits, "password_algorithms": algorithms, "workers": workers, "drain_sessions": drain}
+
+
+def _listeners(raw: Dict[str, Any]) -> Dict[str, Any]:
+    """The second address, TCP and TLS, by field. Under a base folder the certificate has a place by itself."""
+    address6 = None if raw.get("address6") is None else _address(raw["address6"])
+    if address6 is not None and (":" not in address6 or ":" in raw["address"]):
+        raise ConfigError(f"address6 {address6} beside {raw['address']}: not one IPv4 and one IPv6 address")
+    tls_port = _optional_port(raw, "tls_port")
+    if tls_port == raw["turn_port"]:
+        raise ConfigError(f"tls_port {tls_port} is the TURN port")
+    pair: Dict[str, Optional[Path]] = {
+        key: None if raw.get(key) is None else Path(raw[key]) for key in ("tls_certificate", "tls_key")
+    }
+    if (pair["tls_certificate"] is None) != (pair["tls_key"] is None):
+        raise ConfigError("tls_certificate and tls_key: one without the other")
+    if tls_port is not None and pair["tls_key"] is None:
+        if raw.get("base") is None:
+            raise ConfigError("a TLS port needs a certificate and its key")
+        folder = Path(raw["base"]) / "etc" / "tls"
+        pair = {"tls_certificate": folder / "fullchain.pem", "tls_key": folder / "privkey.pem"}
+    return {"address6": address6, "tcp": _flag(raw, "tcp", True), "tls_port": tls_port, **pair}
+
+
+def _usable(config: RelayConfig) -> RelayConfig:
+    if not config.users and not config.secrets:
+        raise ConfigError("no user and no secret: nobody could use this relay")
+    return config
 
 
 def _principal(value: Any) -> str:
@@ -111,8 +197,22 @@ def _address(text: Any) -> str:
 
 def _port(raw: Dict[str, Any], key: str) -> int:
     value = raw[key]
-    if not isinstance(value, int) or not 0 < value < 65536:
+    if type(value) is not int or not 0 < value < 65536:  # True is an int, and no port
         raise ConfigError(f"{key} {value!r} is not a port")
+    return value
+
+
+def _count(raw: Dict[str, Any], key: str, *, low: int) -> int:
+    value = raw[key]
+    if type(value) is not int or value < low:
+        raise ConfigError(f"{key} {value!r} is not a whole number from {low}")
+    return value
+
+
+def _flag(raw: Dict[str, Any], key: str, otherwise: bool) -> bool:
+    value = raw.get(key, otherwise)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} {value!r} is neither true nor false")
     return value
 
 
@@ -131,53 +231,118 @@ def _networks(values: List[str]) -> Tuple[str, ...]:
     return tuple(str(ipaddress.ip_network(value)) for value in values)
 
 
-def _read_secrets(path: Path) -> Tuple[str, ...]:
-    """One shared secret a line, so that an old and a new one hold at once during a rotation."""
+def read_lines(path: Path, absent: Optional[Tuple[str, ...]] = None) -> Tuple[str, ...]:
+    """The lines of a file that are not empty; `absent` is what it means that there is no such file.
+
+    Raises ConfigError, whose text never quotes a line.
+    """
     try:
-        return tuple(line for line in path.read_text("utf-8").split("\n") if line.strip())
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        if absent is not None:
+            return absent
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None  # the error itself would quote the secret
+    # Not splitlines: a password may hold what Unicode takes for the end of a line.
+    return tuple(line.rstrip("\r") for line in text.split("\n") if line.strip())
+
+
+def _users(path: Path, absent: Optional[Tuple[str, ...]] = None) -> Tuple[Tuple[str, str], ...]:
+    """One NAME:PASSWORD a line. Raises ConfigError, which quotes none of them."""
+    try:
+        return tuple(_user(line) for line in read_lines(path, absent))
+    except NotAUser as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def standalone(
     *,
-    listen: str,
+    listen: "Union[str, Sequence[str]]",
     relay_ports: str,
-    users: List[str],
-    secrets: List[str],
+    users: Sequence[str] = (),
+    secrets: Sequence[str] = (),
     realm: str,
-    allow_peers: List[str],
+    allow_peers: Sequence[str] = (),
     log_json: bool = False,
+    users_file: Optional[Path] = None,
+    secret_file: Optional[Path] = None,
+    revoked_file: Optional[Path] = None,
+    metrics: Optional[str] = None,
+    control: Optional[Path] = None,
+    **fields: Any,
 ) -> RelayConfig:
-    """A plain TURN server: `listen` ADDRESS:PORT, `relay_ports` LOW-HIGH, `users` NAME:PASSWORD.
+    """A plain TURN server: `listen` ADDRESS:PORT (or one a family), `relay_ports` LOW-HIGH, `users` NAME:PASSWORD.
 
-    Raises ConfigError.
+    `metrics` is [ADDRESS:]PORT. `fields` are further keys of relay.json, None as good as absent: `tcp`, `tls_port`,
+    `tls_certificate`, `tls_key`, quotas, `workers`, `drain_sessions`, `password_algorithms`. Call it again to read
+    the files again. Raises ConfigError.
     """
-    address, _, port = listen.rpartition(":")
+    metrics_address, metrics_port = _metrics(metrics)
+    raw = {
+        "schema": 1, "node": "standalone", "base": None, "realm": realm, "relay_ports": _range_text(relay_ports),
+        "allow_peers": allow_peers, "log_json": log_json, "metrics_port": metrics_port,
+        "metrics_address": metrics_address, **_listening([listen] if isinstance(listen, str) else listen),
+        **{key: value for key, value in fields.items() if value is not None},
+    }  # fmt: skip
     try:
-        low, _, high = relay_ports.partition("-")
-        config = RelayConfig(
-            node="standalone",
-            address=_address(address.strip("[]")),
-            turn_port=_port({"port": int(port)}, "port"),
-            relay_ports=_port_range((int(low), int(high))),
-            realm=realm,
-            allow_peers=_networks(allow_peers),
-            users=tuple(_user(text) for text in users),
-            secrets=tuple(secrets),
-            log_json=log_json,
+        config = _parse(raw)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    named = () if users_file is None else _users(users_file)
+    return _usable(
+        config._replace(
+            users=(*(_user(text) for text in users), *named),
+            secrets=(*secrets, *_lines_of(secret_file)),
+            revoked=frozenset(_lines_of(revoked_file)),
+            control=control,
         )
+    )
+
+
+def _lines_of(path: Optional[Path]) -> Tuple[str, ...]:
+    return () if path is None else read_lines(path)
+
+
+def _listening(listen: Sequence[str]) -> Dict[str, Any]:
+    """`address`, `address6` and `turn_port` of one or two ADDRESS:PORT, the second of the other family."""
+    ends = sorted((_end(text) for text in listen), key=lambda end: ":" in end[0])
+    if not 1 <= len(ends) <= 2:
+        raise ConfigError("listen: one address a family")
+    if len({port for _, port in ends}) > 1:
+        raise ConfigError("listen: both addresses have the same port")
+    second = {} if len(ends) == 1 else {"address6": ends[1][0]}
+    return {"address": ends[0][0], "turn_port": ends[0][1], **second}
+
+
+def _end(text: str) -> Tuple[str, int]:
+    address, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise ConfigError(f"{text!r} is not ADDRESS:PORT")
+    try:
+        return _address(address.strip("[]")), int(port)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not config.users and not config.secrets:
-        raise ConfigError("no user and no secret: nobody could use this relay")
-    return config
+
+
+def _metrics(text: Optional[str]) -> Tuple[Optional[str], Optional[int]]:
+    """Of [ADDRESS:]PORT."""
+    if text is None:
+        return None, None
+    return (None, int(text)) if text.isdecimal() else _end(text)
+
+
+def _range_text(text: str) -> Tuple[int, int]:
+    low, _, high = text.partition("-")
+    if not (low.isdecimal() and high.isdecimal()):
+        raise ConfigError(f"{text!r} is not LOW-HIGH")
+    return int(low), int(high)
 
 
 def _user(text: str) -> Tuple[str, str]:
     name, colon, password = text.partition(":")
     if not (name and colon and password):
-        raise ConfigError("a user is NAME:PASSWORD")
+        raise NotAUser("a user is NAME:PASSWORD")
     return name, password

@@ -49,6 +49,19 @@ def test_a_good_file_with_two_secrets(tmp_path: Path) -> None:
         ({"relay_ports": [80, 90]}, "relay_ports 80-90"),
         ({"relay_ports": [42000, 40000]}, "relay_ports 42000-40000"),
         ({"allow_peers": ["10.0.0.1/8"]}, "host bits"),
+        ({"turn_port": True}, "turn_port True is not a port"),
+        ({"user_quota": 0}, "user_quota 0 is not a whole number from 1"),
+        ({"total_quota": "10"}, "total_quota '10' is not a whole number"),
+        ({"session_kbit_s": 1.5}, "session_kbit_s 1.5 is not"),
+        ({"drain_sessions": -1}, "drain_sessions -1 is not a whole number from 0"),
+        ({"workers": 1000}, "workers 1000 are more than 256"),
+        ({"password_algorithms": "sha1"}, "password_algorithms 'sha1' is none of auto, md5, always"),
+        ({"address6": "127.0.0.1"}, "address6 127.0.0.1 beside 127.77.0.3"),
+        ({"address": "::1", "address6": "::2"}, "address6 ::2 beside ::1"),
+        ({"tcp": "no"}, "tcp 'no' is neither true nor false"),
+        ({"tls_port": 3478}, "tls_port 3478 is the TURN port"),
+        ({"tls_port": 5349, "tls_key": "k"}, "one without the other"),
+        ({"metrics_address": "localhost"}, "localhost"),
     ],
 )
 def test_a_wrong_value_is_one_line_naming_the_file(
@@ -81,6 +94,43 @@ def test_a_secret_that_is_no_text_is_not_quoted(tmp_path: Path) -> None:
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
+def test_the_users_and_revocations_beside_it(tmp_path: Path) -> None:
+    path = _written(tmp_path)
+    assert load(path).revoked == frozenset()
+    (tmp_path / "etc/turn.users").write_text("anna:p:q\r\n\nboris:x\u2028y\n", newline="")
+    (tmp_path / "etc/turn.revoked").write_text("mallory\n")
+    assert load(path).users == (("anna", "p:q"), ("boris", "x\u2028y"))
+    assert load(path).revoked == {"mallory"}
+    (tmp_path / "etc/turn.users").write_text("hunter2\n")
+    with pytest.raises(ConfigError, match=r"turn\.users: a user is NAME:PASSWORD") as caught:
+        load(path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_relay_that_nobody_could_use_is_no_configuration(tmp_path: Path) -> None:
+    path = _written(tmp_path)
+    (tmp_path / "etc/turn.secret").write_text("\n")  # as a writer that broke off leaves it
+    with pytest.raises(ConfigError, match="no user and no secret"):
+        load(path)
+
+
+def test_what_an_older_controller_wrote_means_what_it_meant(tmp_path: Path) -> None:
+    config = load(_written(tmp_path))
+    assert (config.tcp, config.tls_port, config.workers, config.password_algorithms) == (
+        True,
+        None,
+        1,
+        "auto",
+    )
+    assert (config.user_quota, config.total_quota, config.session_kbit_s, config.node_mbit_s) == (None,) * 4
+
+
+def test_the_certificate_of_a_fleet_relay_has_its_place(tmp_path: Path) -> None:
+    config = load(_written(tmp_path, tls_port=5349))
+    assert config.tls_certificate == tmp_path / "etc/tls/fullchain.pem"
+    assert config.tls_key == tmp_path / "etc/tls/privkey.pem"
+
+
 def test_an_endless_nest_is_one_line(tmp_path: Path) -> None:
     path = _written(tmp_path)
     path.write_text("[" * 60_000)
@@ -103,9 +153,49 @@ def test_standalone_words() -> None:
     assert _standalone(listen="[::1]:3478").address == "::1"
 
 
+def test_standalone_takes_one_address_a_family_in_any_order() -> None:
+    config = _standalone(listen=["[::1]:3478", "127.0.0.1:3478"])
+    assert config.addresses == ("127.0.0.1", "::1")
+
+
+def test_standalone_limits_and_listeners(tmp_path: Path) -> None:
+    config = _standalone(
+        tcp=False,
+        tls_port=5349,
+        tls_certificate=tmp_path / "c",
+        tls_key=tmp_path / "k",
+        user_quota=4,
+        total_quota=None,
+        workers=0,
+        metrics="9478",
+        control=tmp_path / "control.sock",
+    )
+    assert (config.tcp, config.tls_port, config.user_quota, config.total_quota) == (False, 5349, 4, None)
+    assert (config.workers, config.metrics_address, config.metrics_port) == (0, None, 9478)
+    assert config.control_socket == tmp_path / "control.sock"
+    assert _standalone(metrics="192.0.2.1:9478").metrics_address == "192.0.2.1"
+
+
+def test_standalone_reads_its_files_each_time(tmp_path: Path) -> None:
+    users, revoked = tmp_path / "users", tmp_path / "revoked"
+    users.write_text("a:1\n")
+    revoked.write_text("")
+    words = {"users": [], "users_file": users, "revoked_file": revoked}
+    assert _standalone(**words).users == (("a", "1"),)
+    users.write_text("a:2\n")
+    revoked.write_text("b\n")
+    assert _standalone(**words).users == (("a", "2"),)
+    assert _standalone(**words).revoked == {"b"}
+    users.write_bytes(b"a:\xff\n")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        _standalone(**words)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"listen": ["127.0.0.1:1", "127.0.0.2:1"]}, {"listen": ["127.0.0.1:1", "[::1]:2"]}, {"listen": []},
+        {"listen": "127.0.0.1:70000"}, {"tls_port": 5349}, {"metrics": "x"}, {"metrics": "0"}, {"colour": "red"},
         {"listen": "localhost:1"}, {"listen": "127.0.0.1"}, {"relay_ports": "5"}, {"users": ["nobody"]},
         {"users": []}, {"allow_peers": ["x"]}, {"listen": "0.0.0.0:3478"}, {"listen": "[::]:3478"},
     ],
