@@ -12,12 +12,13 @@ import hashlib
 import ipaddress
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from commcli.relay import zones
 from commcli.relay.overlay_wire import MAX_HOPS, MIN_HOPS, node_number
+from commcli.relay.prefixes import PrefixMap
 
 SCHEMA = 1
 MAX_BYTES = 16 << 20
@@ -41,13 +42,21 @@ class ShardRefused(Exception):
 
 @dataclass(frozen=True)
 class ShardNode:
-    """What a relay needs to know of any node on its paths. relay_ports: lowest and highest."""
+    """What a relay needs to know of any node on its paths. relay_ports: lowest and highest.
+
+    turn_port (UDP and TCP) stands only with nodes that take new clients; tls_port and domain (what its certificate
+    names) with those of them that have one. address6: its IPv6 address beside an IPv4 one.
+    """
 
     address: str
     overlay_port: int
     relay_ports: Tuple[int, int]
     country: Optional[str]
     markets: FrozenSet[str]
+    address6: Optional[str] = None
+    turn_port: Optional[int] = None
+    tls_port: Optional[int] = None
+    domain: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Shard:
-    """A checked shard. created, expires: as written; expires_unix: seconds."""
+    """A checked shard. created, expires: as written; expires_unix: seconds; prefixes: client networks -> edges."""
 
     serial: int
     node: str
@@ -77,6 +86,7 @@ class Shard:
     zones: Tuple[zones.Zone, ...]
     routes: Mapping[str, Route]
     blocked: FrozenSet[str]
+    prefixes: PrefixMap = field(default_factory=lambda: PrefixMap({}))
 
 
 def load(manifest: bytes, shard: bytes, *, node: str, unix: float, highest_serial: int) -> Shard:
@@ -125,6 +135,7 @@ def _body(shard: bytes, serial: int, node: str, unix: float, manifest_expires_un
         zones=_unique_zones(body),
         routes={egress: _route(egress, row) for egress, row in _mapping(body, "routes", "shard").items()},
         blocked=_texts(body, "blocked", "shard"),
+        prefixes=_prefixes(body, nodes),
     )
     _check_policy(loaded)
     return loaded
@@ -168,8 +179,17 @@ def _distinct_numbers(nodes: Mapping[str, ShardNode]) -> None:
 
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?\Z")  # the inventory's
 _MANIFEST_KEYS = ("schema", "fleet", "serial", "created", "expires", "inputs", "shards")
-_SHARD_KEYS = ("schema", "serial", "node", "created", "expires", "nodes", "zones", "routes", "blocked")
-_NODE_KEYS = ("address", "overlay_port", "relay_ports", "country", "markets")
+_DOMAIN = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*\Z"
+)
+_SHARD_KEYS = (
+    *("schema", "serial", "node", "created", "expires", "nodes", "zones", "routes", "blocked"),
+    "prefixes",
+)
+_NODE_KEYS = (
+    *("address", "overlay_port", "relay_ports", "country", "markets"),
+    *("address6", "turn_port", "tls_port", "domain"),
+)
 _ZONE_KEYS = ("id", "between", "forbid", "allow")
 
 
@@ -268,23 +288,64 @@ def _node(name: str, row: Any) -> ShardNode:
         raise _shape("shard.nodes", "%s is not a node id" % ascii(name[:80]))
     where = "shard.nodes.%s" % name
     row = _object(row, where, _NODE_KEYS)
-    address = _text(row, "address", where)
-    try:
-        address = str(ipaddress.ip_address(address))
-    except ValueError:
-        raise _shape(where + ".address", "not an IP address") from None
     ports = _list(row, "relay_ports", where)
     if len(ports) != 2:
         raise _shape(where + ".relay_ports", "not [lowest, highest]")
     low = _whole(ports[0], 1, 65535, where + ".relay_ports")
     high = _whole(ports[1], low, 65535, where + ".relay_ports")
     return ShardNode(
-        address=address,
+        address=_address(row, "address", where),
         overlay_port=_whole(row.get("overlay_port"), 1, 65535, where + ".overlay_port"),
         relay_ports=(low, high),
         country=_text(row, "country", where) if row.get("country") is not None else None,
         markets=_texts(row, "markets", where),
+        **_front_door(row, where),
     )
+
+
+def _front_door(row: Mapping[str, Any], where: str) -> Dict[str, Any]:
+    """What a client needs in order to come here: all of it may be missing."""
+    found: Dict[str, Any] = {}
+    if "address6" in row:
+        found["address6"] = _address(row, "address6", where)
+        if ":" not in found["address6"] or ":" in _address(row, "address", where):
+            raise _shape(where + ".address6", "not an IPv6 address beside an IPv4 one")
+    for key in ("turn_port", "tls_port"):
+        if key in row:
+            found[key] = _whole(row[key], 1, 65535, "%s.%s" % (where, key))
+    if "domain" in row:
+        found["domain"] = _text(row, "domain", where)
+        if not _DOMAIN.match(found["domain"]):
+            raise _shape(where + ".domain", "not a domain name")
+    if "turn_port" not in found and ("tls_port" in found or "domain" in found):
+        raise _shape(where, "no turn_port, but tls_port or domain")
+    if "tls_port" in found and found["tls_port"] == found["turn_port"]:
+        raise _shape(where + ".tls_port", "the same as turn_port")
+    return found
+
+
+def _address(row: Mapping[str, Any], key: str, where: str) -> str:
+    try:
+        return str(ipaddress.ip_address(_text(row, key, where)))
+    except ValueError:
+        raise _shape("%s.%s" % (where, key), "not an IP address") from None
+
+
+def _prefixes(body: Mapping[str, Any], nodes: Mapping[str, ShardNode]) -> PrefixMap:
+    if "prefixes" not in body:
+        return PrefixMap({})
+    rows = _mapping(body, "prefixes", "shard")
+    for text, row in rows.items():
+        if not isinstance(row, list) or not all(isinstance(edge, str) for edge in row):
+            raise _shape("shard.prefixes.%s" % ascii(text[:80]), "not a list of node ids")
+    try:
+        prefixes = PrefixMap(rows)
+    except ValueError as error:
+        raise _shape("shard.prefixes", str(error)) from None
+    unknown = sorted(prefixes.edges - set(nodes))
+    if unknown:
+        raise _shape("shard.prefixes", "unknown edge %s" % unknown[0])
+    return prefixes
 
 
 def _unique_zones(body: Mapping[str, Any]) -> Tuple[zones.Zone, ...]:
