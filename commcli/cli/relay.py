@@ -29,48 +29,92 @@ app = typer.Typer(help="Run one relay here, or ask and steer relays over SSH.", 
 
 @app.command()
 def serve(
-    listen: Annotated[str, typer.Option(help="ADDRESS:PORT of the TURN server.")] = "127.0.0.1:3478",
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(help="ADDRESS:PORT of the TURN server (127.0.0.1:3478); again for the other family."),
+    ] = None,
     relay_ports: Annotated[str, typer.Option(help="LOW-HIGH of the relayed addresses.")] = "49152-65535",
     user: Annotated[
         list[str] | None, typer.Option(help="NAME:PASSWORD; visible in the process list: for tests.")
     ] = None,
-    users_file: Annotated[str | None, typer.Option(help="File with a NAME:PASSWORD a line.")] = None,
+    users_file: Annotated[Path | None, typer.Option(help="File with a NAME:PASSWORD a line.")] = None,
     secret_file: Annotated[
-        str | None, typer.Option(help="File with shared secrets, one a line, for EXPIRY:NAME users.")
+        Path | None, typer.Option(help="File with shared secrets, one a line, for EXPIRY:NAME users.")
+    ] = None,
+    revoked_file: Annotated[
+        Path | None, typer.Option(help="File with a user id a line that is refused from now on.")
     ] = None,
     realm: Annotated[str, typer.Option(help="Realm of the long-term credentials.")] = "commcli",
+    password_algorithms: Annotated[
+        str | None,
+        typer.Option(help="Offer SHA-256: auto (where it cannot amplify), always, or md5 for never."),
+    ] = None,
     allow_peer: Annotated[
         list[str] | None, typer.Option(help="A network that peers may lie in although it is not public.")
     ] = None,
+    tcp: Annotated[bool, typer.Option("--tcp/--no-tcp", help="Serve TCP clients on the same port.")] = True,
+    tls_port: Annotated[int | None, typer.Option(help="TCP port of TLS clients.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file with the certificate chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its private key.")] = None,
+    user_quota: Annotated[int | None, typer.Option(help="Most allocations a user.")] = None,
+    total_quota: Annotated[int | None, typer.Option(help="Most allocations in all.")] = None,
+    session_kbit: Annotated[
+        int | None, typer.Option(help="Most kbit/s of one allocation, each way; the rest is dropped.")
+    ] = None,
+    node_mbit: Annotated[int | None, typer.Option(help="Most Mbit/s of all allocations together.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the ports; 0 is one a core.")] = 1,
+    drain_sessions: Annotated[
+        int, typer.Option(help="At how many allocations a drain by SIGUSR1 is done.")
+    ] = 0,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="[ADDRESS:]PORT of the Prometheus metrics; without an address 127.0.0.1."),
+    ] = None,
+    control: Annotated[
+        Path | None,
+        typer.Option(help="Path of the control socket (status, drain, undrain, reload, metrics)."),
+    ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines.")] = False,
 ) -> None:
-    """Run a plain TURN server (RFC 8656) here in the foreground: no fleet, no table."""
+    """Run a plain TURN server (RFC 8656) here in the foreground: no fleet, no table.
+
+    SIGHUP reads the files and certificates again, SIGUSR1 drains, SIGUSR2 takes clients again, SIGTERM ends it.
+    """
     from commcli import __version__
     from commcli.relay import daemon
-    from commcli.relay.config import ConfigError, standalone
+    from commcli.relay.config import ConfigError, RelayConfig, standalone
 
-    try:
-        config = standalone(
-            listen=listen,
+    def read() -> RelayConfig:
+        return standalone(
+            listen=listen or ["127.0.0.1:3478"],
             relay_ports=relay_ports,
-            users=[*(user or []), *_lines(users_file)],
-            secrets=_lines(secret_file),
+            users=user or [],
+            users_file=users_file,
+            secret_file=secret_file,
+            revoked_file=revoked_file,
             realm=realm,
+            password_algorithms=password_algorithms,
             allow_peers=allow_peer or [],
+            tcp=tcp,
+            tls_port=tls_port,
+            tls_certificate=tls_cert,
+            tls_key=tls_key,
+            user_quota=user_quota,
+            total_quota=total_quota,
+            session_kbit_s=session_kbit,
+            node_mbit_s=node_mbit,
+            workers=workers,
+            drain_sessions=drain_sessions,
+            metrics=metrics,
+            control=None if control is None else control.absolute(),
             log_json=log_json,
         )
+
+    try:
+        config = read()
     except ConfigError as error:
         raise Usage(str(error)) from error
     raise typer.Exit(daemon.serve(config, __version__))
-
-
-def _lines(path: str | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        return [line for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise Usage(f"{path}: {error.strerror}") from error
 
 
 @app.command()
