@@ -53,10 +53,15 @@ REQUESTED_ADDRESS_FAMILY = 0x0017
 EVEN_PORT = 0x0018
 REQUESTED_TRANSPORT = 0x0019
 DONT_FRAGMENT = 0x001A
+MESSAGE_INTEGRITY_SHA256 = 0x001C
+PASSWORD_ALGORITHM = 0x001D
+USERHASH = 0x001E
 XOR_MAPPED_ADDRESS = 0x0020
 RESERVATION_TOKEN = 0x0022
 ADDITIONAL_ADDRESS_FAMILY = 0x8000
 ADDRESS_ERROR_CODE = 0x8001
+PASSWORD_ALGORITHMS = 0x8002
+ALTERNATE_DOMAIN = 0x8003
 SOFTWARE = 0x8022
 ALTERNATE_SERVER = 0x8023
 FINGERPRINT = 0x8028
@@ -82,11 +87,14 @@ REASONS = {
 _FINGERPRINT_XOR = 0x5354554E
 _INTEGRITY_SIZE = 20
 _INTEGRITY_TLV = 4 + _INTEGRITY_SIZE
+_SHA256_SIZE = 32  # RFC 8489 section 14.6 lets a usage allow truncation; TURN does not
+_SHA256_TLV = 4 + _SHA256_SIZE
 _FINGERPRINT_TLV = 8
 _PAD = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 _header = struct.Struct("!HHI12s")
 _tlv = struct.Struct("!HH")
+_INTEGRITIES = (MESSAGE_INTEGRITY, MESSAGE_INTEGRITY_SHA256)
 
 
 class StunError(ValueError):
@@ -101,6 +109,8 @@ class Message:
         "fingerprinted",
         "integrity",
         "integrity_at",
+        "integrity_sha256",
+        "integrity_sha256_at",
         "kind",
         "method",
         "raw",
@@ -115,6 +125,8 @@ class Message:
         self.attributes: List[Attribute] = []
         self.integrity: Optional[bytes] = None
         self.integrity_at = 0  # offset of MESSAGE-INTEGRITY in `raw`
+        self.integrity_sha256: Optional[bytes] = None
+        self.integrity_sha256_at = 0
         self.fingerprinted = False
 
     def first(self, kind: int) -> Optional[bytes]:
@@ -132,19 +144,26 @@ class Message:
         """Comprehension-required attribute types that are not in `known`, each once, in order."""
         return list(dict.fromkeys(n for n, _ in self.attributes if n < 0x8000 and n not in known))
 
-    def signed_by(self, key: bytes) -> bool:
-        """Does MESSAGE-INTEGRITY match `key`? Compared in constant time; False if the attribute is missing."""
-        if self.integrity is None:
+    def signed_by(self, key: bytes, sha256: bool = False) -> bool:
+        """Does MESSAGE-INTEGRITY (or MESSAGE-INTEGRITY-SHA256) match `key`? False if the attribute is missing.
+
+        Compared in constant time.
+        """
+        given, end, size = self.integrity, self.integrity_at, _INTEGRITY_TLV
+        if sha256:
+            given, end, size = self.integrity_sha256, self.integrity_sha256_at, _SHA256_TLV
+        if given is None:
             return False
-        covered = bytearray(self.raw[: self.integrity_at])
-        struct.pack_into("!H", covered, 2, self.integrity_at - HEADER_SIZE + _INTEGRITY_TLV)
-        return hmac.compare_digest(hmac.digest(key, covered, "sha1"), self.integrity)
+        raw = self.raw
+        covered = raw[:2] + (end - HEADER_SIZE + size).to_bytes(2, "big") + raw[4:end]
+        return hmac.compare_digest(hmac.digest(key, covered, "sha256" if sha256 else "sha1"), given)
 
 
 def parse(data: bytes) -> Message:
     """The message in one datagram, its FINGERPRINT checked if it has one. Raises StunError.
 
-    Attributes after MESSAGE-INTEGRITY are not covered by it and are left out (RFC 8489 section 14.5).
+    Attributes after MESSAGE-INTEGRITY are not covered by it and are left out (RFC 8489 section 14.5), but for
+    MESSAGE-INTEGRITY-SHA256, after which nothing but FINGERPRINT counts (section 14.6).
     """
     if len(data) < HEADER_SIZE:
         raise StunError("short")
@@ -160,6 +179,7 @@ def parse(data: bytes) -> Message:
 
 def _read_attributes(message: Message, data: bytes) -> None:
     offset, end = HEADER_SIZE, len(data)
+    attributes, covered = message.attributes, False
     for _ in range(MAX_ATTRIBUTES):
         if offset == end:
             return
@@ -170,16 +190,29 @@ def _read_attributes(message: Message, data: bytes) -> None:
         if number == FINGERPRINT:
             _check_fingerprint(data, offset)
             message.fingerprinted = True
-        elif number == MESSAGE_INTEGRITY and message.integrity is None:
-            if size != _INTEGRITY_SIZE:
-                raise StunError("integrity length")
-            message.integrity = data[value_at : value_at + size]
-            message.integrity_at = offset
-        elif message.integrity is None:
-            message.attributes.append((number, data[value_at : value_at + size]))
+        elif number in _INTEGRITIES:
+            _read_integrity(message, number, offset, size)
+            covered = True
+        elif not covered:
+            attributes.append((number, data[value_at : value_at + size]))
         offset = value_at + size + (-size & 3)
     if offset != end:
         raise StunError("too many attributes")
+
+
+def _read_integrity(message: Message, number: int, offset: int, size: int) -> None:
+    """The first of each kind counts, and nothing after MESSAGE-INTEGRITY-SHA256."""
+    if message.integrity_sha256 is not None:
+        return
+    value = message.raw[offset + 4 : offset + 4 + size]
+    if number == MESSAGE_INTEGRITY_SHA256:
+        if size != _SHA256_SIZE:
+            raise StunError("integrity length")
+        message.integrity_sha256, message.integrity_sha256_at = value, offset
+    elif message.integrity is None:
+        if size != _INTEGRITY_SIZE:
+            raise StunError("integrity length")
+        message.integrity, message.integrity_at = value, offset
 
 
 def _check_fingerprint(data: bytes, offset: int) -> None:
@@ -196,18 +229,24 @@ def build(
     attributes: Sequence[Attribute] = (),
     *,
     key: Optional[bytes] = None,
+    sha256: bool = False,
     fingerprint: bool = False,
 ) -> bytes:
-    """A message as bytes: `attributes` with zero padding, then MESSAGE-INTEGRITY under `key`, then FINGERPRINT."""
+    """A message as bytes: `attributes` with zero padding, then its integrity under `key`, then FINGERPRINT.
+
+    The integrity is MESSAGE-INTEGRITY, or with `sha256` MESSAGE-INTEGRITY-SHA256.
+    """
     out = bytearray(_header.pack(_type(method, kind), 0, COOKIE, transaction))
     for number, value in attributes:
         out += _tlv.pack(number, len(value))
         out += value
         out += _PAD[len(value) & 3]
-    if key is not None:
+    if key is not None and sha256:
+        _set_length(out, _SHA256_TLV)
+        out += _tlv.pack(MESSAGE_INTEGRITY_SHA256, _SHA256_SIZE) + hmac.digest(key, out, "sha256")
+    elif key is not None:
         _set_length(out, _INTEGRITY_TLV)
-        digest = hmac.digest(key, out, "sha1")
-        out += _tlv.pack(MESSAGE_INTEGRITY, _INTEGRITY_SIZE) + digest
+        out += _tlv.pack(MESSAGE_INTEGRITY, _INTEGRITY_SIZE) + hmac.digest(key, out, "sha1")
     if fingerprint:
         _set_length(out, _FINGERPRINT_TLV)
         out += _tlv.pack(FINGERPRINT, 4) + _fingerprint(out)
@@ -237,10 +276,20 @@ def _class(number: int) -> int:
     return (number & 0x0010) >> 4 | (number & 0x0100) >> 7
 
 
-def long_term_key(username: str, realm: str, password: str) -> bytes:
-    """MD5 of username:realm:password, 16 bytes (RFC 8489 section 9.2.2). The caller has done OpaqueString."""
+def long_term_key(username: str, realm: str, password: str, sha256: bool = False) -> bytes:
+    """MD5 (16 bytes) or SHA-256 (32) of username:realm:password (RFC 8489 sections 9.2.2 and 18.5.1).
+
+    The caller has done OpaqueString.
+    """
     text = f"{username}:{realm}:{password}".encode()
+    if sha256:
+        return hashlib.sha256(text).digest()
     return hashlib.md5(text, usedforsecurity=False).digest()
+
+
+def userhash(username: str, realm: str) -> bytes:
+    """The value of USERHASH (RFC 8489 section 14.4). The caller has done OpaqueString."""
+    return hashlib.sha256(f"{username}:{realm}".encode()).digest()
 
 
 def pack_address(addr: Addr, transaction: bytes = b"") -> bytes:
