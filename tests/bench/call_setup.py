@@ -10,15 +10,14 @@ import asyncio
 import itertools
 import shutil
 import statistics
-import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aioice import turn
 
-from tests.relay.serving import ADDRESS, free_port, plain_relay
+from tests.bench.rivals import coturn
+from tests.relay.serving import ADDRESS, plain_relay
 
 ROUNDS, CALLS, TOGETHER = 5, 100, 8
 
@@ -82,32 +81,6 @@ def _timed(port: int) -> float:
         return runner.run(_calls(port))
 
 
-@contextmanager
-def coturn() -> Iterator[int]:
-    """Debian's turnserver on a free port of loopback."""
-    port = free_port()
-    command = ["turnserver", "-n", "-L", ADDRESS, "-E", ADDRESS, "--allow-loopback-peers", "--lt-cred-mech"]
-    command += [
-        "-u",
-        "user:pass",
-        "-r",
-        "lab",
-        "-p",
-        str(port),
-        "--no-tls",
-        "--no-dtls",
-        "--no-cli",
-        "--log-file=/dev/null",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        time.sleep(1.0)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 def main() -> None:
     """Print calls a minute of both and the ratio."""
     if shutil.which("turnserver") is None:
@@ -118,8 +91,8 @@ def main() -> None:
         for _ in range(ROUNDS):
             ours.append(_timed(relay.port))
             if shutil.which("turnserver") is not None:
-                with coturn() as port:
-                    theirs.append(_timed(port))
+                with coturn() as rival:
+                    theirs.append(_timed(rival.port))
     per_minute = [60 * CALLS / seconds for seconds in ours]
     print(f"calls set up per minute, commcli: median {statistics.median(per_minute):.0f} of {ROUNDS} rounds")
     if theirs:

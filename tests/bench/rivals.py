@@ -1,0 +1,121 @@
+"""The two relays that the benchmarks compare: ours and Debian's coturn, each its own process on loopback.
+
+CPU and memory are the kernel's figures of the process and its children, read from outside while it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.relay.serving import ADDRESS, free_port, plain_relay
+
+USER, PASSWORD, REALM = "user", "pass", "lab"
+# Room for 10 000 allocations, below the kernel's ephemeral ports as the tests' ports are.
+OUR_RELAY_PORTS = "12000-31999"
+STARTS_WITHIN_S = 15.0
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One relay that serves on ADDRESS:port; `pid` is its first process."""
+
+    name: str
+    port: int
+    pid: int
+
+    @property
+    def server(self) -> tuple[str, int]:
+        """Where its TURN server listens."""
+        return ADDRESS, self.port
+
+    def cpu_s(self) -> float:
+        """User and system seconds so far of all its threads and children.
+
+        The process's CPU clock is utime + stime of /proc/PID/stat, in nanoseconds instead of ticks of 10 ms.
+        """
+        return sum(time.clock_gettime(~pid << 3 | 2) for pid in _family(self.pid))
+
+    def resident_bytes(self) -> int:
+        """Resident memory of it and its children, from /proc/PID/statm."""
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in _family(self.pid))
+        return pages * resource.getpagesize()
+
+    def unread(self) -> int:
+        """Datagrams that the kernel dropped at its listening sockets, from /proc/net/udp."""
+        port, dropped = f":{self.port:04X}", 0
+        for line in Path("/proc/net/udp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[1].endswith(port):
+                dropped += int(fields[-1])
+        return dropped
+
+
+Start = Callable[[], AbstractContextManager[Rival]]
+
+
+def _family(pid: int) -> list[int]:
+    children = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        children += [int(child) for child in listed.read_text().split()]
+    return [pid, *(member for child in children for member in _family(child))]
+
+
+@contextmanager
+def commcli() -> Iterator[Rival]:
+    """Our relay as `commcli relay serve` runs it."""
+    options = ("--allow-peer", "127.0.0.0/8", "--relay-ports", OUR_RELAY_PORTS)
+    with plain_relay(*options, user=f"{USER}:{PASSWORD}", realm=REALM) as served:
+        yield Rival("commcli", served.port, served.process.pid)
+
+
+@contextmanager
+def coturn() -> Iterator[Rival]:
+    """Debian's turnserver, with its own defaults but for what a test on loopback needs."""
+    port = free_port()
+    command = ["turnserver", "-n", "-L", ADDRESS, "-E", ADDRESS, "--allow-loopback-peers", "--lt-cred-mech"]
+    command += ["-u", f"{USER}:{PASSWORD}", "-r", REALM, "-p", str(port)]
+    command += ["--no-tls", "--no-dtls", "--no-cli", "--log-file=/dev/null"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_until_it_answers(port, process)
+        yield Rival("coturn", port, process.pid)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
+    binding = bytes.fromhex("000100002112a442") + b"is it there?"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.1)
+        end = time.monotonic() + STARTS_WITHIN_S
+        while time.monotonic() < end and process.poll() is None:
+            with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+                sock.sendto(binding, (ADDRESS, port))
+                if sock.recv(1500)[8:20] == b"is it there?":
+                    return
+    raise RuntimeError(f"coturn does not answer (exit code {process.poll()})")
+
+
+def starts(bench: str) -> list[Start]:
+    """How to start each rival that is installed, ours first; says so when it is alone."""
+    if shutil.which("turnserver") is not None:
+        return [commcli, coturn]
+    print(f"{bench}: coturn's turnserver is not installed (Debian package coturn): only our own figures")
+    return [commcli]
+
+
+@contextmanager
+def together(bench: str) -> Iterator[list[Rival]]:
+    """All rivals running at once; the one that is not asked costs nothing that is counted."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(start()) for start in starts(bench)]
