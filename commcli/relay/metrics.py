@@ -1,31 +1,223 @@
-"""Prometheus text format (version 0.0.4) of a relay's status document."""
+"""The figures of a relay: their document, one document out of those of several workers, and the Prometheus page.
+
+The figures document (JSON-able). A section that is absent or None was not measured; none names a user or an address:
+
+    drain: bool, drained: bool, allocations: int, workers: int, uptime_s: float, version: str
+    allocations_by   {"udp"|"tcp"|"tls": live allocations}
+    traffic          {"packets"|"bytes": {"from_client"|"to_client": {"udp"|"tcp"|"tls": since the start}}}
+    turn             {counter: since the start}: auth_ok auth_failed allocations_made allocations_ended quota_user
+                     quota_total, and error_CODE for replies by error code
+    drops            {reason: since the start}
+    loop_lag_ms      {"p50", "p99"}: how late the loop's ticks were lately; of several workers the worst
+    kernel_drops     datagrams that the kernel dropped at our sockets, since the start
+    streams          {"open", "half_open", "handshakes": now}; what ends in "_total" counts since the start
+    tls              {"not_after_unix": when the certificate ends}
+    process          {"cpu_s": since the start, "rss_bytes": now}
+    reload           {"ok", "refused": since the start, "last_ok": bool or None}
+    log_held_back    lines, since the start
+    table            {"serial", "expired", "refused"}: the node's, not a worker's; serial None without a table
+"""
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Tuple
+import os
+import resource
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-Sample = Tuple[str, float]
+Figures = Dict[str, Any]
+Sample = Tuple[Mapping[str, str], Optional[float]]
+
+_PREFIX = "commcli_relay_"
 
 
-def render(status: Dict[str, Any]) -> str:
-    """The page for a status document (control command `status`). No label holds a user or a client."""
-    turn, table = status["turn"], status["table"]
+# --- the document -----------------------------------------------------------------------------------------------
+
+
+def traffic(totals: "Mapping[Tuple[str, str, str], int]") -> Dict[str, Any]:
+    """The section `traffic` of what `turn.Server.totals` says: {("packets", "from_client", "udp"): n, ...}."""
+    section: Dict[str, Any] = {}
+    for (what, direction, transport), count in totals.items():
+        section.setdefault(what, {}).setdefault(direction, {})[transport] = count
+    return section
+
+
+def process() -> Dict[str, float]:
+    """The section `process` of the process that asks."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu_s": round(usage.ru_utime + usage.ru_stime, 3), "rss_bytes": _resident_bytes()}
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def merge(parts: Sequence[Figures]) -> Figures:
+    """One document for a node out of one a worker.
+
+    Counts are added; a lag is that of the worst worker, a certificate's end that of the first to end. What is not
+    one worker's (names, versions, the table, the peers) is taken from the first part. Raises ValueError for no parts.
+    """
+    if not parts:
+        raise ValueError("no figures to merge")
+    merged = dict(parts[0])
+    for key, combine in _COMBINE.items():
+        values = [part[key] for part in parts if part.get(key) is not None]
+        if values:
+            merged[key] = combine(values)
+    return merged
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """Numbers are added, mappings key by key, however deep."""
+    if not isinstance(values[0], Mapping):
+        return sum(values)
+    keys = dict.fromkeys(key for value in values for key in value)
+    held = {key: [value[key] for value in values if value.get(key) is not None] for key in keys}
+    return {key: _sum(found) if found else None for key, found in held.items()}
+
+
+def _each(pick: Callable[[List[float]], float]) -> Callable[[Sequence[Any]], Dict[str, Optional[float]]]:
+    def combine(values: Sequence[Any]) -> Dict[str, Optional[float]]:
+        keys = dict.fromkeys(key for value in values for key in value)
+        held = {key: [value[key] for value in values if value.get(key) is not None] for key in keys}
+        return {key: pick(found) if found else None for key, found in held.items()}
+
+    return combine
+
+
+_COMBINE: Dict[str, Callable[[Sequence[Any]], Any]] = {
+    "drain": any,
+    "allocations": _sum,
+    "workers": _sum,
+    "allocations_by": _sum,
+    "traffic": _sum,
+    "turn": _sum,
+    "drops": _sum,
+    "loop_lag_ms": _each(max),
+    "kernel_drops": _sum,
+    "streams": _sum,
+    "tls": _each(min),
+    "process": _sum,
+    "log_held_back": _sum,
+}
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+def render(figures: Figures) -> str:
+    """The Prometheus page (text format 0.0.4). What was not measured has no line."""
     lines: List[str] = []
-    lines += _metric("commcli_relay_uptime_seconds", "gauge", [("", status["uptime_s"])])
-    lines += _metric("commcli_relay_allocations", "gauge", [("", status["allocations"])])
-    lines += _metric("commcli_relay_draining", "gauge", [("", float(status["drain"]))])
-    lines += _metric("commcli_relay_table_serial", "gauge", [("", table["serial"] or 0)])
-    lines += _metric("commcli_relay_table_refused", "gauge", [("", float(table["refused"] is not None))])
-    lines += _metric("commcli_relay_drops_total", "counter", _by("reason", status["drops"]))
-    lines += _metric("commcli_relay_turn_total", "counter", _by("what", turn))
-    lag = [(quantile, value) for quantile, value in status["loop_lag_ms"].items() if value is not None]
-    lines += _metric("commcli_relay_loop_lag_ms", "gauge", _by("quantile", dict(lag)))
+    for name, kind, text, samples in (*_calls(figures), *_trouble(figures), *_machine(figures)):
+        measured = [(labels, value) for labels, value in samples if value is not None]
+        if measured:
+            lines += [f"# HELP {_PREFIX}{name} {text}", f"# TYPE {_PREFIX}{name} {kind}"]
+            lines += [f"{_PREFIX}{name}{_labels(labels)} {_number(value)}" for labels, value in measured]
     return "\n".join(lines) + "\n"
 
 
-def _metric(name: str, kind: str, samples: Iterable[Sample]) -> List[str]:
-    return [f"# TYPE {name} {kind}"] + [f"{name}{labels} {value:g}" for labels, value in samples]
+Metric = Tuple[str, str, str, List[Sample]]
 
 
-def _by(label: str, values: Dict[str, float]) -> List[Sample]:
-    return [(f'{{{label}="{key}"}}', value) for key, value in sorted(values.items())]
+def _gauge(name: str, text: str, value: "Union[float, List[Sample], None]") -> Metric:
+    return name, "gauge", text, value if isinstance(value, list) else [({}, value)]
+
+
+def _counter(name: str, text: str, value: "Union[float, List[Sample], None]") -> Metric:
+    return name, "counter", text, value if isinstance(value, list) else [({}, value)]
+
+
+def _calls(figures: Figures) -> List[Metric]:
+    turn, moved, streams = (figures.get(key) or {} for key in ("turn", "traffic", "streams"))
+    by_transport = figures.get("allocations_by")
+    live = figures.get("allocations") if by_transport is None else _by("transport", by_transport)
+    states = {key: value for key, value in streams.items() if not key.endswith("_total")}
+    return [
+        _gauge("allocations", "Live allocations by the client's transport.", live),
+        _counter("allocations_created_total", "Allocations made.", turn.get("allocations_made")),
+        _counter("allocations_ended_total", "Allocations that ended.", turn.get("allocations_ended")),
+        _counter("packets_total", "Relayed packets.", _moved(moved.get("packets", {}))),
+        _counter("bytes_total", "Bytes of the payload of relayed packets.", _moved(moved.get("bytes", {}))),
+        _gauge("streams", "TCP and TLS connections of clients by state.", _by("state", states)),
+        _gauge("draining", "1 while no new allocation is taken.", figures.get("drain")),
+        _gauge("drained", "1 when a drain has come to its threshold.", figures.get("drained")),
+    ]
+
+
+def _trouble(figures: Figures) -> List[Metric]:
+    turn, streams = (figures.get(key) or {} for key in ("turn", "streams"))
+    auth = {"ok": turn.get("auth_ok"), "failed": turn.get("auth_failed")}
+    quotas = {"user": turn.get("quota_user"), "total": turn.get("quota_total")}
+    codes = {key[len("error_") :]: count for key, count in turn.items() if key.startswith("error_")}
+    events = {key[: -len("_total")]: count for key, count in streams.items() if key.endswith("_total")}
+    lost = "Datagrams that the kernel dropped at the relay's sockets."
+    return [
+        _counter("auth_total", "Requests with credentials by result.", _by("result", auth)),
+        _counter("error_replies_total", "Error replies by STUN error code.", _by("code", codes)),
+        _counter("quota_refusals_total", "Allocations refused by a quota.", _by("quota", quotas)),
+        _counter("drops_total", "Packets dropped by reason.", _by("reason", figures.get("drops") or {})),
+        _counter("kernel_drops_total", lost, figures.get("kernel_drops")),
+        _counter("stream_events_total", "What became of streams.", _by("event", events)),
+        _counter("log_lines_held_back_total", "Log lines kept back.", figures.get("log_held_back")),
+    ]
+
+
+def _machine(figures: Figures) -> List[Metric]:
+    lag, reload, used, tls = (figures.get(key) or {} for key in ("loop_lag_ms", "reload", "process", "tls"))
+    reloads = {result: reload.get(result) for result in ("ok", "refused")}
+    version: List[Sample] = [({"version": str(figures.get("version", ""))}, 1)]
+    ends = "When the TLS certificate ends, in Unix time."
+    return [
+        _gauge("info", "Always 1.", version),
+        _gauge("uptime_seconds", "Seconds since the start.", figures.get("uptime_s")),
+        _gauge("workers", "Processes that serve clients.", figures.get("workers")),
+        _gauge("loop_lag_p50_seconds", "How late the loop was, median.", _seconds(lag.get("p50"))),
+        _gauge("loop_lag_p99_seconds", "How late the loop was, p99.", _seconds(lag.get("p99"))),
+        _counter("cpu_seconds_total", "User and system time.", used.get("cpu_s")),
+        _gauge("resident_memory_bytes", "Resident memory.", used.get("rss_bytes")),
+        _gauge("tls_certificate_expiry_timestamp_seconds", ends, tls.get("not_after_unix")),
+        _counter("reloads_total", "Reloads of the configuration by result.", _by("result", reloads)),
+        _gauge("config_last_reload_successful", "0 when the last was refused.", reload.get("last_ok")),
+        *_table(figures.get("table") or {}),
+    ]
+
+
+def _table(table: Mapping[str, Any]) -> List[Metric]:
+    loaded, refused = table.get("serial") is not None, table.get("refused") is not None
+    return [
+        _gauge("table_serial", "Serial of the table in force.", table.get("serial")),
+        _gauge("table_expired", "1 when it has expired.", table.get("expired") if loaded else None),
+        _gauge("table_refused", "1 when a newer one was refused.", refused if loaded or refused else None),
+    ]
+
+
+def _by(label: str, values: "Mapping[str, Optional[float]]") -> List[Sample]:
+    return [({label: key}, value) for key, value in sorted(values.items())]
+
+
+def _moved(by_direction: "Mapping[str, Mapping[str, float]]") -> List[Sample]:
+    return [
+        ({"direction": direction, "transport": transport}, value)
+        for direction, by_transport in sorted(by_direction.items())
+        for transport, value in sorted(by_transport.items())
+    ]
+
+
+def _seconds(ms: Optional[float]) -> Optional[float]:
+    return None if ms is None else ms / 1000
+
+
+def _labels(labels: "Mapping[str, str]") -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    """Exact: a counter of bytes rounded to six digits would stand still and then jump."""
+    return repr(float(value)) if isinstance(value, float) else str(int(value))

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from commcli.relay import metrics
+
+
+def figures(**changes: Any) -> dict[str, Any]:
+    """What one busy worker says."""
+    return {
+        "version": "1.0", "uptime_s": 12.5, "drain": False, "drained": False, "workers": 1, "allocations": 3,
+        "allocations_by": {"udp": 2, "tcp": 1, "tls": 0},
+        "traffic": {
+            "packets": {"from_client": {"udp": 10, "tcp": 1}, "to_client": {"udp": 20}},
+            "bytes": {"from_client": {"udp": 123_456_789_012, "tcp": 100}, "to_client": {"udp": 20_000}},
+        },
+        "turn": {
+            "auth_ok": 5, "auth_failed": 2, "allocations_made": 4, "allocations_ended": 1, "quota_user": 7,
+            "quota_total": 0, "error_401": 5, "error_486": 7,
+        },
+        "drops": {"no_permission": 4, "junk": 1},
+        "loop_lag_ms": {"p50": 0.5, "p99": 2.0},
+        "kernel_drops": 9,
+        "streams": {"open": 4, "half_open": 2, "handshakes": 1, "refused_total": 3},
+        "tls": {"not_after_unix": 2_000_000_000.0},
+        "process": {"cpu_s": 1.25, "rss_bytes": 20 << 20},
+        "reload": {"ok": 2, "refused": 1, "last_ok": False},
+        "log_held_back": 6,
+        "table": {"serial": 17, "expires": "2030-01-01T00:00:00Z", "expired": False, "refused": None},
+        **changes,
+    }  # fmt: skip
+
+
+def test_every_figure_has_its_line() -> None:
+    page = metrics.render(figures()).splitlines()
+    for line in (
+        'allocations{transport="tcp"} 1',
+        "allocations_created_total 4",
+        'packets_total{direction="to_client",transport="udp"} 20',
+        'bytes_total{direction="from_client",transport="udp"} 123456789012',
+        'auth_total{result="failed"} 2',
+        'quota_refusals_total{quota="user"} 7',
+        'error_replies_total{code="401"} 5',
+        'drops_total{reason="no_permission"} 4',
+        "loop_lag_p99_seconds 0.002",
+        "kernel_drops_total 9",
+        'streams{state="half_open"} 2',
+        'stream_events_total{event="refused"} 3',
+        "tls_certificate_expiry_timestamp_seconds 2000000000.0",
+        'reloads_total{result="refused"} 1',
+        "config_last_reload_successful 0",
+        "draining 0",
+        "workers 1",
+        "table_serial 17",
+        "table_refused 0",
+    ):
+        assert f"commcli_relay_{line}" in page
+
+
+def test_every_family_has_help_and_type_once_and_its_name_keeps_the_conventions() -> None:
+    page = metrics.render(figures()).splitlines()
+    helped = [line.split()[2] for line in page if line.startswith("# HELP ")]
+    typed = {line.split()[2]: line.split()[3] for line in page if line.startswith("# TYPE ")}
+    assert len(helped) == len(set(helped)) and list(typed) == helped
+    sampled = {re.split(r"[ {]", line)[0] for line in page if not line.startswith("#")}
+    assert sampled == set(typed)
+    for name, kind in typed.items():
+        assert name.endswith("_total") == (kind == "counter"), name
+        assert not name.endswith(("_ms", "_kbit", "_percent")), name
+
+
+def test_what_was_not_measured_has_no_line() -> None:
+    page = metrics.render(figures(kernel_drops=None, tls=None, loop_lag_ms={"p50": None, "p99": None}))
+    for name in ("kernel_drops", "tls_", "loop_lag"):
+        assert name not in page
+    bare = metrics.render({"uptime_s": 1.0, "allocations": 3, "table": {"serial": None, "refused": None}})
+    assert "commcli_relay_allocations 3\n" in bare and "commcli_relay_table" not in bare
+
+
+def test_a_label_can_not_forge_a_line() -> None:
+    page = metrics.render(figures(drops={'a"} 1\nforged 1': 2}))
+    assert "\nforged" not in page
+
+
+def test_workers_are_one_node() -> None:
+    one = figures()
+    other = figures(
+        version="other", allocations=10, allocations_by={"udp": 10}, drops={"junk": 2, "bug": 1},
+        loop_lag_ms={"p50": 0.1, "p99": 30.0}, tls={"not_after_unix": 1_900_000_000.0}, table=None, drain=True,
+    )  # fmt: skip
+    both = metrics.merge([one, other])
+    assert (both["version"], both["workers"], both["allocations"], both["drain"]) == ("1.0", 2, 13, True)
+    assert both["allocations_by"] == {"udp": 12, "tcp": 1, "tls": 0}
+    assert both["drops"] == {"no_permission": 4, "junk": 3, "bug": 1}
+    assert both["traffic"]["packets"]["from_client"] == {"udp": 20, "tcp": 2}
+    assert both["turn"]["error_486"] == 14
+    assert both["loop_lag_ms"] == {"p50": 0.5, "p99": 30.0}
+    assert both["tls"] == {"not_after_unix": 1_900_000_000.0}
+    assert both["table"] == one["table"] and both["reload"] == one["reload"]
+    assert both["kernel_drops"] == 18
+
+
+def test_merging_neither_invents_nor_changes() -> None:
+    one, idle = figures(), figures(kernel_drops=None, loop_lag_ms={"p50": None, "p99": None})
+    before = repr((one, idle))
+    assert metrics.merge([one]) == one
+    assert metrics.merge([idle, idle])["kernel_drops"] is None
+    assert metrics.merge([idle, idle])["loop_lag_ms"] == {"p50": None, "p99": None}
+    assert metrics.merge([idle, one])["loop_lag_ms"] == one["loop_lag_ms"]
+    assert repr((one, idle)) == before
+    with pytest.raises(ValueError, match="no figures"):
+        metrics.merge([])
+
+
+def test_the_totals_of_a_server_become_the_section_traffic() -> None:
+    totals = {("packets", "from_client", "udp"): 1, ("bytes", "to_client", "tls"): 2}
+    assert metrics.traffic(totals) == {
+        "packets": {"from_client": {"udp": 1}},
+        "bytes": {"to_client": {"tls": 2}},
+    }
+
+
+def test_a_process_knows_its_own_use() -> None:
+    used = metrics.process()
+    assert used["rss_bytes"] > 1 << 20 and used["cpu_s"] > 0
