@@ -6,6 +6,7 @@ from commcli.fleet.loader import load
 from commcli.fleet.model import (
     Capacity,
     Fleet,
+    Limits,
     Market,
     Node,
     Ports,
@@ -20,6 +21,7 @@ from commcli.fleet.secrets import Secret, SecretRef
 __all__ = [
     "Capacity",
     "Fleet",
+    "Limits",
     "Market",
     "Node",
     "Ports",

@@ -8,7 +8,7 @@ from typing import Any
 
 from commcli.errors import BadInput
 from commcli.fleet.model import EVERY_MARKET, Fleet, Node, Zone
-from commcli.fleet.record import nearest
+from commcli.fleet.record import listed, nearest
 from commcli.fleet.selector import select
 from commcli.fleet.yamlfile import shown
 
@@ -40,6 +40,7 @@ def _row(fleet: Fleet, node: Node) -> Document:
         "country": node.country,
         "continent": region.continent,
         "address": node.address,
+        "address6": node.address6,
         "state": node.state,
         "provider": node.provider,
         "markets": list(fleet.markets_of(node.id)),
@@ -59,12 +60,22 @@ def card(fleet: Fleet, node_id: str) -> Document:
         "lon": region.lon,
         "ssh": asdict(node.ssh),
         "ports": asdict(node.ports),
+        "domain": node.domain,
+        "limits": asdict(node.limits),
+        "workers": node.workers,
+        "prefixes": _prefixes_of(fleet, node),
         "base": node.base,
         "probe_python": node.probe_python,
         "variables": dict(node.variables),
         "zones": [zone.row() | {"reason": zone.reason} for zone in _zones_of(fleet, node)],
     }
     return {"schema": 1, "kind": "fleet.show", "fleet": fleet.name, "node": _row(fleet, node) | details}
+
+
+def _prefixes_of(fleet: Fleet, node: Node) -> dict[str, int]:
+    """How many client networks have this node as their nearest edge, and how many as a later one."""
+    places = [edges.index(node.id) for edges in fleet.prefixes.values() if node.id in edges]
+    return {"nearest": places.count(0), "further": len(places) - places.count(0)}
 
 
 def _zones_of(fleet: Fleet, node: Node) -> Iterator[Zone]:
@@ -85,11 +96,13 @@ def checked(fleet: Fleet) -> Document:
             "nodes": len(fleet.nodes),
             "markets": len(fleet.markets),
             "zones": len(fleet.zones),
+            "prefixes": len(fleet.prefixes),
             "secrets": len(fleet.secrets),
         },
         "warnings": [
             *_thin_markets(fleet),
             *_idle_regions(fleet),
+            *_vain_prefixes(fleet),
             *_missing_files(fleet),
             *_doubtful_secrets(fleet),
         ],
@@ -108,6 +121,28 @@ def _thin_markets(fleet: Fleet) -> Iterator[str]:
 def _idle_regions(fleet: Fleet) -> Iterator[str]:
     used = {node.region for node in fleet.nodes.values()}
     return (f"region {region}: no node stands there" for region in fleet.regions if region not in used)
+
+
+def _vain_prefixes(fleet: Fleet) -> Iterator[str]:
+    """Networks whose clients nobody in their row can take: they stay where they come."""
+    draining = [text for text, edges in fleet.prefixes.items() if all(_drains(fleet, edge) for edge in edges)]
+    if draining:
+        yield f"prefixes {listed(draining)}: all their edges are draining"
+    strange = [
+        text
+        for text, edges in fleet.prefixes.items()
+        if not any(_has_family(fleet.nodes[edge], ":" in text) for edge in edges)
+    ]
+    if strange:
+        yield f"prefixes {listed(strange)}: no edge of theirs has an address of that family"
+
+
+def _drains(fleet: Fleet, node_id: str) -> bool:
+    return fleet.nodes[node_id].state == "drain"
+
+
+def _has_family(node: Node, six: bool) -> bool:
+    return (":" in node.address) == six or (six and node.address6 is not None)
 
 
 def _missing_files(fleet: Fleet) -> Iterator[str]:

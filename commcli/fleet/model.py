@@ -44,7 +44,9 @@ class SshTarget:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """A relay's own ports (UDP, but for `metrics`: TCP), and the range its relayed addresses come from."""
+    """A relay's own ports, and the range its relayed addresses come from. All are UDP but `metrics` and `tls`, which
+    are TCP; `turn` is both. No `tls`: no TURN over TLS.
+    """
 
     turn: int = 3478
     overlay: int = 3479
@@ -52,6 +54,7 @@ class Ports:
     metrics: int = 9478
     relay_low: int = 49152
     relay_high: int = 65535
+    tls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,25 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a relay allows its clients; `None` is no limit. Quotas count allocations, of one user and of all; the rates
+    are those of each direction of one allocation, and of the node.
+    """
+
+    user_quota: int | None = None
+    total_quota: int | None = None
+    session_kbit_s: int | None = None
+    node_mbit_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One relay machine.
 
-    `address` is the public IP that media is sent to, `country` that of its region, `base` its folder there,
-    `probe_python` a python there that has aiortc, `variables` what playbooks may read (JSON-able values).
+    `address` is the public IP that media is sent to, `address6` its IPv6 one beside an IPv4 `address`; `domain` is what
+    its TLS certificate names. `country` is that of its region, `base` its folder there, `probe_python` a python there
+    that has aiortc, `variables` what playbooks may read (JSON-able values). `workers` are the relay's processes (0: one
+    a core; None: what the relay does by itself).
     """
 
     id: str
@@ -83,6 +100,10 @@ class Node:
     probe_python: str | None = None
     tags: tuple[str, ...] = ()
     variables: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    address6: str | None = None
+    domain: str | None = None
+    limits: Limits = Limits()
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +164,8 @@ class SshDefaults:
 class Fleet:
     """The whole inventory, checked: every id that one part names exists in another.
 
-    `production` makes writes ask for the fleet's name. `realm` is TURN's (RFC 8489 section 9.2).
+    `production` makes writes ask for the fleet's name. `realm` is TURN's (RFC 8489 section 9.2). `prefixes` are client
+    networks and the edges nearest to them, the nearest first.
     """
 
     name: str
@@ -156,6 +178,7 @@ class Fleet:
     secrets: Mapping[str, SecretRef]
     signing: Signing
     ssh: SshDefaults
+    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     def markets_of(self, node_id: str) -> tuple[str, ...]:
         """The markets this node serves as an edge, in the inventory's order; () for a pure transit node."""
@@ -165,3 +188,8 @@ class Fleet:
         """The nodes that serve some market, in the inventory's order."""
         edges = {edge for market in self.markets.values() for edge in market.edges}
         return tuple(node for node in self.nodes.values() if node.id in edges)
+
+    def client_nodes(self) -> frozenset[str]:
+        """The ids of the nodes that clients are meant to come to: edges of markets, or of client networks."""
+        named = {edge for edges in self.prefixes.values() for edge in edges}
+        return frozenset(named.union(node.id for node in self.edge_nodes()))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import PurePosixPath
 
-from commcli.fleet.model import Capacity, Node, NodeState, Ports, Region, SshTarget
+from commcli.fleet.model import Capacity, Limits, Node, NodeState, Ports, Region, SshTarget
 from commcli.fleet.record import Record
 from commcli.fleet.yamlfile import YamlMap
 
@@ -19,6 +19,9 @@ RESERVED_IDS = ("all", *STATES)  # words of the selector
 
 _JUMP = re.compile(r"(?:[^@\s,]+@)?[^@\s:,-][^@\s:,]*(?::[0-9]{1,5})?\Z")
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9._:%-]*\Z")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})+\Z")
+MOST_WORKERS = 256
 _VARIABLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _SECRET_NAME = re.compile(r"password|passwd|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
 
@@ -46,10 +49,11 @@ def read_nodes(
 def check_production(table: Record, nodes: Mapping[str, Node]) -> None:
     """Note what only the lab may do: stand on loopback, and switch its relays' artificial faults on."""
     for node in nodes.values():
-        if node.address and ipaddress.ip_address(node.address).is_loopback:
-            table.problem(
-                f"node {node.id}: address {node.address} is loopback, in a production fleet", key=node.id
-            )
+        for name, address in (("address", node.address), ("address6", node.address6)):
+            if address and ipaddress.ip_address(address).is_loopback:
+                table.problem(
+                    f"node {node.id}: {name} {address} is loopback, in a production fleet", key=node.id
+                )
         if node.variables.get("faults"):
             table.problem(
                 f"node {node.id}: variables: faults is the lab's, not a production fleet's", key=node.id
@@ -62,7 +66,7 @@ def _node(
     if key in RESERVED_IDS:
         record.problem(f'"{key}" is a word of the selectors and can not be an id')
     region = record.word("region", region_ids, "region")
-    address = _address(record)
+    address = _address(record, "address", record.text("address"))
     shared = replace(shared, address=address, ssh=replace(shared.ssh, host=address))
     node = replace(
         _shared(record, shared),
@@ -70,7 +74,11 @@ def _node(
         region=region,
         country=regions[region].country if region in regions else "",
         state=STATES.get(record.word_or("state", "active", STATES, "state"), "active"),
+        address6=_second_address(record, address),
+        domain=_domain(record),
     )
+    if node.domain and node.ports.tls is None:
+        record.problem("domain is what the TLS certificate names, but ports has no tls", key="domain")
     if not node.ssh.user and not record.broken:
         record.problem("ssh: user is missing, here and in the defaults")
     record.finish()
@@ -86,6 +94,8 @@ def _shared(record: Record, base: Node) -> Node:
         base=_folder(record, base.base),
         provider=record.id_or("provider", base.provider),
         capacity=_capacity(record.section("capacity"), base.capacity),
+        limits=_limits(record, base.limits),
+        workers=record.integer_or("workers", base.workers, 0, MOST_WORKERS),
         probe_python=record.text_or("probe_python", base.probe_python),
         tags=tuple(dict.fromkeys((*base.tags, *record.words("tags", None, "tag")))),
         variables={**base.variables, **_variables(record.section("variables"))},
@@ -116,6 +126,7 @@ def _ports(record: Record, base: Ports) -> Ports:
         metrics=record.integer_or("metrics", base.metrics, 1, 65535),
         relay_low=record.integer_or("relay_low", base.relay_low, 1024, 65535),
         relay_high=record.integer_or("relay_high", base.relay_high, 1024, 65535),
+        tls=record.integer_or("tls", base.tls, 1, 65535),
     )
     named = {"turn": ports.turn, "overlay": ports.overlay, "stamp": ports.stamp}
     for (one, port), (other, same) in combinations(named.items(), 2):
@@ -124,6 +135,9 @@ def _ports(record: Record, base: Ports) -> Ports:
     for name, port in named.items():
         if ports.relay_low <= port <= ports.relay_high:
             record.problem(f"{name} port {port} lies in the relay range", key=name)
+    for name, port in (("turn", ports.turn), ("metrics", ports.metrics)):
+        if port == ports.tls:
+            record.problem(f"{name} and tls are the same TCP port {port}", key="tls")
     if ports.relay_low > ports.relay_high:
         record.problem("relay_low is above relay_high", key="relay_low")
     record.finish()
@@ -139,19 +153,46 @@ def _capacity(record: Record, base: Capacity) -> Capacity:
     return capacity
 
 
-def _address(record: Record) -> str:
-    text = record.text("address")
+def _limits(record: Record, base: Limits) -> Limits:
+    return Limits(
+        user_quota=record.integer_or("user_quota", base.user_quota, 1, 10**7),
+        total_quota=record.integer_or("total_quota", base.total_quota, 1, 10**7),
+        session_kbit_s=record.integer_or("session_kbit_s", base.session_kbit_s, 1, 10**7),
+        node_mbit_s=record.integer_or("node_mbit_s", base.node_mbit_s, 1, 10**7),
+    )
+
+
+def _second_address(record: Record, address: str) -> str | None:
+    second = _address(record, "address6", record.text_or("address6", ""))
+    if second and ":" not in second:
+        record.problem(f"address6 {second} is no IPv6 address", key="address6")
+    elif second and ":" in address:
+        record.problem("address6 stands beside an IPv4 address; address is IPv6 already", key="address6")
+    return second or None
+
+
+def _domain(record: Record) -> str | None:
+    domain = record.text_or("domain", None)
+    if domain is not None and not _DOMAIN.match(domain):
+        record.problem(
+            "domain must be a host name in lower case, such as sg-1.relay.example.net", key="domain"
+        )
+    return domain
+
+
+def _address(record: Record, key: str, text: str) -> str:
+    """The address in `text`, or "" if it is none."""
     if not text:
         return ""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        record.problem(f'bad address "{text}": it must be an IP address, v4 or v6', key="address")
+        record.problem(f'bad {key} "{text}": it must be an IP address, v4 or v6', key=key)
         return ""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        record.problem(f"address {text} must be written as {address.ipv4_mapped}", key="address")
+        record.problem(f"{key} {text} must be written as {address.ipv4_mapped}", key=key)
     if address.is_unspecified or address.is_multicast or address.is_link_local or int(address) == 2**32 - 1:
-        record.problem(f"address {address} is not that of one machine", key="address")
+        record.problem(f"{key} {address} is not that of one machine", key=key)
     return str(address)
 
 
@@ -192,7 +233,8 @@ def _clashes(nodes: Iterable[Node]) -> Iterator[tuple[Node, Node, str]]:
     for node in nodes:
         if node.address:
             by_place[node.ssh.host, node.ssh.port, node.ssh.proxy_jump, node.base].append(node)
-            by_address[node.address].append(node)
+            for address in filter(None, (node.address, node.address6)):
+                by_address[address].append(node)
     for group in by_place.values():
         for one, other in combinations(group, 2):
             yield one, other, "the same SSH host, port and base folder are those of"
@@ -206,5 +248,8 @@ def _same_ports(one: Ports, other: Ports) -> Iterator[str]:
     for port in (other.turn, other.overlay, other.stamp):
         if port in theirs or one.relay_low <= port <= one.relay_high:
             yield f"its address with UDP port {port} is that of"
+    for port in filter(None, (other.turn, other.tls)):
+        if port in (one.turn, one.tls) and (port, port) != (one.turn, other.turn):
+            yield f"its address with TCP port {port} is that of"
     if one.relay_low <= other.relay_high and other.relay_low <= one.relay_high:
         yield "its address with its relay ports is that of"

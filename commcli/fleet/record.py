@@ -227,6 +227,10 @@ class Record:
             self._taken.add(key)
             yield key, value, self._map.lines[key]
 
+    def row(self, key: str, what: str) -> Record:
+        """The value under `key` as a Record named `what`, for one that is no mapping: it takes the complaints."""
+        return Record(self._map.get(key), self._map.lines[key], self.file, what, self._problems, told=True)
+
     def ids(self) -> tuple[str, ...] | None:
         """The keys, good or bad: what others may refer to without a second complaint. None: nobody knows."""
         return None if self.broken else tuple(self._map)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from commcli import __version__
 from commcli.errors import BadInput
@@ -44,9 +45,16 @@ def relay_config(fleet: Fleet, node: Node) -> dict[str, object]:
     """etc/relay.json (relay/config.py). The node's variables may set `allow_peers` and `faults` (the lab's)."""
     ports = node.ports
     principal = fleet.signing.principal
+    # Only what is set, and not the relay's own word for it: a new line restarts every relay.
+    said = {
+        "principal": None if principal == NAMESPACE else principal,
+        "address6": node.address6,
+        "tls_port": ports.tls,
+        **asdict(node.limits),
+        "workers": node.workers,
+    }
     return {
-        # Only where it is not the relay's own word for it: a new line restarts every relay.
-        **({} if principal == NAMESPACE else {"principal": principal}),
+        **{key: value for key, value in said.items() if value is not None},
         "schema": 1,
         "node": node.id,
         "base": node.base,

@@ -34,7 +34,7 @@ def _draw_list(doc: Document) -> RenderableType:
 
 def _draw_show(doc: Document) -> RenderableType:
     node = doc["node"]
-    ssh, ports, capacity = node["ssh"], node["ports"], node["capacity"]
+    ssh, ports, capacity, prefixes = node["ssh"], node["ports"], node["capacity"], node["prefixes"]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -42,14 +42,18 @@ def _draw_show(doc: Document) -> RenderableType:
     rows = {
         "node": f"{node['id']} ({node['state']})",
         "stands in": f"{node['city']}, {node['country']}, {node['continent']} (region {node['region']})",
-        "address": node["address"],
+        "address": " and ".join(filter(None, (node["address"], node["address6"]))),
         "ports": f"turn {ports['turn']}, overlay {ports['overlay']}, stamp {ports['stamp']}, "
-        f"metrics {ports['metrics']}, relayed {ports['relay_low']}-{ports['relay_high']}",
+        f"metrics {ports['metrics']}, relayed {ports['relay_low']}-{ports['relay_high']}, "
+        + (f"tls {ports['tls']}" if ports["tls"] else "no tls"),
+        "domain": node["domain"] or "-",
         "ssh": f"{ssh['user']}@{ssh['host']}:{ssh['port']}{jump}",
         "folder": node["base"],
         "probe python": node["probe_python"] or "-",
         "provider": node["provider"] or "-",
         "capacity": f"{_known(capacity['sessions'])} sessions, {_known(capacity['mbps'])} Mbit/s",
+        "limits": _limits(node),
+        "prefixes": f"nearest edge of {prefixes['nearest']}, a further one of {prefixes['further']}",
         "markets": " ".join(node["markets"]) or "- (transit only)",
         "tags": " ".join(node["tags"]) or "-",
         "variables": ", ".join(f"{key}={value}" for key, value in node["variables"].items()) or "-",
@@ -58,6 +62,21 @@ def _draw_show(doc: Document) -> RenderableType:
         table.add_row(label, Text(str(text)))
     zones = [Text(f"zone {zone['id']}: {_rule(zone)}\n  {zone['reason']}") for zone in node["zones"]]
     return Group(table, *zones)
+
+
+def _limits(node: Document) -> str:
+    """Those that are set, with their units."""
+    limits = node["limits"]
+    words = (
+        ("user_quota", "{} allocations a user"),
+        ("total_quota", "{} allocations in all"),
+        ("session_kbit_s", "{} kbit/s a session and direction"),
+        ("node_mbit_s", "{} Mbit/s in all"),
+    )
+    said = [text.format(limits[key]) for key, text in words if limits[key] is not None]
+    if node["workers"] is not None:
+        said.append("a process a core" if node["workers"] == 0 else f"{node['workers']} processes")
+    return ", ".join(said) or "-"
 
 
 def _known(value: float | None) -> str:

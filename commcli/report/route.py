@@ -44,7 +44,9 @@ def _plan_head(doc: Document) -> Text:
         f"; table {doc['serial']} would change {counts['primaries_changed']} of {counts['pairs']} pairs"
     )
     other = counts["differing"] - counts["primaries_changed"]
-    return text.append(f" and the spare paths of {other} more" if other > 0 else "")
+    text.append(f" and the spare paths of {other} more" if other > 0 else "")
+    networks = counts["prefixes_changed"]
+    return text.append(f"; {networks} client networks get other edges" if networks else "")
 
 
 def _changes(changes: Sequence[Document]) -> Table:
@@ -196,7 +198,19 @@ def _show(doc: Document) -> RenderableType:
         left = Text(
             f"expired {doc['expires']}: relays keep it, but take no new table of its age", STYLES["fail"]
         )
-    return Group(table, left)
+    return Group(table, *_doors(doc), left)
+
+
+def _doors(doc: Document) -> list[Text]:
+    """Where new clients are taken, and how many client networks are sent there: one line, and what is odd."""
+    closed = [door["node"] for door in doc["doors"] if door["turn_port"] is None]
+    lines = [Text(f"no new clients are sent to {', '.join(closed)}", "dim")] if closed else []
+    if doc["prefixes"]:
+        nearest = (
+            ", ".join(f"{d['node']} {d['prefixes']}" for d in doc["doors"] if d["prefixes"]) or "none here"
+        )
+        lines.append(Text(f"client networks: {doc['prefixes']}, nearest to {nearest}", "dim"))
+    return lines
 
 
 def _explain(doc: Document) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -106,8 +107,16 @@ def _counts(new: Table, in_force: Table | None, primaries_changed: int) -> dict[
         "blocked": len(new.blocked),
         "without_path": total - len(lengths) - len(new.blocked),
         "primaries_changed": primaries_changed,
+        "prefixes": len(new.prefixes),
+        "prefixes_changed": _prefixes_changed(new, in_force),
         "differing": len(tables.diff(in_force, new)),
     }
+
+
+def _prefixes_changed(new: Table, in_force: Table | None) -> int:
+    """The client networks that get other edges, or are new or gone."""
+    old = {} if in_force is None else in_force.prefixes
+    return sum(1 for text in {*old, *new.prefixes} if old.get(text) != new.prefixes.get(text))
 
 
 def _measured(decision: Decision) -> Document:
@@ -178,6 +187,7 @@ def show(table: Table, fleet: str, ingresses: Sequence[str], *, now_unix: float)
         for a, b in sorted(table.blocked)
         if a in wanted
     ]
+    nearest = Counter(edges[0] for edges in table.prefixes.values())
     return {
         "schema": SCHEMA,
         "kind": "route.show",
@@ -187,6 +197,16 @@ def show(table: Table, fleet: str, ingresses: Sequence[str], *, now_unix: float)
         "left_s": int(table.expires - now_unix),
         "routes": rows,
         "zones": [dict(zone) for zone in table.zones],
+        "doors": [
+            {
+                "node": node,
+                **{key: row.get(key) for key in ("turn_port", "tls_port", "domain")},
+                "prefixes": nearest.get(node, 0),
+            }
+            for node, row in sorted(table.nodes.items())
+            if node in wanted
+        ],
+        "prefixes": len(table.prefixes),
     }
 
 

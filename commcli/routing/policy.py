@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the planner must obey. `ids` is sorted; `nodes` are rows as the shards carry them."""
+    """What the planner must obey. `ids` is sorted; `nodes` are rows as the shards carry them; `prefixes` are the client
+    networks, which no path depends on.
+    """
 
     ids: tuple[str, ...]
     nodes: Mapping[str, NodeRow]
@@ -45,6 +47,7 @@ class Policy:
     zones: tuple[Zone, ...]
     states: Mapping[str, str]
     away: frozenset[str] = frozenset()
+    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def zone_rows(self) -> tuple[ZoneRow, ...]:
@@ -61,12 +64,14 @@ class Policy:
 
     def sha256(self) -> str:
         """Digest of everything in it."""
-        whole = {
+        whole: dict[str, Any] = {
             "nodes": {node: dict(self.nodes[node]) for node in self.ids},
             "zones": [zone.row() for zone in self.zones],
             "states": {node: self.states[node] for node in self.ids},
             "away": sorted(self.away),
         }
+        if self.prefixes:
+            whole["prefixes"] = dict(self.prefixes)
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -86,22 +91,36 @@ def of(fleet: Fleet, away: Collection[str] = (), draining: Collection[str] = ())
     say that they drain, whatever the inventory says.
     """
     ids = tuple(sorted(fleet.nodes))
+    states = {node: "drain" if node in draining else fleet.nodes[node].state for node in ids}
+    taking = {node for node in fleet.client_nodes() if states[node] != "drain" and node not in away}
     return Policy(
         ids=ids,
-        nodes={node: node_row(fleet, node) for node in ids},
+        nodes={node: node_row(fleet, node, taking=node in taking) for node in ids},
         places={
             node: Place(fleet.nodes[node].country or None, frozenset(fleet.markets_of(node))) for node in ids
         },
         zones=fleet.zones,
-        states={node: "drain" if node in draining else fleet.nodes[node].state for node in ids},
+        states=states,
         away=frozenset(away),
+        prefixes=fleet.prefixes,
     )
 
 
-def node_row(fleet: Fleet, node_id: str) -> dict[str, Any]:
-    """What every shard says of a node: where it is, which addresses are its relayed ones, whom it serves."""
+def node_row(fleet: Fleet, node_id: str, *, taking: bool = False) -> dict[str, Any]:
+    """What every shard says of a node: where it is, which addresses are its relayed ones, whom it serves, and, if it is
+    `taking` new clients, where they find it.
+    """
     node = fleet.nodes[node_id]
+    door: dict[str, Any] = {}
+    if taking:
+        door["turn_port"] = node.ports.turn
+    if taking and node.ports.tls is not None:
+        door["tls_port"] = node.ports.tls
+        door.update({} if node.domain is None else {"domain": node.domain})
+    if node.address6 is not None:
+        door["address6"] = node.address6
     return {
+        **door,
         "address": node.address,
         "overlay_port": node.ports.overlay,
         "relay_ports": [node.ports.relay_low, node.ports.relay_high],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,7 +59,7 @@ class Route:
 @dataclass(frozen=True, slots=True)
 class Table:
     """All routes under one serial. `created` and `expires` are Unix seconds; `inputs` names what it was made
-    from by digest ("measurements", "policy").
+    from by digest ("measurements", "policy"); `prefixes` are client networks and the edges nearest to them.
     """
 
     fleet: str
@@ -71,6 +71,7 @@ class Table:
     zones: tuple[ZoneRow, ...]
     routes: Mapping[Pair, Route]
     blocked: frozenset[Pair]
+    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def incumbents(self, ids: tuple[str, ...]) -> Routes:
         """Its routes as the planner's arrays over `ids`."""
@@ -82,8 +83,9 @@ class Table:
 
     def same_routing(self, other: Table) -> bool:
         """Whether a relay would do the same with either, whatever their serials and dates."""
-        mine = (self.routes, self.blocked, _plain(self.nodes), _plain(self.zones))
-        return mine == (other.routes, other.blocked, _plain(other.nodes), _plain(other.zones))
+        mine = (self.routes, self.blocked, self.prefixes, _plain(self.nodes), _plain(self.zones))
+        theirs = (other.routes, other.blocked, other.prefixes, _plain(other.nodes), _plain(other.zones))
+        return mine == theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ def from_plan(
         zones=policy.zone_rows,
         routes=routes,
         blocked=frozenset(blocked),
+        prefixes=policy.prefixes,
     )
 
 
@@ -139,7 +142,7 @@ def under_serial(table: Table, serial: int, created: int, *, lifetime_s: int = L
 
 
 def under_policy(table: Table, policy: Policy) -> Table:
-    """The same routes with today's nodes and zones in place of those of its time.
+    """The same routes with today's nodes, zones and client networks in place of those of its time.
 
     Paths through nodes that no longer exist, or that may not be transit today, fall away, and what is left of a
     route moves up. Whether the rest is lawful is for `unlawful` to say.
@@ -151,7 +154,9 @@ def under_policy(table: Table, policy: Policy) -> Table:
 
     blocked = frozenset(pair for pair in table.blocked if set(pair) <= known)
     kept = _only(table, stands)
-    return replace(kept, nodes=policy.nodes, zones=policy.zone_rows, blocked=blocked)
+    return replace(
+        kept, nodes=policy.nodes, zones=policy.zone_rows, prefixes=policy.prefixes, blocked=blocked
+    )
 
 
 def unlawful(table: Table, policy: Policy) -> list[tuple[Pair, str, Path, str]]:
@@ -190,15 +195,18 @@ def encode(table: Table) -> Encoded:
         rows[source][target] = route.row()
     for source, target in sorted(table.blocked):
         walls[source].append(target)
-    common = {
+    common: dict[str, Any] = {
         "schema": SCHEMA,
         "serial": table.serial,
         **dates,
         "nodes": {node: dict(row) for node, row in table.nodes.items()},
         "zones": [dict(zone) for zone in table.zones],
     }
+    if table.prefixes:
+        common["prefixes"] = dict(table.prefixes)
+    spelled = {key: _spelled(value) for key, value in common.items()}
     shards = {
-        node: canonical({**common, "node": node, "routes": rows[node], "blocked": walls[node]})
+        node: _joined(spelled, {"node": node, "routes": rows[node], "blocked": walls[node]})
         for node in sorted(table.nodes)
     }
     manifest = {
@@ -238,6 +246,7 @@ def decode(manifest: bytes, shards: Mapping[str, bytes]) -> Table:
                 for target, row in part["routes"].items()
             },
             blocked=frozenset((node, target) for node, part in parts.items() for target in part["blocked"]),
+            prefixes={text: tuple(row) for text, row in any_part.get("prefixes", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"table: not in the shape of schema {SCHEMA}: {error!r}") from None
@@ -282,8 +291,17 @@ def diff(before: Table | None, after: Table) -> list[Difference]:
 
 def canonical(document: Mapping[str, Any]) -> bytes:
     """The one spelling of a document: sorted keys, no spaces, UTF-8, a newline at the end."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
+    return _spelled(document).encode() + b"\n"
+
+
+def _spelled(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _joined(spelled: Mapping[str, str], rest: Mapping[str, object]) -> bytes:
+    """`canonical` of both together, when one is spelled already: what N shards share is not written N times over."""
+    whole = {**spelled, **{key: _spelled(value) for key, value in rest.items()}}
+    return ("{" + ",".join(f"{_spelled(key)}:{whole[key]}" for key in sorted(whole)) + "}\n").encode()
 
 
 def sha256(data: bytes) -> str:
