@@ -46,7 +46,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The relay's own word. `serial` is None without a table; a peer's RTT is None while it does not answer."""
+    """The relay's own word. `serial` is None without a table; a peer's RTT is None while it does not answer.
+
+    `tls`: it is told to serve TLS; `tls_until_unix`, its certificate's end, is None if it has none that it can use.
+    """
 
     version: str
     uptime_s: float
@@ -57,6 +60,8 @@ class Relay:
     refused: str | None = None
     lag_p99_ms: float | None = None
     peers_rtt_ms: Mapping[str, float | None] = field(default_factory=dict)
+    tls: bool = False
+    tls_until_unix: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,7 @@ def _version(text: str) -> tuple[int, int] | None:
 
 
 def _relay(status: Mapping[str, Any]) -> Relay:
-    table = status["table"]
+    table, tls = status["table"], status.get("tls")
     return Relay(
         version=status["version"],
         uptime_s=status["uptime_s"],
@@ -165,6 +170,8 @@ def _relay(status: Mapping[str, Any]) -> Relay:
         refused=table["refused"],
         lag_p99_ms=status["loop_lag_ms"]["p99"],
         peers_rtt_ms={peer: told["rtt_ms"] for peer, told in status["peers"].items()},
+        tls=tls is not None,
+        tls_until_unix=None if tls is None else tls.get("not_after_unix"),
     )
 
 

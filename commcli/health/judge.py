@@ -36,6 +36,9 @@ class Limits:
     sessions_warn: float = 0.8
     # Tables are renewed far more often; one that nears its end was forgotten, and a night must be enough to see it.
     table_warn_s: float = 12 * 3600.0
+    # Automatic renewal tries from a month before the end; one that has failed for two weeks needs a person.
+    tls_warn_s: float = 14 * 86400.0
+    tls_fail_s: float = 86400.0
     # A relay that began so lately has not measured its peers yet, and may be one that keeps dying.
     young_s: float = 30.0
 
@@ -129,6 +132,27 @@ def _expiry(relay: Relay, serial: int, facts: Facts, limits: Limits) -> Finding:
         reason = f"serial {serial} expires in {_span(left_s)} (warns under {_span(limits.table_warn_s)})"
         return Finding("table", "warn", "table expires soon", reason)
     return _ok("table", f"serial {serial}, expires in {_span(left_s)}")
+
+
+def _tls(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    relay = facts.relay
+    if relay is None or not relay.tls:
+        return None
+    if relay.tls_until_unix is None:
+        reason = "no certificate that the relay can use: clients cannot come over TLS"
+        return Finding("tls", "fail", "no usable TLS certificate", reason)
+    left_s = relay.tls_until_unix - facts.unix
+    if left_s <= 0:
+        return Finding(
+            "tls", "fail", "TLS certificate expired", f"TLS certificate expired {_span(-left_s)} ago"
+        )
+    reason = f"TLS certificate expires in {_span(left_s)}"
+    grades: tuple[tuple[Verdict, float], ...] = (("fail", limits.tls_fail_s), ("warn", limits.tls_warn_s))
+    for verdict, limit_s in grades:
+        if left_s < limit_s:
+            words = f"{reason} ({verdict}s under {_span(limit_s)})"
+            return Finding("tls", verdict, "TLS certificate expires soon", words)
+    return _ok("tls", reason)
 
 
 def _peers(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
@@ -232,7 +256,9 @@ def _python(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
 
 
 Check = Callable[[Facts, Overview, Limits], Finding | None]
-_CHECKS: tuple[Check, ...] = (_relay, _table, _drain, _peers, _sessions, _lag, _clock, _disk, _load, _python)
+_CHECKS: tuple[Check, ...] = (
+    *(_relay, _table, _drain, _tls, _peers, _sessions, _lag, _clock, _disk, _load, _python),
+)
 
 
 def _ok(check: str, reason: str) -> Finding:

@@ -91,7 +91,9 @@ def _rule(zone: Document) -> str:
 
 
 def _draw_check(doc: Document) -> RenderableType:
-    counts = ", ".join(f"{count} {noun}" for noun, count in doc["counts"].items())
+    counts = ", ".join(
+        f"{count} {noun}" for noun, count in doc["counts"].items() if count or noun != "prefixes"
+    )
     head = Text.assemble(styled("ok"), f"  {doc['fleet']}: {counts}")
     warnings = [Text.assemble(styled("warn"), f"  {warning}") for warning in doc["warnings"]]
     return Group(head, *warnings)

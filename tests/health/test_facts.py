@@ -55,6 +55,17 @@ def test_facts_of_an_answer() -> None:
     assert facts.errors == {}
 
 
+@pytest.mark.parametrize(
+    ("told", "tls", "until_unix"),
+    [(None, False, None), ({"not_after_unix": None}, True, None), ({"not_after_unix": 9.5}, True, 9.5)],
+)
+def test_facts_of_a_relay_with_tls(told: object, tls: bool, until_unix: float | None) -> None:
+    body = {**BODY, "relay": {"value": {**STATUS, "tls": told}, "error": None}}
+    relay = read(NODE, answered(body)).relay
+    assert relay is not None
+    assert (relay.tls, relay.tls_until_unix) == (tls, until_unix)
+
+
 def test_what_the_node_could_not_tell_is_unknown_with_its_reason() -> None:
     body = {
         **BODY,
