@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
+from collections.abc import Callable
 
 import pytest
 from aioice import stun as other
@@ -31,6 +34,8 @@ def _raw(attributes: bytes, kind: int = 0x0001) -> bytes:
         (_raw(b"\0\x06\0\1a")[:25], "length"),
         (_raw(b"\0\x06\0\5abcd"), "attribute length"),
         (_raw(b"\0\x08\0\x10" + bytes(16)), "integrity length"),
+        (_raw(b"\0\x1c\0\x14" + bytes(20)), "integrity length"),
+        (_raw(b"\0\x1c\0\x10" + bytes(16)), "integrity length"),  # truncation is for usages that say so
         (_raw(b"\x80\x28\0\4abcd"), "fingerprint"),
         (_raw(b"\x80\x28\0\4abcd" + b"\0\x06\0\0"), "fingerprint not last"),
         (_raw(b"\x80\x28\0\0"), "fingerprint not last"),
@@ -71,6 +76,41 @@ def test_what_follows_integrity_is_not_read() -> None:
     assert not stun.parse(_raw(b"\0\x06\0\1u\0\0\0")).signed_by(key)
 
 
+def _signed_both_ways(key: bytes) -> bytes:
+    """A request that carries MESSAGE-INTEGRITY and then MESSAGE-INTEGRITY-SHA256, as to a server yet unknown."""
+    once = stun.build(stun.REFRESH, stun.REQUEST, ID, [(stun.USERNAME, b"u")], key=key)
+    longer = _raw(once[20:] + bytes(36), kind=0x0004)[
+        :-36
+    ]  # the header's length counts the attribute to come
+    return longer + b"\0\x1c\0\x20" + hmac.new(key, longer, hashlib.sha256).digest()
+
+
+def test_both_integrities_may_be_there_in_the_order_of_their_age() -> None:
+    message = stun.parse(_signed_both_ways(b"k" * 16))
+    assert message.signed_by(b"k" * 16) and message.signed_by(b"k" * 16, sha256=True)
+    assert not message.signed_by(b"l" * 16) and not message.signed_by(b"l" * 16, sha256=True)
+
+
+def test_what_follows_sha256_integrity_is_not_read() -> None:
+    key = b"k" * 32
+    attributes = [(stun.USERNAME, b"u")]
+    signed = stun.build(stun.REFRESH, stun.REQUEST, ID, attributes, key=key, sha256=True)
+    forged = stun.build(stun.REFRESH, stun.REQUEST, ID, key=b"other", sha256=True)[20:]
+    weak = b"\0\x08\0\x14" + bytes(20)
+    message = stun.parse(_raw(signed[20:] + b"\0\x0d\0\4\0\0\0\0" + weak + forged, kind=0x0004))
+    assert message.attributes == attributes
+    assert message.integrity is None and not message.signed_by(key)
+    assert message.signed_by(key, sha256=True)
+
+
+def test_attributes_between_the_integrities_are_not_read() -> None:
+    signed = stun.build(stun.REFRESH, stun.REQUEST, ID, key=b"k" * 16)[20:]
+    longer = _raw(signed + b"\0\x0d\0\4\0\0\0\0" + bytes(36), kind=0x0004)[:-36]
+    message = stun.parse(longer + b"\0\x1c\0\x20" + hmac.new(b"k" * 16, longer, hashlib.sha256).digest())
+    assert message.attributes == []
+    assert message.signed_by(b"k" * 16, sha256=True)
+
+
 @pytest.mark.parametrize("size", range(1, 9))
 def test_padding_is_zero_whatever_the_length(size: int) -> None:
     built = stun.build(stun.SEND, stun.INDICATION, ID, [(stun.DATA, b"\xff" * size)])
@@ -109,25 +149,25 @@ def test_every_method_and_class_comes_back(method: int, kind: int) -> None:
     assert (message.method, message.kind) == (method, kind)
 
 
+COUNTED = (stun.MESSAGE_INTEGRITY, stun.MESSAGE_INTEGRITY_SHA256, stun.FINGERPRINT)
 ATTRIBUTES = st.lists(
-    st.tuples(
-        st.integers(0, 0xFFFF).filter(lambda n: n not in (stun.MESSAGE_INTEGRITY, stun.FINGERPRINT)),
-        st.binary(max_size=40),
-    ),
-    max_size=12,
+    st.tuples(st.integers(0, 0xFFFF).filter(lambda n: n not in COUNTED), st.binary(max_size=40)), max_size=12
 )
 
 
-@given(ATTRIBUTES, st.none() | st.binary(min_size=1, max_size=64), st.booleans())
+@given(ATTRIBUTES, st.none() | st.binary(min_size=1, max_size=64), st.booleans(), st.booleans())
 def test_what_is_built_is_read_back(
-    attributes: list[tuple[int, bytes]], key: bytes | None, fingerprint: bool
+    attributes: list[tuple[int, bytes]], key: bytes | None, sha256: bool, fingerprint: bool
 ) -> None:
-    message = stun.parse(
-        stun.build(stun.ALLOCATE, stun.REQUEST, ID, attributes, key=key, fingerprint=fingerprint)
+    built = stun.build(
+        stun.ALLOCATE, stun.REQUEST, ID, attributes, key=key, sha256=sha256, fingerprint=fingerprint
     )
+    message = stun.parse(built)
     assert message.attributes == attributes
     assert message.fingerprinted is fingerprint
-    assert message.signed_by(key or b"x") is (key is not None)
+    assert message.signed_by(key or b"x", sha256) is (key is not None)
+    assert not message.signed_by(key or b"x", not sha256)
+    assert not message.signed_by((key or b"") + b"x", sha256)
 
 
 @given(st.binary(max_size=200))
@@ -137,6 +177,58 @@ def test_garbage_is_refused_or_read_but_never_crashes(data: bytes) -> None:
             stun.parse(candidate)
         except StunError:
             continue
+
+
+# Attributes whose sizes, types and order are wrong, in a message that is whole: what random bytes hardly ever hit.
+SIZES = st.sampled_from([0, 1, 4, 8, 19, 20, 21, 31, 32, 33]) | st.integers(0, 0xFFFF)
+MISSHAPEN = st.lists(
+    st.tuples(st.sampled_from([*COUNTED, stun.USERNAME, stun.DATA]), SIZES, st.binary(max_size=40)),
+    max_size=8,
+)
+
+
+@given(MISSHAPEN, st.binary(max_size=40))
+def test_misshapen_attributes_never_crash(attributes: list[tuple[int, int, bytes]], key: bytes) -> None:
+    body = b"".join(
+        number.to_bytes(2, "big") + size.to_bytes(2, "big") + value + bytes(-len(value) & 3)
+        for number, size, value in attributes
+    )
+    try:
+        message = stun.parse(_raw(body))
+    except StunError:
+        return
+    assert not message.signed_by(key) and not message.signed_by(key, sha256=True)
+
+
+@given(st.data(), ATTRIBUTES, st.booleans())
+def test_a_signed_message_that_was_damaged_is_refused_or_unsigned(
+    data: st.DataObject, attributes: list[tuple[int, bytes]], sha256: bool
+) -> None:
+    key = b"k" * 16
+    built = bytearray(stun.build(stun.ALLOCATE, stun.REQUEST, ID, attributes, key=key, sha256=sha256))
+    built[data.draw(st.integers(0, len(built) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        message = stun.parse(bytes(built))
+    except StunError:
+        return
+    assert not message.signed_by(key, sha256)
+
+
+READERS: list[Callable[[bytes], object]] = [
+    stun.unpack_address,
+    lambda value: stun.unpack_address(value, ID),
+    stun.unpack_error,
+    stun.unpack_u32,
+]
+
+
+@pytest.mark.parametrize("read", READERS, ids=["address", "xor-address", "error", "u32"])
+@given(value=st.binary(max_size=24))
+def test_attribute_readers_raise_nothing_but_their_own(read: Callable[[bytes], object], value: bytes) -> None:
+    try:
+        read(value)
+    except StunError:
+        return
 
 
 ADDRESSES = st.tuples(st.ip_addresses().map(str), st.integers(0, 65535))
