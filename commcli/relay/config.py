@@ -77,6 +77,28 @@ class RelayConfig(NamedTuple):
         return (self.address,) if self.address6 is None else (self.address, self.address6)
 
 
+# What a running relay can take up; everything else was bound or divided up at the start.
+LIVE = frozenset({
+    "allow_peers", "users", "secrets", "revoked", "user_quota", "total_quota", "session_kbit_s", "node_mbit_s",
+    "drain_sessions", "password_algorithms", "tls_certificate", "tls_key",
+})  # fmt: skip
+
+
+def changes(old: RelayConfig, new: RelayConfig) -> List[str]:
+    """The names of the fields that differ, in order."""
+    return [name for name in RelayConfig._fields if getattr(old, name) != getattr(new, name)]
+
+
+def needing_restart(old: RelayConfig, new: RelayConfig) -> List[str]:
+    """Those of the changes that a running relay can not take up."""
+    return [name for name in changes(old, new) if name not in LIVE]
+
+
+def live(old: RelayConfig, new: RelayConfig) -> RelayConfig:
+    """`old` with what a running relay can take up of `new`: what is in force until a restart."""
+    return old._replace(**{name: getattr(new, name) for name in LIVE})
+
+
 _KEYS = {
     "schema", "node", "base", "address", "realm", "turn_port", "relay_ports", "overlay_port", "stamp_port",
     "metrics_port", "allow_peers", "faults", "log_json", "principal", "address6", "tcp", "tls_port", "tls_certificate",
@@ -328,10 +350,10 @@ def _end(text: str) -> Tuple[str, int]:
 
 
 def _metrics(text: Optional[str]) -> Tuple[Optional[str], Optional[int]]:
-    """Of [ADDRESS:]PORT."""
+    """Of [ADDRESS:]PORT; without an address this machine alone can read them."""
     if text is None:
         return None, None
-    return (None, int(text)) if text.isdecimal() else _end(text)
+    return _end(f"127.0.0.1:{text}" if text.isdecimal() else text)
 
 
 def _range_text(text: str) -> Tuple[int, int]:

@@ -5,6 +5,8 @@ The client half, `ask`, is what `relay.pyz ctl` runs on the node at the far end 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import select
@@ -30,6 +32,10 @@ class Listener:
     def __init__(self, loop: Loop, sock: socket.socket, answer: Answer) -> None:
         self._loop, self._sock, self._answer = loop, sock, answer
         self._open: Dict[socket.socket, "_Connection"] = {}
+        # Without a descriptor nobody can be accepted, and who waits would wake the loop for ever: this one is given up
+        # to turn him away.
+        self._spare: Optional[int] = None
+        self._take_spare()
         sock.setblocking(False)
         sock.listen(16)
         loop.add(sock, self._accept)
@@ -37,7 +43,9 @@ class Listener:
     def _accept(self, _events: int) -> None:
         try:
             sock, _ = self._sock.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
             return
         if len(self._open) >= MAX_CONNECTIONS:
             # The oldest gives way: a client that hangs must not lock the operator out.
@@ -45,6 +53,21 @@ class Listener:
         sock.setblocking(False)
         self._open[sock] = _Connection(self, sock)
         self._loop.add(sock, self._open[sock].ready)
+
+    def _turn_away(self) -> None:
+        self._give_spare()
+        with contextlib.suppress(OSError):
+            self._sock.accept()[0].close()
+        self._take_spare()
+
+    def _take_spare(self) -> None:
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
 
     def _forget(self, sock: socket.socket) -> None:
         del self._open[sock]
@@ -57,6 +80,7 @@ class Listener:
             self._forget(sock)
         self._loop.remove(self._sock)
         self._sock.close()
+        self._give_spare()
 
 
 class _Connection:
@@ -66,14 +90,17 @@ class _Connection:
         self._reply: Optional[memoryview] = None
 
     def ready(self, _events: int) -> None:
+        keep = False
         try:
             keep = self._write() if self._reply is not None else self._read()
         except BlockingIOError:
             keep = True
         except OSError:
-            keep = False
-        if not keep:
-            self._listener._forget(self._sock)
+            pass
+        finally:
+            # Also after a bug of ours, which the loop tells: who asked must not wait for an answer that never comes.
+            if not keep:
+                self._listener._forget(self._sock)
 
     def _read(self) -> bool:
         chunk = self._sock.recv(MAX_REQUEST)
@@ -94,9 +121,9 @@ class _Connection:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A bound Unix socket, 0600; a stale one is replaced. Raises OSError."""
+    """A bound Unix socket, 0600; a stale one is replaced, anything else is not. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -104,6 +131,24 @@ def bind_unix(path: Path) -> socket.socket:
     finally:
         os.umask(before)
     return sock
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket that nobody listens at. Raises OSError when it is something else, or in use."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_socket():
+        raise OSError(errno.EEXIST, "there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            _at_folder(path, sock.connect)
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # its queue is full, so somebody has it
+    raise OSError(errno.EADDRINUSE, "another relay answers there")
 
 
 def ask(path: Path, request: Dict[str, Any], timeout_s: float = 10.0) -> Dict[str, Any]:
@@ -160,7 +205,7 @@ def http_answers(page: Callable[[], str]) -> Answer:
             status, body = b"200 OK", page().encode()
         else:
             status, body = b"404 Not Found", b"only GET /metrics\n"
-        head = b"HTTP/1.0 %s\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: %d\r\n\r\n"
-        return head % (status, len(body)) + body
+        head = b"HTTP/1.0 %s\r\nContent-Type: text/plain; version=0.0.4\r\n" % status
+        return head + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
 
     return answer

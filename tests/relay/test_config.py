@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from commcli.relay.config import ConfigError, load, standalone
+from commcli.relay.config import (
+    LIVE,
+    ConfigError,
+    RelayConfig,
+    changes,
+    live,
+    load,
+    needing_restart,
+    standalone,
+)
 
 GOOD: dict[str, Any] = {
     "schema": 1, "node": "sg-1", "address": "127.77.0.3", "realm": "lab", "turn_port": 3478,
@@ -171,7 +180,7 @@ def test_standalone_limits_and_listeners(tmp_path: Path) -> None:
         control=tmp_path / "control.sock",
     )
     assert (config.tcp, config.tls_port, config.user_quota, config.total_quota) == (False, 5349, 4, None)
-    assert (config.workers, config.metrics_address, config.metrics_port) == (0, None, 9478)
+    assert (config.workers, config.metrics_address, config.metrics_port) == (0, "127.0.0.1", 9478)
     assert config.control_socket == tmp_path / "control.sock"
     assert _standalone(metrics="192.0.2.1:9478").metrics_address == "192.0.2.1"
 
@@ -203,3 +212,13 @@ def test_standalone_reads_its_files_each_time(tmp_path: Path) -> None:
 def test_wrong_standalone_words_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         _standalone(**changes)
+
+
+def test_what_a_running_relay_takes_up_and_what_waits() -> None:
+    assert set(RelayConfig._fields) > LIVE
+    old = _standalone()
+    new = _standalone(users=["u:new"], user_quota=3, listen="127.0.0.1:9999")
+    assert changes(old, new) == ["turn_port", "users", "user_quota"]
+    assert needing_restart(old, new) == ["turn_port"]
+    assert changes(old, live(old, new)) == ["users", "user_quota"]
+    assert live(old, new).users == (("u", "new"),)

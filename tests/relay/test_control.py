@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import select
 import socket
 import stat
 import threading
@@ -127,6 +129,67 @@ def _http(port: int, path: str) -> bytes:
 def test_metrics_and_nothing_else(served: _Served) -> None:
     assert b"200 OK" in _http(served.port, "/metrics")
     assert b"404" in _http(served.port, "/etc/passwd")
+
+
+def test_what_stands_in_the_sockets_place_is_not_removed(tmp_path: Path) -> None:
+    precious = tmp_path / "users"
+    precious.write_text("a:b")
+    with pytest.raises(OSError, match="no socket"):
+        control.bind_unix(precious)
+    assert precious.read_text() == "a:b"
+
+
+def test_a_live_relays_socket_is_not_taken_and_a_stale_one_is(served: _Served, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="another relay answers there"):
+        control.bind_unix(served.path)
+    assert control.ask(served.path, {"cmd": "status"})["ok"] is True
+    control.bind_unix(tmp_path / "stale").close()
+    control.bind_unix(tmp_path / "stale").close()
+
+
+def test_without_descriptors_nobody_waits_and_nobody_spins(tmp_path: Path) -> None:
+    loop = Loop(lambda _now: None)
+    listener = control.Listener(
+        loop, control.bind_unix(tmp_path / "control.sock"), control.json_answers(dict)
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    waiting = socket.socket(socket.AF_UNIX)
+    control._at_folder(tmp_path / "control.sock", waiting.connect)
+    waiting.settimeout(5)
+    free = os.dup(0)
+    os.close(free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        listener._accept(select.EPOLLIN)
+        assert waiting.recv(1) == b""
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        waiting.close()
+    assert listener._spare is not None
+    assert select.select([listener._sock], [], [], 0)[0] == []
+    listener.close()
+    loop.close()
+
+
+def test_a_bug_in_an_answer_leaves_nobody_waiting(tmp_path: Path) -> None:
+    def answer(_request: dict[str, Any]) -> dict[str, Any]:
+        raise AttributeError("nobody thought of this")
+
+    told: list[Exception] = []
+    loop = Loop(lambda _now: None, told.append)
+    listener = control.Listener(
+        loop, control.bind_unix(tmp_path / "control.sock"), control.json_answers(answer)
+    )
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        assert _raw(tmp_path / "control.sock", b'{"cmd": "status"}\n') == b""
+    finally:
+        loop.stop()
+        thread.join()
+        listener.close()
+        loop.close()
+    assert [str(error) for error in told] == ["nobody thought of this"]
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
