@@ -1,10 +1,10 @@
-"""CPU of the relay for each packet of a video burst, ours beside coturn's: ten packets of 1100 B at once, as a key
-frame is, a thousand times a second, through one allocation with a channel.
+"""CPU of the relay for each packet of a video burst, ours beside coturn's.
 
+Ten packets of 1100 B at once, as a key frame is, a thousand times a second, through one allocation with a channel.
 A burst leaves its sender as ten plain sends, or as one send that the kernel cuts up (UDP_SEGMENT): that reaches a
-relay as what a NIC with receive offload hands over. It is taken by a receiver that reads packet by packet, or by
-one that takes them together (UDP_GRO), as a browser does. On loopback the sender pays for the receiver's cutting up; on
-a wire nobody would. The relays take turns. `python -m tests.bench.bursts [PAIRS]`
+relay as what a NIC with receive offload hands over. It is taken by a receiver that reads packet by packet, or by one
+that takes them together (UDP_GRO): on loopback the sender pays for cutting up what a plain receiver gets, on a wire
+nobody's CPU would. The relays take turns. `python -m tests.bench.bursts [PAIRS]`
 """
 
 from __future__ import annotations

@@ -22,16 +22,20 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 
-def verdict(value: float, at_most: float, unit: str) -> str:
-    """The last words of a figure's line."""
+def verdict(value: float, at_most: float | None, unit: str) -> str:
+    """The last words of a figure's line; a figure without a target is only shown."""
+    if at_most is None:
+        return "(no target)"
     return f"target <= {at_most:g} {unit}: {'met' if value <= at_most else 'MISSED'}"
+
+
+def line(what: str, figure: str, value: float, at_most: float | None, unit: str) -> None:
+    """Print one figure: what it is, how it reads, and `value` judged against its target."""
+    print(f"  {what:46} {figure:36} {verdict(value, at_most, unit)}", flush=True)
 
 
 def ratio_line(what: str, values: Sequence[float], at_most: float | None = None) -> None:
     """Print the ratio commcli / coturn of some pairs, and what it should be."""
-    if not values:
-        return
-    line = f"  {what:34} {spread(values)} x coturn, {len(values)} pairs"
-    if at_most is not None:
-        line += f"   {verdict(statistics.median(values), at_most, 'x')}"
-    print(line, flush=True)
+    if values:
+        figure = f"{spread(values)} x coturn, {len(values)} pairs"
+        line(what, figure, statistics.median(values), at_most, "x")

@@ -6,7 +6,6 @@ CPU and memory are the kernel's figures of the process and its children, read fr
 from __future__ import annotations
 
 import contextlib
-import resource
 import shutil
 import socket
 import subprocess
@@ -45,9 +44,8 @@ class Rival:
         return sum(time.clock_gettime(~pid << 3 | 2) for pid in _family(self.pid))
 
     def resident_bytes(self) -> int:
-        """Resident memory of it and its children, from /proc/PID/statm."""
-        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in _family(self.pid))
-        return pages * resource.getpagesize()
+        """Resident memory of it and its children: smaps_rollup counts pages, statm may be 64 of them a CPU behind."""
+        return 1024 * sum(_resident_kib(pid) for pid in _family(self.pid))
 
     def unread(self) -> int:
         """Datagrams that the kernel dropped at its listening sockets, from /proc/net/udp."""
@@ -67,6 +65,13 @@ def _family(pid: int) -> list[int]:
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         children += [int(child) for child in listed.read_text().split()]
     return [pid, *(member for child in children for member in _family(child))]
+
+
+def _resident_kib(pid: int) -> int:
+    for row in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if row.startswith("Rss:"):
+            return int(row.split()[1])
+    raise RuntimeError(f"process {pid} has ended")
 
 
 @contextmanager
