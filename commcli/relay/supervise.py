@@ -1,4 +1,7 @@
-"""Keep a relay running where no systemd does: restart it when it dies, stop it when told.
+"""Keep a relay running where no systemd does: restart it when it dies, stop it when told, bound its log.
+
+A relay that ends with 0 was told to (SIGTERM, or drained with `stop`): it is not started again, as systemd's
+`Restart=on-failure` does not. SIGHUP, SIGUSR1 and SIGUSR2 are passed on, so that one process id is enough to know.
 
 `run/relay.pid` names the supervisor and is flock'd by it for as long as it lives, so that "is it running" has
 an answer that survives SIGKILL and reused process ids.
@@ -9,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +26,8 @@ STOP_WAIT_S, KILL_WAIT_S = 10.0, 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 # A relay that lived this long did not die of its configuration: the next pause starts small again.
 STEADY_S = 30.0
+PASSED_ON = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+MOST_LOG_BYTES, LOG_LOOK_EVERY_S = 16 << 20, 60.0
 
 
 def pid_file(config: RelayConfig) -> Path:
@@ -42,7 +48,7 @@ def running(config: RelayConfig) -> Optional[int]:
 
 
 def supervise(config: RelayConfig, command: List[str], *, daemon: bool) -> int:
-    """Run `command` and restart it until SIGTERM. Exit code 0, or 75 when a supervisor runs already."""
+    """Run `command` and restart it until SIGTERM or its good end. Exit code 0, or 75: a supervisor runs already."""
     path = pid_file(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -53,14 +59,14 @@ def supervise(config: RelayConfig, command: List[str], *, daemon: bool) -> int:
         return 75
     # At once: until ours stands there, `stop` must not take an earlier supervisor's id for it.
     os.ftruncate(file, 0)
-    if daemon:
-        _daemonise(config)
+    log = config.path("log/relay.log") if daemon else None
+    if log is not None:
+        _daemonise(log)
     os.pwrite(file, str(os.getpid()).encode(), 0)
-    return _Supervisor(command).run()
+    return _Supervisor(command, log).run()
 
 
-def _daemonise(config: RelayConfig) -> None:
-    log = config.path("log/relay.log")
+def _daemonise(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     # The flock belongs to the open file, which the children share; the parents leave without closing it.
     if os.fork():
@@ -75,15 +81,36 @@ def _daemonise(config: RelayConfig) -> None:
         os.dup2(source, target)
 
 
+def bound_log(log: Path, most_bytes: int = MOST_LOG_BYTES) -> None:
+    """Put a log that has grown too long aside as `.1` (the one before is gone) and let it start again.
+
+    Emptied, not renamed: the relay goes on writing to the open file that it was given.
+    """
+    with contextlib.suppress(OSError):
+        if log.stat().st_size <= most_bytes:
+            return
+        try:
+            shutil.copyfile(str(log), str(log) + ".1")
+        finally:
+            os.truncate(str(log), 0)  # also where the disk has no room for the copy: that is when it must be
+
+
 class _Supervisor:
-    def __init__(self, command: List[str]) -> None:
-        self._command = command
+    def __init__(self, command: List[str], log: Optional[Path] = None) -> None:
+        """`log`: the file that we and the relay write to."""
+        self._command, self._log = command, log
         self._child: Optional["subprocess.Popen[bytes]"] = None
         self._stopping = False
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
+        for number in PASSED_ON:
+            signal.signal(number, self._pass_on)
+        if self._log is not None:
+            # A timer, so that the wait for the child is one that sleeps.
+            signal.signal(signal.SIGALRM, self._look_at_log)
+            signal.setitimer(signal.ITIMER_REAL, LOG_LOOK_EVERY_S, LOG_LOOK_EVERY_S)
         pause = FIRST_PAUSE_S
         while not self._stopping:
             began = time.monotonic()
@@ -92,6 +119,9 @@ class _Supervisor:
                 self._child.terminate()
             code = self._child.wait()
             if self._stopping:
+                break
+            if code == 0:
+                print("the relay ended as it was told to", file=sys.stderr, flush=True)
                 break
             pause = FIRST_PAUSE_S if time.monotonic() - began > STEADY_S else min(pause * 2, LONGEST_PAUSE_S)
             print(f"the relay ended with {code}; starts again in {pause:g} s", file=sys.stderr, flush=True)
@@ -102,6 +132,14 @@ class _Supervisor:
         self._stopping = True
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(number)
+
+    def _look_at_log(self, _signum: int, _frame: object) -> None:
+        assert self._log is not None
+        bound_log(self._log)
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

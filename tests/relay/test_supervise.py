@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from commcli.relay.config import RelayConfig
-from commcli.relay.supervise import running, stop
+from commcli.relay.supervise import bound_log, running, stop
 
 SUPERVISE = """
 import sys
@@ -18,14 +18,35 @@ from pathlib import Path
 from commcli.relay.config import RelayConfig
 from commcli.relay.supervise import supervise
 config = RelayConfig("n", "127.0.0.1", 1, (2000, 2001), "r", base=Path(sys.argv[1]))
-child = "import os,sys,time; open(sys.argv[1],'a').write(str(os.getpid())+chr(10)); time.sleep(60)"
+child = (Path(sys.argv[1]) / "child.py").read_text()
 command = [sys.executable, "-c", child, sys.argv[1] + "/started"]
 sys.exit(supervise(config, command, daemon="--daemon" in sys.argv))
+"""
+
+SLEEPS = """
+import os, sys, time
+open(sys.argv[1], "a").write(str(os.getpid()) + chr(10))
+time.sleep(60)
+"""
+ENDS_WELL = SLEEPS.replace("time.sleep(60)", "sys.exit(0)")
+ENDS_BADLY_ONCE = SLEEPS.replace(
+    "time.sleep(60)", "sys.exit(0 if len(open(sys.argv[1]).readlines()) > 1 else 3)"
+)
+TELLS_SIGNALS = """
+import os, signal, sys
+def told(number, frame):
+    open(sys.argv[1], "a").write(signal.Signals(number).name + chr(10))
+for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, told)
+open(sys.argv[1], "a").write(str(os.getpid()) + chr(10))
+while True:
+    signal.pause()
 """
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> RelayConfig:
+    (tmp_path / "child.py").write_text(SLEEPS)
     return RelayConfig("n", "127.0.0.1", 1, (2000, 2001), "r", base=tmp_path)
 
 
@@ -34,14 +55,18 @@ def _start(config: RelayConfig, *flags: str) -> int:
     return done.returncode
 
 
-def _children(config: RelayConfig, at_least: int) -> list[int]:
+def _lines(config: RelayConfig, at_least: int) -> list[str]:
     # Bounded waiting for another process: what it wrote is the event, there is no clock to fake.
     path = config.path("started")
     for _ in range(500):
         if path.exists() and len(pids := path.read_text().split()) >= at_least:
-            return [int(pid) for pid in pids]
+            return pids
         time.sleep(0.02)
-    raise AssertionError(f"no {at_least}. start of the child")
+    raise AssertionError(f"no {at_least}. line of the child")
+
+
+def _children(config: RelayConfig, at_least: int) -> list[int]:
+    return [int(pid) for pid in _lines(config, at_least)]
 
 
 def _alive(pid: int) -> bool:
@@ -70,6 +95,52 @@ def test_it_restarts_a_dead_child_and_stops_with_it(config: RelayConfig) -> None
     assert stop(config) == 0
     assert running(config) is None
     assert _gone(second)
+
+
+def test_a_relay_that_was_told_to_end_stays_away(config: RelayConfig) -> None:
+    config.path("child.py").write_text(ENDS_WELL)
+    assert _start(config) == 0  # in the foreground: it returns
+    assert len(_children(config, 1)) == 1
+
+
+def test_a_relay_that_fails_is_started_again(config: RelayConfig) -> None:
+    config.path("child.py").write_text(ENDS_BADLY_ONCE)
+    assert _start(config) == 0
+    assert len(_children(config, 2)) == 2
+
+
+def test_what_the_supervisor_is_told_the_relay_hears(config: RelayConfig) -> None:
+    config.path("child.py").write_text(TELLS_SIGNALS)
+    assert _start(config, "--daemon") == 0
+    _lines(config, 1)
+    supervisor = running(config)
+    assert supervisor is not None
+    for count, number in enumerate((signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), start=2):
+        os.kill(supervisor, number)
+        assert _lines(config, count)[-1] == number.name
+    assert stop(config) == 0
+
+
+def test_a_long_log_is_put_aside_and_goes_on_from_its_start(tmp_path: Path) -> None:
+    log = tmp_path / "relay.log"
+    with log.open("ab", buffering=0) as relay:
+        relay.write(b"x" * 100)
+        bound_log(log, most_bytes=100)
+        assert log.stat().st_size == 100
+        relay.write(b"y")
+        bound_log(log, most_bytes=100)
+        relay.write(b"new\n")
+    assert log.read_bytes() == b"new\n"
+    assert (tmp_path / "relay.log.1").read_bytes() == b"x" * 100 + b"y"
+
+
+def test_a_log_that_can_not_be_copied_is_bounded_all_the_same(tmp_path: Path) -> None:
+    log = tmp_path / "relay.log"
+    log.write_bytes(b"x" * 101)
+    (tmp_path / "relay.log.1").mkdir()
+    bound_log(log, most_bytes=100)
+    assert log.read_bytes() == b""
+    bound_log(tmp_path / "absent", most_bytes=100)
 
 
 def test_one_supervisor_a_node(config: RelayConfig) -> None:
