@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from commcli.errors import BadInput
+from commcli.fleet import load
+
 FILES = {
     "fleet.yaml": """\
 name: sample
@@ -65,3 +70,10 @@ def write(folder: Path, file: str = "", old: str = "", new: str = "", **texts: s
             text = text.replace(old, new)
         (inventory / name).write_text(texts.get(name.removesuffix(".yaml"), text), encoding="utf-8")
     return inventory
+
+
+def errors_of(folder: Path) -> list[str]:
+    """The problems of an inventory, without the path before the file's name."""
+    with pytest.raises(BadInput) as caught:
+        load(folder)
+    return [error.rpartition(f"{folder.name}/")[2] for error in caught.value.errors]

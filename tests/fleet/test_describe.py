@@ -33,6 +33,27 @@ def test_documents_are_json_with_no_secret_in_them(tmp_path: Path) -> None:
         assert json.loads(json.dumps(doc, allow_nan=False)) == doc
 
 
+def test_a_card_counts_the_networks_that_a_node_is_near_to(tmp_path: Path) -> None:
+    folder = samples.write(tmp_path)
+    (folder / "prefixes.yaml").write_text("prefixes:\n  203.0.113.0/24: [sg-1, de-1]\n  ::/0: [de-1]\n")
+    node = card(load(folder), "de-1")["node"]
+    assert node["prefixes"] == {"nearest": 1, "further": 1}
+    assert (node["address6"], node["domain"], node["workers"], node["limits"]["user_quota"]) == (None,) * 4
+
+
+def test_check_names_the_networks_whose_clients_nobody_near_can_take(tmp_path: Path) -> None:
+    folder = samples.write(tmp_path)
+    (folder / "prefixes.yaml").write_text(
+        "prefixes:\n  203.0.113.0/24: [sg-1, de-2]\n  198.51.100.0/24: [de-2]\n  2001:db8::/32: [sg-1]\n"
+    )
+    doc = checked(load(folder))
+    assert doc["counts"]["prefixes"] == 3
+    assert [text for text in doc["warnings"] if text.startswith("prefixes")] == [
+        "prefixes 198.51.100.0/24: all their edges are draining",
+        "prefixes 2001:db8::/32: no edge of theirs has an address of that family",
+    ]
+
+
 def test_an_unknown_node(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match='unknown node "sg1"; did you mean "sg-1"'):
         card(load(samples.write(tmp_path)), "sg1")
@@ -49,7 +70,7 @@ def test_check_warns_of_what_is_thin(tmp_path: Path) -> None:
     (folder / "open").touch(mode=0o644)
     (folder / "closed").touch(mode=0o600)
     doc = checked(load(folder))
-    assert doc["counts"] == {"regions": 4, "nodes": 4, "markets": 5, "zones": 2, "secrets": 3}
+    assert doc["counts"] == {"regions": 4, "nodes": 4, "markets": 5, "zones": 2, "prefixes": 0, "secrets": 3}
     assert doc["warnings"] == [
         "market sg: only sg-1 takes its calls",
         "market de: only de-1 takes its calls",

@@ -9,13 +9,7 @@ import pytest
 from commcli.errors import BadInput
 from commcli.fleet import Capacity, Ports, SecretRef, SshTarget, load
 from tests.fleet import samples
-
-
-def errors_of(folder: Path) -> list[str]:
-    """The problems of an inventory, without the path before the file's name."""
-    with pytest.raises(BadInput) as caught:
-        load(folder)
-    return [error.rpartition(f"{folder.name}/")[2] for error in caught.value.errors]
+from tests.fleet.samples import errors_of
 
 
 def test_a_node_has_what_it_says_what_the_defaults_say_and_its_regions_country(tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ def good_shard() -> Document:
         "schema": 1, "serial": 7, "node": "ae-1", "created": CREATED, "expires": EXPIRES,
         "nodes": {
             "ae-1": _node("ae", "ae"), "kr-1": _node("kr", "kr"), "sg-1": _node("sg", "sg", "cn"),
-            "hk-1": _node("hk", "cn"), "us-1": _node("us", "us"),
+            "hk-1": {
+                **_node("hk", "cn"), "address6": "2001:db8::1", "turn_port": 3478, "tls_port": 443,
+                "domain": "hk-1.relay.example",
+            },
+            "us-1": _node("us", "us"),
         },
         "zones": [
             {"id": "no-us", "between": [["ae"], ["kr"]], "forbid": ["us"], "allow": None},
@@ -48,6 +52,7 @@ def good_shard() -> Document:
             "sg-1": {"primary": ["ae-1", "sg-1"], "backup": None, "last_resort": None},
         },
         "blocked": ["us-1"],
+        "prefixes": {"203.0.113.0/24": ["hk-1", "sg-1"], "2001:db8::/32": ["hk-1"]},
     }  # fmt: skip
 
 
@@ -90,6 +95,22 @@ def test_a_good_shard_becomes_values() -> None:
     assert shard.zones[0].allow is None
     assert shard.zones[1].allow == frozenset({"ae", "sg", "hk"})
     assert shard.blocked == {"us-1"}
+    hk = shard.nodes["hk-1"]
+    assert (hk.address6, hk.turn_port, hk.tls_port, hk.domain) == (
+        "2001:db8::1",
+        3478,
+        443,
+        "hk-1.relay.example",
+    )
+    assert shard.prefixes.look_up("203.0.113.7") == ("hk-1", "sg-1")
+
+
+def test_a_table_from_before_front_doors_and_prefixes_loads() -> None:
+    old = good_shard()
+    del old["prefixes"]
+    old["nodes"]["hk-1"] = _node("hk", "cn")
+    shard = read(old)
+    assert (shard.nodes["hk-1"].turn_port, len(shard.prefixes)) == (None, 0)
 
 
 def _with(path: str, value: object) -> Document:
@@ -176,6 +197,28 @@ LONG = ["ae-1", "sg-1", "hk-1", "us-1", "kr-1"]
         ("routes.kr-1.spare", None, "shape"),
         ("blocked", None, "shape"),
         ("blocked", [None], "shape"),
+        ("nodes.sg-1.turn_port", 0, "shape"),
+        ("nodes.sg-1.turn_port", None, "shape"),
+        ("nodes.sg-1.tls_port", 443, "shape"),  # without a turn_port it takes nobody
+        ("nodes.sg-1.domain", "sg-1.relay.example", "shape"),
+        ("nodes.hk-1.tls_port", 3478, "shape"),  # its turn_port
+        ("nodes.hk-1.tls_port", "443", "shape"),
+        ("nodes.hk-1.domain", "", "shape"),
+        ("nodes.hk-1.domain", "hk-1 relay", "shape"),
+        ("nodes.hk-1.domain", "x" * 64 + ".example", "shape"),
+        ("nodes.hk-1.domain", ".".join(["x" * 60] * 5), "shape"),
+        ("nodes.hk-1.address6", "192.0.2.9", "shape"),
+        ("nodes.hk-1.address6", None, "shape"),
+        ("nodes.hk-1.address", "2001:db8::1", "shape"),  # two of one family
+        ("prefixes", None, "shape"),
+        ("prefixes", [], "shape"),
+        ("prefixes", {"192.0.2.1/24": ["hk-1"]}, "shape"),
+        ("prefixes", {"192.0.2.0/24": "hk-1"}, "shape"),
+        ("prefixes", {"192.0.2.0/24": []}, "shape"),
+        ("prefixes", {"192.0.2.0/24": [["hk-1"]]}, "shape"),
+        ("prefixes", {"192.0.2.0/24": ["hk-1", "hk-1"]}, "shape"),
+        ("prefixes", {"192.0.2.0/24": ["xx-1"]}, "shape"),
+        ("prefixes", {"\ud800\x1b[2J": ["hk-1"]}, "shape"),
     ],
 )
 def test_a_shard_wrong_in_one_place(path: str, value: object, reason: str) -> None:

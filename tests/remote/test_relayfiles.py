@@ -12,11 +12,13 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commcli import __version__
 from commcli.errors import BadInput
+from commcli.fleet.model import Limits
 from commcli.fleet.secrets import Secret
 from commcli.relay import config as relay_config
 from commcli.relay import neighbours
@@ -56,6 +58,33 @@ def test_the_relay_looks_for_the_same_signer_as_the_controller() -> None:
     node = FLEET.nodes["sg-1"]
     assert relayfiles.relay_config(other, node)["principal"] == "sre@example.org"
     assert "principal" not in relayfiles.relay_config(FLEET, node)
+
+
+def test_what_a_node_does_not_say_is_in_no_configuration() -> None:
+    """A new line in relay.json restarts every relay of the fleet."""
+    said = relayfiles.relay_config(FLEET, FLEET.nodes["sg-1"])
+    assert set(said) == {
+        *("schema", "node", "base", "address", "realm", "turn_port", "relay_ports", "overlay_port"),
+        *("stamp_port", "metrics_port", "allow_peers", "faults"),
+    }
+
+
+def test_the_relay_reads_the_client_side_of_its_node(tmp_path: Path) -> None:
+    limits = Limits(user_quota=4, total_quota=100, session_kbit_s=2000, node_mbit_s=900)
+    plain = FLEET.nodes["sg-1"]
+    door: dict[str, Any] = {
+        "address6": "::1",
+        "workers": 0,
+        "ports": replace(plain.ports, tls=5349),
+        "domain": "sg-1.test",
+    }
+    node = replace(plain, base=str(tmp_path), limits=limits, **door)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/relay.json").write_text(json.dumps(relayfiles.relay_config(FLEET, node)))
+    (tmp_path / "etc/turn.secret").write_text("a-secret-that-is-long\n")
+    config = relay_config.load(tmp_path / "etc/relay.json")
+    assert (config.address6, config.tls_port, config.workers) == ("::1", 5349, 0)
+    assert Limits(config.user_quota, config.total_quota, config.session_kbit_s, config.node_mbit_s) == limits
 
 
 def test_both_ends_of_a_pair_get_the_same_keys_and_know_each_other() -> None:

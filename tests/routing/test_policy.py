@@ -60,6 +60,8 @@ def test_the_digest_names_every_rule() -> None:
     assert rules.sha256() == policies.of(world).sha256()
     assert rules.sha256() != rules.without_zone("z").sha256()
     assert rules.sha256() != policies.of(world, away={"a"}).sha256()
+    near = dataclasses.replace(world, prefixes={"203.0.113.0/24": ("a",)})
+    assert rules.sha256() != policies.of(near).sha256()
     drained = dataclasses.replace(world.nodes["a"], state="drain")
     other = dataclasses.replace(world, nodes={**world.nodes, "a": drained})
     assert rules.sha256() != policies.of(other).sha256()

@@ -2,21 +2,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 
 from commcli.errors import BadInput, Refused
+from commcli.fleet.model import Ports
 from commcli.relay import shard as shard_rule
+from commcli.relay.alternates import Alternates
+from commcli.routing import policy as policies
 from commcli.routing import table as tables
 from commcli.routing.cost import Prices
+from commcli.routing.decision import decide
 from commcli.routing.estimate import Matrix
 from commcli.routing.planner import plan
 from commcli.routing.policy import Policy, masks
 from commcli.routing.table import Route, Table
-from tests.routing.fleets import zone
+from tests.routing.fleets import fleet, zone
 from tests.routing.strategies import HOP_MS, worlds
-from tests.routing.worlds import NOW, decision
+from tests.routing.worlds import NOW, decision, small_fleet, windows
+
+DOOR = ("turn_port", "tls_port", "domain", "address6")
 
 
 def table_of(policy: Policy, total: Matrix, serial: int = 3) -> Table:
@@ -75,8 +82,83 @@ def test_a_shard_holds_what_the_format_says() -> None:
         "relay_ports": [49152, 65535],
         "country": "sg",
         "markets": ["sg"],
+        "turn_port": 3478,
     }
     assert (shard["node"], shard["serial"], shard["expires"]) == ("ae-1", 1, "2027-01-22T08:00:00Z")
+
+
+@given(worlds())
+def test_shards_are_spelled_canonically(world: tuple[Policy, Matrix]) -> None:
+    for data in tables.encode(table_of(*world)).shards.values():
+        assert data == tables.canonical(json.loads(data))
+
+
+def with_doors() -> Table:
+    """sg-1 has TLS and IPv6, hk-1 drains, and clients of one network are nearest to either."""
+    world = small_fleet(states={"hk-1": "drain", "kr-1": "no-transit"})
+    door: dict[str, Any] = {
+        "address6": "2001:db8::5",
+        "domain": "sg-1.relay.example",
+        "ports": Ports(tls=443),
+    }
+    nodes = {**world.nodes, "sg-1": dataclasses.replace(world.nodes["sg-1"], **door)}
+    prefixes = {"203.0.113.0/24": ("hk-1", "sg-1"), "198.51.100.0/24": ("de-1",)}
+    world = dataclasses.replace(world, nodes=nodes, prefixes=prefixes)
+    return decide(world, windows(), in_force=None, serial=1, now_unix=NOW, away={"de-1"}).table
+
+
+def test_a_table_says_where_clients_find_the_nodes_that_take_them() -> None:
+    rows = json.loads(tables.encode(with_doors()).shards["ae-1"])["nodes"]
+    doors = {name: {key: row[key] for key in DOOR if key in row} for name, row in rows.items()}
+    assert doors == {
+        "ae-1": {"turn_port": 3478},
+        "de-1": {},  # away
+        "hk-1": {},  # drains
+        "kr-1": {"turn_port": 3478},  # no transit, but an edge
+        "sg-1": {
+            "turn_port": 3478,
+            "tls_port": 443,
+            "domain": "sg-1.relay.example",
+            "address6": "2001:db8::5",
+        },
+    }
+
+
+def test_a_node_that_serves_nobody_has_no_door_unless_a_network_is_near_it() -> None:
+    world = fleet({"a": "ae", "t": ""})
+    assert "turn_port" not in policies.of(world).nodes["t"]
+    near = dataclasses.replace(world, prefixes={"203.0.113.0/24": ("a", "t")})
+    assert policies.of(near).nodes["t"]["turn_port"] == 3478
+
+
+def test_the_prefix_map_reaches_every_relay_and_comes_back() -> None:
+    table = with_doors()
+    encoded = tables.encode(table)
+    tables.check(encoded, now_unix=NOW, highest_serial=0)
+    back = tables.decode(encoded.manifest, encoded.shards)
+    assert back.prefixes == table.prefixes and back.same_routing(table)
+    shard = shard_rule.load(encoded.manifest, encoded.shards["ae-1"], node="ae-1", unix=NOW, highest_serial=0)
+    chosen = Alternates(shard).choose("203.0.113.4", "tls", False)
+    assert chosen == ((table.nodes["sg-1"]["address"], 443), "sg-1.relay.example"), "hk-1 drains"
+
+
+def test_another_nearest_edge_is_another_table() -> None:
+    table = with_doors()
+    turned = dataclasses.replace(table, prefixes={**table.prefixes, "203.0.113.0/24": ("sg-1", "hk-1")})
+    assert not turned.same_routing(table)
+    # The order in which networks were written is not.
+    same = dataclasses.replace(table, prefixes=dict(reversed(list(table.prefixes.items()))))
+    assert same.same_routing(table) and tables.encode(same) == tables.encode(table)
+
+
+def test_a_table_without_prefixes_does_not_speak_of_them() -> None:
+    assert b"prefixes" not in tables.encode(decision().table).shards["ae-1"]
+
+
+def test_an_old_table_sends_clients_where_todays_would() -> None:
+    rules = decision(states={"sg-1": "drain"}).policy
+    kept = tables.under_policy(with_doors(), rules)
+    assert (kept.prefixes, "turn_port" in kept.nodes["sg-1"]) == ({}, False)
 
 
 def test_the_manifest_names_shards_and_inputs() -> None:
@@ -211,9 +293,6 @@ def test_times() -> None:
 
 
 def test_the_rules_digest_covers_prices() -> None:
-    from commcli.routing.decision import decide
-    from tests.routing.worlds import small_fleet, windows
-
     dear = decide(small_fleet(), windows(), in_force=None, serial=1, now_unix=NOW, prices=Prices(hop_ms=9.0))
     assert dear.table.inputs["policy"] != decision().table.inputs["policy"]
 
