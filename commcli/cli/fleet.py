@@ -41,7 +41,7 @@ def show(node: NodeArg, inventory: InventoryOpt = None, as_json: JsonOpt = False
 
 @app.command()
 def check(inventory: InventoryOpt = None, as_json: JsonOpt = False, quiet: QuietOpt = False) -> None:
-    """Check all five files: every error with file and line (exit 3), then what works but is thin (exit 0)."""
+    """Check all of its files: every error with file and line (exit 3), then what works but is thin (exit 0)."""
     from commcli.fleet import load
     from commcli.fleet.describe import checked
 
