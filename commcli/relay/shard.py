@@ -14,7 +14,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from commcli.relay import zones
 from commcli.relay.overlay_wire import MAX_HOPS, MIN_HOPS, node_number
@@ -89,10 +89,22 @@ class Shard:
     prefixes: PrefixMap = field(default_factory=lambda: PrefixMap({}))
 
 
-def load(manifest: bytes, shard: bytes, *, node: str, unix: float, highest_serial: int) -> Shard:
+ReadPrefixes = Callable[[Mapping[str, Sequence[str]]], PrefixMap]
+
+
+def load(
+    manifest: bytes,
+    shard: bytes,
+    *,
+    node: str,
+    unix: float,
+    highest_serial: int,
+    read_prefixes: ReadPrefixes = PrefixMap,
+) -> Shard:
     """The shard of `node`, checked against its (already verified) manifest and against policy.
 
     highest_serial: the highest this node ever took, 0 if none; an equal one is fine (a restart reads it).
+    read_prefixes: for who judges many shards of one table, and need not read their common map each time.
     Raises ShardRefused.
     """
     front = _document(manifest, "manifest", _MANIFEST_KEYS)
@@ -108,11 +120,18 @@ def load(manifest: bytes, shard: bytes, *, node: str, unix: float, highest_seria
         raise ShardRefused("node", "manifest %d has no shard for %s" % (serial, node))
     if hashlib.sha256(shard).hexdigest() != digests[node]:
         raise ShardRefused("hash", "the shard is not the one that manifest %d names" % serial)
-    return _body(shard, serial, node, unix, expires_unix)
-
-
-def _body(shard: bytes, serial: int, node: str, unix: float, manifest_expires_unix: float) -> Shard:
     body = _document(shard, "shard", _SHARD_KEYS)
+    return _body(body, serial, node, unix, expires_unix, read_prefixes)
+
+
+def _body(
+    body: Mapping[str, Any],
+    serial: int,
+    node: str,
+    unix: float,
+    manifest_expires_unix: float,
+    read_prefixes: ReadPrefixes,
+) -> Shard:
     if _text(body, "node", "shard") != node:
         raise ShardRefused("node", "the shard is for %s" % body["node"])
     if _serial(body, "shard") != serial:
@@ -135,7 +154,7 @@ def _body(shard: bytes, serial: int, node: str, unix: float, manifest_expires_un
         zones=_unique_zones(body),
         routes={egress: _route(egress, row) for egress, row in _mapping(body, "routes", "shard").items()},
         blocked=_texts(body, "blocked", "shard"),
-        prefixes=_prefixes(body, nodes),
+        prefixes=_prefixes(body, nodes, read_prefixes),
     )
     _check_policy(loaded)
     return loaded
@@ -331,7 +350,7 @@ def _address(row: Mapping[str, Any], key: str, where: str) -> str:
         raise _shape("%s.%s" % (where, key), "not an IP address") from None
 
 
-def _prefixes(body: Mapping[str, Any], nodes: Mapping[str, ShardNode]) -> PrefixMap:
+def _prefixes(body: Mapping[str, Any], nodes: Mapping[str, ShardNode], read: ReadPrefixes) -> PrefixMap:
     if "prefixes" not in body:
         return PrefixMap({})
     rows = _mapping(body, "prefixes", "shard")
@@ -339,7 +358,7 @@ def _prefixes(body: Mapping[str, Any], nodes: Mapping[str, ShardNode]) -> Prefix
         if not isinstance(row, list) or not all(isinstance(edge, str) for edge in row):
             raise _shape("shard.prefixes.%s" % ascii(text[:80]), "not a list of node ids")
     try:
-        prefixes = PrefixMap(rows)
+        prefixes = read(rows)
     except ValueError as error:
         raise _shape("shard.prefixes", str(error)) from None
     unknown = sorted(prefixes.edges - set(nodes))

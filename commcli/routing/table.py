@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from commcli.errors import BadInput, Refused
 from commcli.relay import shard as shard_rule
+from commcli.relay.prefixes import PrefixMap
 from commcli.routing.planner import Plan, Routes, incumbent
 from commcli.routing.policy import NodeRow, Policy, ZoneRow
 
@@ -254,11 +255,31 @@ def decode(manifest: bytes, shards: Mapping[str, bytes]) -> Table:
 
 def check(encoded: Encoded, *, now_unix: float, highest_serial: int) -> None:
     """Put every shard before the relay's own judge. Raises Refused with the words a node would use."""
+    read_prefixes = _read_once()
     for node, data in encoded.shards.items():
         try:
-            shard_rule.load(encoded.manifest, data, node=node, unix=now_unix, highest_serial=highest_serial)
+            shard_rule.load(
+                encoded.manifest,
+                data,
+                node=node,
+                unix=now_unix,
+                highest_serial=highest_serial,
+                read_prefixes=read_prefixes,
+            )
         except shard_rule.ShardRefused as refusal:
             raise Refused(f"table refused before signing: shard {node}: {refusal}") from None
+
+
+def _read_once() -> shard_rule.ReadPrefixes:
+    """Reads a prefix map, but not the same one again: a fleet's shards all carry it."""
+    known: list[tuple[Mapping[str, Sequence[str]], PrefixMap]] = []
+
+    def read(rows: Mapping[str, Sequence[str]]) -> PrefixMap:
+        if not known or known[0][0] != rows:
+            known[:] = [(rows, PrefixMap(rows))]
+        return known[0][1]
+
+    return read
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,17 @@ def test_the_prefix_map_reaches_every_relay_and_comes_back() -> None:
     assert chosen == ((table.nodes["sg-1"]["address"], 443), "sg-1.relay.example"), "hk-1 drains"
 
 
+@pytest.mark.parametrize("node", ["ae-1", "de-1", "sg-1"])
+def test_a_prefix_map_that_differs_in_one_shard_is_judged_there(node: str) -> None:
+    encoded = tables.encode(with_doors())
+    spoilt = encoded.shards[node].replace(b"203.0.113.0/24", b"203.0.113.1/24")
+    manifest = json.loads(encoded.manifest)
+    manifest["shards"][node] = tables.sha256(spoilt)
+    forged = tables.Encoded(tables.canonical(manifest), {**encoded.shards, node: spoilt})
+    with pytest.raises(Refused, match=f"shard {node}: .*must be written as 203.0.113.0/24"):
+        tables.check(forged, now_unix=NOW, highest_serial=0)
+
+
 def test_another_nearest_edge_is_another_table() -> None:
     table = with_doors()
     turned = dataclasses.replace(table, prefixes={**table.prefixes, "203.0.113.0/24": ("sg-1", "hk-1")})
