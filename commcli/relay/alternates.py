@@ -36,6 +36,8 @@ class Alternates:
             name for name, row in sorted(self._edges.items()) if _replaces(shard.zones, self._own, row)
         ]
         self._rtt_ms: Mapping[str, Optional[float]] = {}
+        addresses = {text for row in shard.nodes.values() for text in (row.address, row.address6) if text}
+        self._fleet = frozenset(packed(text) for text in addresses)
 
     def measured(self, rtt_ms: Mapping[str, Optional[float]]) -> None:
         """The mesh's latest RTT to other nodes; None: it does not answer. Nodes that are missing are not known."""
@@ -47,7 +49,9 @@ class Alternates:
         client_ip: as it came from the socket; transport: "udp", "tcp" or "tls".
         """
         raw = packed(client_ip)
-        if raw is None:
+        if (
+            raw is None or raw in self._fleet
+        ):  # a node is a client in probe calls: it asks the edge that it means
             return None
         row = self._shard.prefixes.look_up(client_ip)
         if not draining:

@@ -67,6 +67,15 @@ def test_a_client_stays(what: str, client: str) -> None:
     assert at_sg().choose(client, "udp", False) is None
 
 
+def test_a_node_of_the_fleet_asks_the_edge_that_it_means() -> None:
+    near = {**NODES, "de-1": edge(1, "de", address6="2001:db8:77::1")}
+    near["in-1"] = replace(near["in-1"], address="203.0.113.9")
+    for draining in (False, True):
+        assert at_sg(near).choose("203.0.113.9", "udp", draining) is None
+        assert at_sg(near).choose("2001:db8:77::1", "udp", draining) is None
+        assert at_sg(near).choose("203.0.113.8", "udp", draining) is not None
+
+
 def test_an_edge_that_takes_no_clients_is_not_the_nearest_even_if_it_is_us() -> None:
     closed = {**NODES, "sg-1": replace(NODES["sg-1"], turn_port=None, tls_port=None)}
     assert at_sg(closed).choose("203.0.113.200", "udp", False) == (("192.0.2.2", 3478), None)
