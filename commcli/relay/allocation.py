@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterable, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from commcli.relay.stun import Addr
+from commcli.relay.auth import STREAM_CLIENT, Client
+from commcli.relay.limits import Bucket
+from commcli.relay.stun import IPV4, IPV6, Addr
 
 PERMISSION_LIFETIME_S = 300.0  # RFC 8656 section 9: fixed, not negotiable
 CHANNEL_LIFETIME_S = 600.0  # RFC 8656 section 12
@@ -16,8 +18,28 @@ MAX_PERMISSIONS = 256
 MAX_CHANNELS = 256
 
 
+class SessionRate(NamedTuple):
+    """What one allocation may carry, each way."""
+
+    from_client: Bucket
+    to_client: Bucket
+
+
+def transport_of(client: Client) -> str:
+    """udp, tcp or tls."""
+    return client[2] if len(client) == STREAM_CLIENT else "udp"
+
+
+def family_of(ip: str) -> int:
+    """The family of an address in text, as STUN numbers it."""
+    return IPV6 if ":" in ip else IPV4
+
+
 class Allocation:
     """State of one 5-tuple. The tables are plain dictionaries: the data path reads them directly.
+
+    `relays`: its relayed transport addresses, one a family; `relay` is the first. `reserved`: the next port, held for
+    whoever shows its token (RFC 8656 section 7.2). `rate`: what its packets are held to, if anything.
 
     `permissions`: peer IP -> expiry. `channels`: number -> (peer, expiry); `numbers`: peer -> number, its inverse.
     Expiries are monotonic seconds; an entry that is past its own counts as absent, whether it is still there or not.
@@ -31,24 +53,27 @@ class Allocation:
         "client",
         "direct",
         "expires",
-        "family",
         "made",
         "made_by",
         "numbers",
         "packets_in",
         "packets_out",
         "permissions",
+        "rate",
         "relay",
+        "relays",
         "reply",
+        "reserved",
+        "streamed",
+        "transport",
         "user",
         "username",
     )
 
     def __init__(
         self,
-        client: Addr,
-        relay: Addr,
-        family: int,
+        client: Client,
+        relays: Sequence[Addr],
         username: str,
         user: str,
         direct: bool,
@@ -56,8 +81,12 @@ class Allocation:
         made_by: bytes,
     ) -> None:
         self.client = client
-        self.relay = relay
-        self.family = family
+        self.transport: str = transport_of(client)
+        self.streamed = self.transport != "udp"
+        self.relays = tuple(relays)
+        self.relay = self.relays[0]
+        self.reserved: Optional[Tuple[bytes, Addr]] = None  # token, address
+        self.rate: Optional[SessionRate] = None
         self.username = username
         self.user = user  # the name that quotas count
         self.direct = direct  # packets bypass the overlay
@@ -69,6 +98,35 @@ class Allocation:
         self.channels: Dict[int, Tuple[Addr, float]] = {}
         self.numbers: Dict[Addr, int] = {}
         self.bytes_in = self.bytes_out = self.packets_in = self.packets_out = 0
+
+    @property
+    def families(self) -> List[int]:
+        """The address families of its relayed addresses."""
+        return [family_of(relay[0]) for relay in self.relays]
+
+    def towards(self, ip: str) -> Addr:
+        """The relayed address that packets to this peer leave from; the caller knows that there is one."""
+        relay = self.relay
+        if len(self.relays) > 1 and (":" in relay[0]) != (":" in ip):
+            return self.relays[1]
+        return relay
+
+    def keep(self, *relays: Addr) -> None:
+        """Be left with these of its relayed addresses, and with no word to peers of another family."""
+        self.relays = relays
+        self.relay = relays[0]
+        families = self.families
+        self.revoke(lambda ip, _port: family_of(ip) in families)
+
+    def carried(self) -> Dict[Tuple[str, str, str], int]:
+        """Its traffic: ("packets" or "bytes", direction, transport) -> sum."""
+        transport = self.transport
+        return {
+            ("packets", "from_client", transport): self.packets_in,
+            ("bytes", "from_client", transport): self.bytes_in,
+            ("packets", "to_client", transport): self.packets_out,
+            ("bytes", "to_client", transport): self.bytes_out,
+        }
 
     def permitted(self, ip: str, now: float) -> bool:
         """Is there a live permission for this peer address?"""

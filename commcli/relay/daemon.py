@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-import socket
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterable, Optional
 
-from commcli.relay import stun
-from commcli.relay.allocation import Allocation
+from commcli.relay.allocation import family_of
 from commcli.relay.config import ConfigError, RelayConfig
+from commcli.relay.edge import Edge, Grounds
 from commcli.relay.log import Log
 from commcli.relay.loop import TICK_S, Loop
 from commcli.relay.membership import NO_TABLE, Membership
 from commcli.relay.peers import PeerPolicy
 from commcli.relay.shard import Shard
-from commcli.relay.turn import Server, TurnConfig
-from commcli.relay.udp import (
-    Addr,
-    Egress,
-    RelayPool,
-    bound_udp,
-    raise_descriptor_limit,
-    waiting,
-)
+from commcli.relay.turn import TurnConfig
+from commcli.relay.udp import Addr, Egress, bound_udp, raise_descriptor_limit
 
 EXPIRE_EVERY_S = 0.5
+
+
+class OverlayCarrier:
+    """The overlay as what takes an edge's packets to other nodes."""
+
+    def __init__(self, fleet: Membership, drops: "Counter[str]") -> None:
+        self._fleet, self._overlay, self._drops = fleet, fleet.overlay, drops
+        self.egress_of = fleet.overlay.egress_of
+
+    def carry(
+        self, egress: str, src: Addr, dst: Addr, payload: bytes, direct: bool, now: float, unix: float
+    ) -> bool:
+        """Send it by the overlay, or drop it (counted); False if it is to go straight."""
+        if direct:
+            # Who may bypass the overlay may not bypass the law: a user id is easily had.
+            if self._overlay.permits_straight(egress):
+                return False
+            self._drops["direct_forbidden"] += 1
+        elif self._overlay.goes_straight(egress):
+            return False
+        else:
+            self._fleet.send(self._overlay.send(egress, src, dst, payload, now, unix), now)
+        return True
 
 
 class Relay:
@@ -43,14 +57,20 @@ class Relay:
         self.drops: "Counter[str]" = Counter()
         self.loop = Loop(self._tick, self._survived)
         self.egress = Egress(self.drops)
-        self.pool = RelayPool(
-            config.address, config.relay_ports, secrets.randbelow, self._opened, self._closed
+        self.edge = Edge(
+            Grounds(config.addresses, config.relay_ports),
+            _turn_config(config),
+            _policy(config, None, ()),
+            self.loop,
+            self.egress,
+            PeerPolicy(config.allow_peers, own_addresses=config.addresses),
         )
-        self._opened_by_hand = PeerPolicy(config.allow_peers, own_addresses=[config.address])
-        self.turn = Server(_turn_config(config), self.pool, _policy(config, None, ()), os.urandom)
-        self.turn_socket = bound_udp(config.address, config.turn_port)
-        self.loop.add(self.turn_socket, self._on_turn)
+        self.turn = self.edge.turn
+        for address in config.addresses:
+            self.edge.listen(bound_udp(address, config.turn_port))
         self.fleet = None if config.base is None else Membership(self)
+        if self.fleet is not None:
+            self.edge.carrier = OverlayCarrier(self.fleet, self.drops)
         self._next_expire = self._next_fleet = 0.0
 
     def run(self) -> None:
@@ -64,69 +84,14 @@ class Relay:
 
     def close(self) -> None:
         """Close every socket."""
-        for relay in list(self.pool.sockets):
-            self.pool.close(relay)
         if self.fleet is not None:
             self.fleet.close()
-        self.loop.remove(self.turn_socket)
-        self.turn_socket.close()
+        self.edge.close()
         self.loop.close()
 
-    # --- the data path -------------------------------------------------------------------------------------
-
-    def _on_turn(self, _events: int) -> None:
-        sock, handle = self.turn_socket, self.turn.handle
-        now, unix = time.monotonic(), time.time()
-        for data, client in waiting(sock, self.drops):
-            for action in handle(data, client, now, unix):
-                if action[0] == "client":
-                    self.egress.send_now(sock, action[2], action[1])
-                else:
-                    self._to_peer(action[1], action[2], action[3], now, unix)
-
-    def _to_peer(self, allocation: Allocation, peer: Addr, payload: bytes, now: float, unix: float) -> None:
-        if peer in self.turn.by_relay:
-            self.deliver(allocation.relay, peer, payload, now)
-            return
-        if peer[0] == self.config.address and not self._opened_by_hand.permits(*peer):
-            # Some other program's socket among our relay ports: only live allocations are peers there.
-            self.drops["no_allocation"] += 1
-            return
-        egress = None if self.fleet is None else self.fleet.overlay.egress_of(*peer)
-        if self.fleet is not None and egress is not None:
-            overlay = self.fleet.overlay
-            if allocation.direct:
-                # Who may bypass the overlay may not bypass the law: a user id is easily had.
-                if not overlay.permits_straight(egress):
-                    self.drops["direct_forbidden"] += 1
-                    return
-            elif not overlay.goes_straight(egress):
-                self.fleet.send(overlay.send(egress, allocation.relay, peer, payload, now, unix), now)
-                return
-        self.egress.send(self.pool.sockets[allocation.relay], payload, peer, now)
-
     def deliver(self, src: Addr, dst: Addr, payload: bytes, now: float) -> None:
-        """Hand what came for the relayed address `dst` to its client, if that client permits `src`."""
-        allocation = self.turn.by_relay.get(dst)
-        if allocation is None:
-            self.drops["no_allocation"] += 1
-            return
-        framed = self.turn.from_peer(allocation, src, payload, now)
-        if framed is not None:
-            self.egress.send_now(self.turn_socket, framed, allocation.client)
-
-    def _opened(self, sock: socket.socket) -> None:
-        relay: Addr = sock.getsockname()[:2]
-
-        def ready(_events: int) -> None:
-            now = time.monotonic()
-            for payload, peer in waiting(sock, self.drops):
-                self.deliver(peer, relay, payload, now)
-
-        self.loop.add(sock, ready)
-
-    def _closed(self, sock: socket.socket) -> None:
-        self.loop.remove(sock)
+        """What the overlay brought for one of our relayed addresses."""
+        self.edge.deliver(src, dst, payload, now)
 
     def obey(self, shard: Optional[Shard], services: "Iterable[Addr]") -> None:
         """Let clients reach the relayed addresses of the fleet that `shard` names, and none of its `services`."""
@@ -161,7 +126,7 @@ class Relay:
 
     def figures(self) -> Dict[str, Any]:
         """The status but for the overlay's paths and flows: cheap, since any local user may ask for the metrics."""
-        no_socket = Counter({f"no_socket_{name}": count for name, count in self.pool.errors.items()})
+        no_socket = Counter({f"no_socket_{name}": count for name, count in self.edge.pool.errors.items()})
         drops = self.drops + self.turn.drops + no_socket
         fleet = {"peers": {}, "table": NO_TABLE} if self.fleet is None else self.fleet.status()
         return {
@@ -183,11 +148,11 @@ class Relay:
 def _policy(config: RelayConfig, shard: Optional[Shard], services: "Iterable[Addr]") -> PeerPolicy:
     """Who may be a peer: public addresses, what the configuration allows, and the fleet's relayed addresses."""
     others = {} if shard is None else {name: row for name, row in shard.nodes.items() if name != config.node}
-    ports = (config.turn_port, config.overlay_port, config.stamp_port, config.metrics_port)
+    ports = (config.turn_port, config.tls_port, config.overlay_port, config.stamp_port, config.metrics_port)
     return PeerPolicy(
         config.allow_peers,
-        relays={config.address: config.relay_ports},
-        own_addresses=[config.address],
+        relays=dict.fromkeys(config.addresses, config.relay_ports),
+        own_addresses=config.addresses,
         service_ports=[port for port in ports if port is not None],
         neighbours=[(row.address, row.relay_ports) for row in others.values()],
         services=[*services, *((row.address, row.overlay_port) for row in others.values())],
@@ -195,8 +160,18 @@ def _policy(config: RelayConfig, shard: Optional[Shard], services: "Iterable[Add
 
 
 def _turn_config(config: RelayConfig) -> TurnConfig:
-    family = stun.IPV6 if ":" in config.address else stun.IPV4
-    return TurnConfig(config.realm, dict(config.users), config.secrets, relay_family=family)
+    return TurnConfig(
+        config.realm,
+        dict(config.users),
+        config.secrets,
+        relay_families=tuple(family_of(address) for address in config.addresses),
+        user_quota=config.user_quota,
+        total_quota=config.total_quota,
+        revoked=config.revoked,
+        session_kbit_s=config.session_kbit_s,
+        node_mbit_s=config.node_mbit_s,
+        password_algorithms=config.password_algorithms,
+    )
 
 
 def serve(config: RelayConfig, version: str) -> int:

@@ -30,6 +30,7 @@ class Loop:
         self._tick, self._failed = tick, failed
         self._due = 0.0
         self._stopped = False
+        self.turns = 0  # of `run` so far
         self.lag_ms: Deque[float] = deque(maxlen=512)
 
     def add(self, sock: socket.socket, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
@@ -63,12 +64,15 @@ class Loop:
 
     def _turn(self) -> None:
         self._tick_if_due()
-        for fd, events in self._epoll.poll(max(0.0, self._due - time.monotonic())):
-            callback = self._callbacks.get(fd)
+        self.turns += 1
+        monotonic, callbacks = time.monotonic, self._callbacks
+        for fd, events in self._epoll.poll(max(0.0, self._due - monotonic())):
+            callback = callbacks.get(fd)
             if callback is not None:
                 callback(events)
             # Also between two sockets: a flood on a thousand of them must not hold the keepalives up.
-            self._tick_if_due()
+            if monotonic() >= self._due:
+                self._tick_if_due()
 
     def _tick_if_due(self) -> None:
         now = time.monotonic()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple
+from typing import Literal, NamedTuple, Optional, Sequence
 
 from commcli.relay import stun
-from commcli.relay.auth import Login
-from commcli.relay.stun import Addr, Attribute, Message
+from commcli.relay.auth import Client, Login
+from commcli.relay.stun import Attribute, Message
 
 UDP = 17
 # Comprehension-required attributes that mean something to us; any other one is 420.
@@ -24,6 +24,8 @@ KNOWN = frozenset(
         stun.EVEN_PORT,
         stun.REQUESTED_TRANSPORT,
         stun.RESERVATION_TOKEN,
+        stun.USERHASH,
+        stun.PASSWORD_ALGORITHM,
     }
 )
 
@@ -41,7 +43,7 @@ class Request(NamedTuple):
     """All that the handler of an authenticated request needs. `now`: monotonic seconds."""
 
     message: Message
-    client: Addr
+    client: Client
     login: Login
     now: float
 
@@ -80,10 +82,23 @@ def family(message: Message, kind: int) -> int:
     return number
 
 
-def relayed_address(message: Message, relay_family: int) -> Tuple[bool, List[Attribute]]:
-    """What an Allocate wants of its relayed address: (an even port?, attributes to add to the success).
+class Wish(NamedTuple):
+    """What an Allocate wants of its relayed address.
 
-    REQUESTED- and ADDITIONAL-ADDRESS-FAMILY, EVEN-PORT and RESERVATION-TOKEN, in the order of RFC 8656 section 7.2.
+    `kind`: any port, an even one, or an even one with the next reserved. `additional`: a second family, 0 for none.
+    `token`: of a reserved port, which is then all that is wanted.
+    """
+
+    family: int
+    kind: Literal["any", "even", "pair"] = "any"
+    additional: int = 0
+    token: Optional[bytes] = None
+
+
+def relayed_address(message: Message, families: Sequence[int]) -> Wish:
+    """REQUESTED- and ADDITIONAL-ADDRESS-FAMILY, EVEN-PORT and RESERVATION-TOKEN, in the order of RFC 8656 section 7.2.
+
+    `families` are those that we can relay in; of none of them is 440. Without a wish it is IPv4, where we have it.
     """
     wanted = family(message, stun.REQUESTED_ADDRESS_FAMILY)
     additional = family(message, stun.ADDITIONAL_ADDRESS_FAMILY)
@@ -95,13 +110,11 @@ def relayed_address(message: Message, relay_family: int) -> Tuple[bool, List[Att
         raise Rejected(400)
     if even_port is not None and len(even_port) != 1:
         raise Rejected(400)
-    pair = even_port is not None and bool(even_port[0] & 0x80)
-    if pair and additional:
+    kind: Literal["any", "even", "pair"] = "any"
+    if even_port is not None:
+        kind = "pair" if even_port[0] & 0x80 else "even"
+    if kind == "pair" and additional:
         raise Rejected(400)
-    if (wanted or stun.IPV4) != relay_family:
+    if (wanted or stun.IPV4) not in families:
         raise Rejected(440)
-    if pair or token is not None:
-        raise Rejected(508)  # no next port is ever reserved: WebRTC bundles RTP and RTCP
-    # One family is better than none: the client is told which one it did not get.
-    failed = [(stun.ADDRESS_ERROR_CODE, bytes([additional, 0, 4, 40]))] if additional else []
-    return even_port is not None, failed
+    return Wish(wanted or stun.IPV4, kind, additional, token)

@@ -1,4 +1,4 @@
-"""The TURN server (RFC 8656 over UDP) as a value machine: datagrams and the time in, actions out.
+"""The TURN server (RFC 8656 over UDP, TCP and TLS) as a value machine: datagrams and the time in, actions out.
 
 It opens no socket (`RelaySockets` does), reads no clock, and `handle` never raises, whatever the bytes are: a request
 is answered, anything else that leads nowhere is counted in `drops` under its reason.
@@ -9,16 +9,35 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Dict, List, Literal, Mapping, Optional, Protocol, Sequence, Tuple, Union
+from typing import Dict, FrozenSet, List, Literal, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 from commcli.relay import stun
-from commcli.relay.allocation import CHANNEL_HIGH, CHANNEL_LOW, Allocation
-from commcli.relay.auth import DIRECT_SUFFIX, Authenticator, Denied, Login, RandomBytes, Throttle
+from commcli.relay.allocation import (
+    CHANNEL_HIGH,
+    CHANNEL_LOW,
+    Allocation,
+    SessionRate,
+    family_of,
+    transport_of,
+)
+from commcli.relay.alternates import Alternates
+from commcli.relay.auth import (
+    DIRECT_SUFFIX,
+    Authenticator,
+    Client,
+    Denied,
+    Login,
+    PasswordAlgorithms,
+    RandomBytes,
+    Throttle,
+)
+from commcli.relay.limits import Bucket
 from commcli.relay.peers import PeerPolicy
 from commcli.relay.request import (
     KNOWN,
     Rejected,
     Request,
+    Wish,
     check_transport,
     family,
     lifetime_s,
@@ -28,7 +47,7 @@ from commcli.relay.request import (
 from commcli.relay.stun import Addr, Attribute, Message
 
 # What the socket side is to do: send bytes to a client, or a payload from an allocation to a peer.
-Action = Union[Tuple[Literal["client"], Addr, bytes], Tuple[Literal["peer"], Allocation, Addr, bytes]]
+Action = Union[Tuple[Literal["client"], Client, bytes], Tuple[Literal["peer"], Allocation, Addr, bytes]]
 
 # What still fits a UDP datagram with a Data indication around it: 20 + 24 (an IPv6 peer) + 4, padded to fours.
 MAX_PAYLOAD = (65507 - 48) & ~3
@@ -36,17 +55,22 @@ PRUNE_EVERY_S = 30.0
 # DONT-FRAGMENT: Linux sets the bit on every datagram that fits the path's MTU, asked or not, and splits what does not.
 # So what a Send asks not to split is dropped if it would not fit Ethernet's 1500 bytes.
 MAX_UNFRAGMENTED = {stun.IPV4: 1472, stun.IPV6: 1452}
-# Ports are random, so half are even: this many odd ones in a row mean that there is no even one to be had.
-EVEN_PORT_TRIES = 20
+TOKEN_BYTES = 8
+
+COUNTED = ("auth_ok", "auth_failed", "allocations_made", "allocations_ended", "quota_user", "quota_total")
 
 _channel_header = struct.Struct("!HH")
+_unpack_channel_header, _pack_channel_header = _channel_header.unpack_from, _channel_header.pack
 
 
 class RelaySockets(Protocol):
     """The pool of relayed transport addresses."""
 
-    def open(self) -> Optional[Addr]:
-        """Bind an unpredictable free port of the pool; its address, or None when there is none left."""
+    def open(self, family: int, kind: Literal["any", "even", "pair"]) -> List[Addr]:
+        """Bind an unpredictable free port of the pool; its address, or [] when there is none left.
+
+        "even": an even port. "pair": an even port and the next one, so two addresses.
+        """
 
     def close(self, relay: Addr) -> None:
         """Give the port back."""
@@ -56,26 +80,33 @@ class RelaySockets(Protocol):
 class TurnConfig:
     """Credentials and limits. `users` are name -> password, `secrets` the shared secrets of time-limited users.
 
+    `revoked` are user ids (what stands after the colon) that are refused whatever they know. Quotas count
+    allocations; `session_kbit_s` is for each way of one allocation, `node_mbit_s` for all of them together.
+
     Keep `realm` within 16 bytes: it rides in every 401, which is then 64 bytes at most (no amplifier for reflection).
     """
 
     realm: str
     users: Mapping[str, str] = field(default_factory=dict)
     secrets: Sequence[str] = ()
-    relay_family: int = stun.IPV4  # of every address that RelaySockets opens
+    relay_families: Tuple[int, ...] = (stun.IPV4,)  # those that RelaySockets can open
     default_lifetime_s: int = 600
     max_lifetime_s: int = 3600
     nonce_lifetime_s: float = 3600.0
     user_quota: Optional[int] = None  # allocations of one user (the name after the colon)
     total_quota: Optional[int] = None
     refusals_per_second: int = 10  # unauthenticated refusals for each source address
+    revoked: FrozenSet[str] = frozenset()
+    session_kbit_s: Optional[int] = None
+    node_mbit_s: Optional[float] = None
+    password_algorithms: PasswordAlgorithms = "auto"  # which of them a challenge offers, see Authenticator
 
 
 class Server:
-    """One TURN server. `client` stands for the 5-tuple: it is the key of an allocation, and opaque but for its IP.
+    """One TURN server. `client` stands for the 5-tuple: it is the key of an allocation.
 
     Public state, for the loop that carries the packets: `allocations` (by client), `by_relay` (by relayed address),
-    `policy` (changed by `obey`), `alternate` (replace it freely), `drain`, `drops` by reason, and `counters`.
+    `policy` (changed by `obey`), `alternates` (replace it freely), `drain`, `drops` by reason, and `counters`.
     """
 
     def __init__(
@@ -84,20 +115,29 @@ class Server:
         self.config = config
         self.policy = policy
         self.auth = Authenticator(
-            config.realm, random_bytes, config.users, config.secrets, config.nonce_lifetime_s
+            config.realm,
+            random_bytes,
+            config.users,
+            config.secrets,
+            config.nonce_lifetime_s,
+            config.password_algorithms,
         )
-        self.allocations: Dict[Addr, Allocation] = {}
+        self.allocations: Dict[Client, Allocation] = {}
         self.by_relay: Dict[Addr, Allocation] = {}
         self.drain = False
-        self.alternate: Optional[Addr] = None  # where a drained server sends new clients (300), if anywhere
+        self.alternates: Optional[Alternates] = None  # where new clients are sent instead (300), if anywhere
         self.drops: Counter[str] = Counter()
-        # Also "error_CODE": replies by error code. The three names are there from the start: 0 is an answer too.
-        self.counters: Counter[str] = Counter(auth_ok=0, auth_failed=0, allocations_made=0)
+        # Also "error_CODE": replies by error code. The names are there from the start: 0 is an answer too.
+        self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
+        self._ended: Counter[Tuple[str, str, str]] = Counter()  # traffic of allocations that are gone
         self._sockets = sockets
         self._random_bytes = random_bytes
         self._throttle = Throttle(random_bytes(32), config.refusals_per_second)
+        self._node_rate: Optional[Bucket] = None
         self._users: Counter[str] = Counter()  # live allocations by user
+        self._reserved: Dict[bytes, Allocation] = {}  # by token: the allocation that reserved the next port
         self._prune_at = 0.0
+        self.reconfigure(config)
         self._handlers = {
             stun.ALLOCATE: self._allocate,
             stun.REFRESH: self._refresh,
@@ -107,46 +147,93 @@ class Server:
 
     # The data path: ChannelData in, peer data out. Table look-ups only.
 
-    def handle(self, data: bytes, client: Addr, now: float, unix: float) -> List[Action]:
-        """What to do about one datagram from a client. `now`: monotonic seconds, `unix`: wall clock seconds."""
+    def handle(self, data: bytes, client: Client, now: float, unix: float) -> List[Action]:
+        """What to do about one datagram or stream frame. `now`: monotonic seconds, `unix`: wall clock seconds."""
         if not data or data[0] & 0xC0 != 0x40:
             return self._stun(data, client, now, unix)
-        # ChannelData (RFC 8656 section 12.6): UDP may or may not pad it.
+        carried = self.channel_data(data, client, now)
+        return [] if carried is None else [("peer", *carried)]
+
+    def channel_data(
+        self, data: bytes, client: Client, now: float
+    ) -> Optional[Tuple[Allocation, Addr, bytes]]:
+        """ChannelData (RFC 8656 section 12.6) as what goes to which peer; None if it is dropped (counted).
+
+        UDP may or may not pad it.
+        """
         allocation = self.allocations.get(client)
         if allocation is None or allocation.expires <= now:
-            return self._drop("no_allocation")
-        if len(data) < 4:
-            return self._drop("channel_length")
-        number, size = _channel_header.unpack_from(data)
+            self.drops["no_allocation"] += 1
+            return None
+        length = len(data)
+        if length < 4:
+            self.drops["channel_length"] += 1
+            return None
+        number, size = _unpack_channel_header(data)
         bound = allocation.channels.get(number)
         if bound is None or bound[1] <= now:
-            return self._drop("no_channel")
-        if len(data) - 4 < size:
-            return self._drop("channel_length")
+            self.drops["no_channel"] += 1
+            return None
+        if length - 4 < size:
+            self.drops["channel_length"] += 1
+            return None
+        if self.metered and not self._passes(allocation, 0, size, now):
+            return None
         allocation.packets_in += 1
         allocation.bytes_in += size
-        return [("peer", allocation, bound[0], data[4 : 4 + size])]
+        return allocation, bound[0], data[4 : 4 + size]
 
     def from_peer(self, allocation: Allocation, peer: Addr, payload: bytes, now: float) -> Optional[bytes]:
-        """A peer's packet as bytes for `allocation.client`; None if it is dropped (counted).
+        """A peer's packet as bytes for `allocation.client`; None if it is dropped (counted)."""
+        frames = self.to_client(allocation, peer, (payload,), now)
+        return frames[0] if frames else None
 
-        ChannelData if the peer has a channel, else a Data indication (RFC 8656 sections 11.6 and 12.7).
+    def to_client(
+        self, allocation: Allocation, peer: Addr, payloads: Sequence[bytes], now: float
+    ) -> List[bytes]:
+        """Packets of one peer as frames for `allocation.client`; those that are dropped (counted) are not among them.
+
+        ChannelData if the peer has a channel, else Data indications (RFC 8656 sections 11.6 and 12.7).
         """
-        size = len(payload)
-        if allocation.permissions.get(peer[0], now) <= now:
-            self.drops["no_permission"] += 1
-            return None
-        if allocation.expires <= now or size > MAX_PAYLOAD:
-            self.drops["oversize" if size > MAX_PAYLOAD else "no_allocation"] += 1
-            return None
-        allocation.packets_out += 1
-        allocation.bytes_out += size
+        if allocation.permissions.get(peer[0], 0.0) <= now or allocation.expires <= now:
+            self.drops["no_permission" if allocation.expires > now else "no_allocation"] += len(payloads)
+            return []
         number = allocation.numbers.get(peer)
-        if number is not None and allocation.channels[number][1] > now:
-            return _channel_header.pack(number, size) + payload
+        if number is not None and allocation.channels[number][1] <= now:
+            number = None
+        frames: List[bytes] = []
+        for payload in payloads:
+            size = len(payload)
+            if size > MAX_PAYLOAD:
+                self.drops["oversize"] += 1
+                continue
+            if self.metered and not self._passes(allocation, 1, size, now):
+                continue
+            allocation.packets_out += 1
+            allocation.bytes_out += size
+            if number is None:
+                frames.append(self._data_indication(peer, payload))
+            elif allocation.streamed and size & 3:
+                # A stream has no other marks between frames, so there the padding is a must (section 12.5).
+                frames.append(_pack_channel_header(number, size) + payload + bytes(-size & 3))
+            else:
+                frames.append(_pack_channel_header(number, size) + payload)
+        return frames
+
+    def _data_indication(self, peer: Addr, payload: bytes) -> bytes:
         transaction = self._random_bytes(stun.TRANSACTION_SIZE)
         attributes = [(stun.XOR_PEER_ADDRESS, stun.pack_address(peer, transaction)), (stun.DATA, payload)]
         return stun.build(stun.DATA_METHOD, stun.INDICATION, transaction, attributes)
+
+    def _passes(self, allocation: Allocation, way: int, size: int, now: float) -> bool:
+        """May this packet pass the limits of its session (way 0: from the client, 1: to it) and of the node?"""
+        if allocation.rate is not None and not allocation.rate[way].take(size, now):
+            self.drops["session_rate"] += 1
+            return False
+        if self._node_rate is not None and not self._node_rate.take(size, now):
+            self.drops["node_rate"] += 1
+            return False
+        return True
 
     def _drop(self, reason: str) -> List[Action]:
         self.drops[reason] += 1
@@ -154,7 +241,7 @@ class Server:
 
     # STUN messages
 
-    def _stun(self, data: bytes, client: Addr, now: float, unix: float) -> List[Action]:
+    def _stun(self, data: bytes, client: Client, now: float, unix: float) -> List[Action]:
         try:
             message = stun.parse(data)
         except stun.StunError as error:
@@ -168,7 +255,7 @@ class Server:
             return []  # a keepalive (RFC 8489 section 6.3.2): it did its work on the way
         return self._drop("stun_unexpected")
 
-    def _request(self, message: Message, client: Addr, now: float, unix: float) -> Optional[bytes]:
+    def _request(self, message: Message, client: Client, now: float, unix: float) -> Optional[bytes]:
         if message.method == stun.BINDING:
             return self._binding(message, client, now)
         handler = self._handlers.get(message.method)
@@ -184,11 +271,11 @@ class Server:
             refuse_unknown(message)
             return handler(Request(message, client, login, now))
         except Rejected as rejected:
-            return self._error(message, rejected, login.key)
+            return self._error(message, rejected, login)
         except stun.StunError:  # a malformed attribute
-            return self._error(message, Rejected(400), login.key)
+            return self._error(message, Rejected(400), login)
 
-    def _binding(self, message: Message, client: Addr, now: float) -> Optional[bytes]:
+    def _binding(self, message: Message, client: Client, now: float) -> Optional[bytes]:
         """Binding needs no credentials, so the answer is as short as it can be: 32 bytes to an IPv4 client."""
         try:
             refuse_unknown(message)
@@ -196,7 +283,7 @@ class Server:
             return self._error(message, rejected, None) if self._may_refuse(client, now) else None
         return _success(message, None, _mapped(message, client))
 
-    def _deny(self, denied: Denied, message: Message, client: Addr, now: float) -> Optional[bytes]:
+    def _deny(self, denied: Denied, message: Message, client: Client, now: float) -> Optional[bytes]:
         """401 and 438 carry a new nonce and the realm; nothing about why (RFC 8489 section 9.2.4)."""
         if denied.forged:
             self.counters["auth_failed"] += 1
@@ -204,22 +291,21 @@ class Server:
             return None
         challenge: List[Attribute] = []
         if denied.code != 400:
-            nonce = self.auth.nonces.issue(client, now)
-            challenge = [(stun.REALM, self.config.realm.encode()), (stun.NONCE, nonce)]
+            challenge = self.auth.challenge(client, now, len(message.raw))
         return self._error(message, Rejected(denied.code, *challenge), None)
 
-    def _may_refuse(self, client: Addr, now: float) -> bool:
+    def _may_refuse(self, client: Client, now: float) -> bool:
         allowed = self._throttle.allows(client[0], now)
         if not allowed:
             self.drops["refusal_silenced"] += 1
         return allowed
 
-    def _error(self, message: Message, rejected: Rejected, key: Optional[bytes]) -> bytes:
+    def _error(self, message: Message, rejected: Rejected, login: Optional[Login]) -> bytes:
         """An error reply. The reason phrase is for eyes, and bytes: only those who authenticated get it."""
         self.counters[f"error_{rejected.code}"] += 1
-        phrase = stun.REASONS[rejected.code] if key is not None else ""
+        phrase = stun.REASONS[rejected.code] if login is not None else ""
         attributes = [(stun.ERROR_CODE, stun.pack_error(rejected.code, phrase)), *rejected.attributes]
-        return _reply(message, stun.ERROR, attributes, key)
+        return _reply(message, stun.ERROR, attributes, login)
 
     # Requests, in the order of RFC 8656
 
@@ -234,74 +320,127 @@ class Server:
         message, config = request.message, self.config
         check_transport(message)
         granted_s = lifetime_s(message, config.default_lifetime_s, config.max_lifetime_s)
-        even, extra = relayed_address(message, config.relay_family)
+        wish = relayed_address(message, config.relay_families)
+        self._check_alternate(request)
         self._check_capacity(request.login)
-        allocation = self._install(request, self._open(even), granted_s)
+        allocation = self._install(request, wish, granted_s)
         attributes = [
-            (stun.XOR_RELAYED_ADDRESS, stun.pack_address(allocation.relay, message.transaction)),
+            *(
+                (stun.XOR_RELAYED_ADDRESS, stun.pack_address(relay, message.transaction))
+                for relay in allocation.relays
+            ),
             (stun.LIFETIME, granted_s.to_bytes(4, "big")),
             *_mapped(message, request.client),
-            *extra,
         ]
-        allocation.reply = _success(message, request.login.key, attributes)
+        if allocation.reserved is not None:
+            attributes.append((stun.RESERVATION_TOKEN, allocation.reserved[0]))
+        for wished in (wish.family, wish.additional):
+            if wish.additional and wished not in allocation.families:
+                # One family is better than none: the client is told which one it did not get.
+                code = 508 if wished in config.relay_families else 440
+                failed = bytes([wished, 0, code // 100, code % 100])
+                attributes.append((stun.ADDRESS_ERROR_CODE, failed))
+        allocation.reply = _success(message, request.login, attributes)
         return allocation.reply
 
+    def _check_alternate(self, request: Request) -> None:
+        """300 Try Alternate (RFC 8489 section 10), in place of an allocation, if another edge suits better."""
+        if self.alternates is None:
+            return
+        ip, transport = request.client[0], transport_of(request.client)
+        other = self.alternates.choose(ip, transport, self.drain)
+        if other is None:
+            return
+        where = [(stun.ALTERNATE_SERVER, stun.pack_address(other.address))]
+        if other.domain is not None:
+            where.append((stun.ALTERNATE_DOMAIN, other.domain.encode()))
+        raise Rejected(300, *where)
+
     def _check_capacity(self, login: Login) -> None:
-        if self.drain and self.alternate is not None:
-            raise Rejected(300, (stun.ALTERNATE_SERVER, stun.pack_address(self.alternate)))
         quota, total = self.config.user_quota, self.config.total_quota
-        if self.drain or (quota is not None and self._users[login.user] >= quota):
+        if self.drain:
+            raise Rejected(486)
+        if quota is not None and self._users[login.user] >= quota:
+            self.counters["quota_user"] += 1
             raise Rejected(486)
         if total is not None and len(self.allocations) >= total:
+            self.counters["quota_total"] += 1
             raise Rejected(508)
 
-    def _open(self, even: bool) -> Addr:
-        """A relayed address, with an even port if asked (EVEN-PORT); 508 if there is none."""
-        odd: List[Addr] = []
-        relay = self._sockets.open()
-        while even and relay is not None and relay[1] & 1 and len(odd) < EVEN_PORT_TRIES:
-            odd.append(relay)  # held until the end, so that the same one is not offered again
-            relay = self._sockets.open()
-        for address in odd:
-            self._sockets.close(address)
-        if relay is None:
-            raise Rejected(508)
-        if even and relay[1] & 1:
-            self._sockets.close(relay)
-            raise Rejected(508)
-        return relay
-
-    def _install(self, request: Request, relay: Addr, granted_s: int) -> Allocation:
+    def _install(self, request: Request, wish: Wish, granted_s: int) -> Allocation:
         login = request.login
         allocation = Allocation(
             client=request.client,
-            relay=relay,
-            family=self.config.relay_family,
+            relays=self._open(wish, login),
             username=login.username,
             user=login.user,
             direct=login.user.endswith(DIRECT_SUFFIX),
             made=request.now,
             made_by=request.message.transaction,
         )
+        if wish.kind == "pair":
+            self._reserve(allocation)
         allocation.expires = request.now + granted_s
-        self.allocations[request.client] = self.by_relay[relay] = allocation
+        allocation.rate = self._session_rate()
+        self.allocations[request.client] = allocation
+        for relay in allocation.relays:
+            self.by_relay[relay] = allocation
         self._users[login.user] += 1
         self.counters["allocations_made"] += 1
         return allocation
+
+    def _open(self, wish: Wish, login: Login) -> List[Addr]:
+        """The relayed addresses that are wished for; of two families one is enough. 508 if there is none.
+
+        With "pair" the second is the port to be reserved.
+        """
+        if wish.token is not None:
+            return [self._redeem(wish.token, login)]
+        relays = self._sockets.open(wish.family, wish.kind)
+        if wish.additional in self.config.relay_families:
+            relays = relays + self._sockets.open(wish.additional, "any")
+        if not relays:
+            raise Rejected(508)
+        return relays
+
+    def _reserve(self, allocation: Allocation) -> None:
+        """Hold the second port of a pair for whoever shows the token, as long as the first one's allocation lives.
+
+        The RFC's 30 seconds are a minimum. Bound to the allocation, what a user reserves is no more than it holds.
+        """
+        first, second = allocation.relays
+        allocation.relays = (first,)
+        token = self._random_bytes(TOKEN_BYTES)
+        allocation.reserved = (token, second)
+        self._reserved[token] = allocation
+
+    def _redeem(self, token: bytes, login: Login) -> Addr:
+        holder = self._reserved.get(token)
+        if holder is None or holder.reserved is None or holder.user != login.user:
+            raise Rejected(508)
+        relay = holder.reserved[1]
+        holder.reserved = None
+        del self._reserved[token]
+        return relay
+
+    def _session_rate(self) -> Optional[SessionRate]:
+        kbit_s = self.config.session_kbit_s
+        return None if kbit_s is None else SessionRate(Bucket(kbit_s), Bucket(kbit_s))
 
     def _refresh(self, request: Request) -> bytes:
         """Section 8.2. A lifetime of 0 deletes."""
         allocation = self._own(request)
         message, config = request.message, self.config
-        if family(message, stun.REQUESTED_ADDRESS_FAMILY) not in (0, allocation.family):
+        only = family(message, stun.REQUESTED_ADDRESS_FAMILY)
+        if only and only not in allocation.families:
             raise Rejected(443)
         granted_s = lifetime_s(message, config.default_lifetime_s, config.max_lifetime_s)
         if message.first(stun.LIFETIME) == b"\0\0\0\0":
             granted_s = 0
-            self._free(allocation)
+            self._free(allocation, only)
         else:
             allocation.expires = request.now + granted_s
-        return _success(message, request.login.key, [(stun.LIFETIME, granted_s.to_bytes(4, "big"))])
+        return _success(message, request.login, [(stun.LIFETIME, granted_s.to_bytes(4, "big"))])
 
     def _create_permission(self, request: Request) -> bytes:
         """Section 10.2: all of the addresses or none; their ports do not count."""
@@ -316,7 +455,7 @@ class Server:
             self._check_peer(allocation, ip, None)
         if not allocation.permit([ip for ip, _ in peers], request.now):
             raise Rejected(508)
-        return _success(request.message, request.login.key)
+        return _success(request.message, request.login)
 
     def _channel_bind(self, request: Request) -> bytes:
         """Section 12.2."""
@@ -336,9 +475,9 @@ class Server:
         self._check_peer(allocation, *peer)
         if not allocation.bind(number, peer, request.now):
             raise Rejected(508)
-        return _success(request.message, request.login.key)
+        return _success(request.message, request.login)
 
-    def _send(self, message: Message, client: Addr, now: float) -> List[Action]:
+    def _send(self, message: Message, client: Client, now: float) -> List[Action]:
         """A Send indication (section 11.4): nobody is told of a failure, so it is counted."""
         allocation = self._live(client, now)
         if allocation is None:
@@ -357,9 +496,11 @@ class Server:
             return self._drop("forbidden_peer")
         if (
             message.first(stun.DONT_FRAGMENT) is not None
-            and len(payload) > MAX_UNFRAGMENTED[allocation.family]
+            and len(payload) > MAX_UNFRAGMENTED[family_of(peer[0])]
         ):
             return self._drop("would_fragment")
+        if self.metered and not self._passes(allocation, 0, len(payload), now):
+            return []
         allocation.packets_in += 1
         allocation.bytes_in += len(payload)
         return [("peer", allocation, peer, payload)]
@@ -378,10 +519,10 @@ class Server:
     def _check_peer(self, allocation: Allocation, ip: str, port: Optional[int]) -> None:
         if not self.policy.permits(ip, port):
             raise Rejected(403)
-        if (stun.IPV6 if ":" in ip else stun.IPV4) != allocation.family:
+        if family_of(ip) not in allocation.families:
             raise Rejected(443)
 
-    def _live(self, client: Addr, now: float) -> Optional[Allocation]:
+    def _live(self, client: Client, now: float) -> Optional[Allocation]:
         """The client's allocation; one past its time is freed on the spot."""
         allocation = self.allocations.get(client)
         if allocation is not None and allocation.expires <= now:
@@ -389,14 +530,60 @@ class Server:
             return None
         return allocation
 
-    def _free(self, allocation: Allocation) -> None:
+    def _free(self, allocation: Allocation, only: int = 0) -> None:
+        """End an allocation, or of two relayed addresses `only` the one of this family."""
+        if only and len(allocation.relays) > 1:
+            self._close(*(relay for relay in allocation.relays if family_of(relay[0]) == only))
+            allocation.keep(*(relay for relay in allocation.relays if family_of(relay[0]) != only))
+            return
         del self.allocations[allocation.client]
-        del self.by_relay[allocation.relay]
+        self._close(*allocation.relays)
+        if allocation.reserved is not None:
+            token, held = allocation.reserved
+            del self._reserved[token]
+            self._sockets.close(held)
         allocation.expires = allocation.made  # whoever still holds it sees that it is over
         self._users[allocation.user] -= 1
         if not self._users[allocation.user]:
             del self._users[allocation.user]
-        self._sockets.close(allocation.relay)
+        self.counters["allocations_ended"] += 1
+        self._ended.update(allocation.carried())
+
+    def _close(self, *relays: Addr) -> None:
+        for relay in relays:
+            del self.by_relay[relay]
+            self._sockets.close(relay)
+
+    def closed(self, client: Client) -> None:
+        """The stream of this client is gone, and its allocation with it (RFC 8656 section 5)."""
+        allocation = self.allocations.get(client)
+        if allocation is not None:
+            self._free(allocation)
+
+    def totals(self) -> "Counter[Tuple[str, str, str]]":
+        """What was carried: ("packets" or "bytes", "from_client" or "to_client", transport of the client) -> sum."""
+        sums = Counter(self._ended)
+        for allocation in self.allocations.values():
+            sums.update(allocation.carried())
+        return sums
+
+    def reconfigure(self, config: TurnConfig) -> None:
+        """Obey new credentials, quotas and limits from now on. Calls stay, but for those of revoked users.
+
+        Realm and families are those of the start.
+        """
+        self.config = config
+        self.auth.set_credentials(config.users, config.secrets, config.revoked)
+        self.auth.password_algorithms = config.password_algorithms
+        self.auth.nonces.lifetime_s = config.nonce_lifetime_s
+        self._throttle.per_second = config.refusals_per_second
+        self._node_rate = None if config.node_mbit_s is None else Bucket(config.node_mbit_s * 1000)
+        self.metered = config.node_mbit_s is not None or config.session_kbit_s is not None
+        for allocation in list(self.allocations.values()):
+            if self.auth.revokes(allocation.username):
+                self._free(allocation)
+            else:
+                allocation.rate = self._session_rate()
 
     def obey(self, policy: PeerPolicy) -> None:
         """Ask this policy from now on. What it does not grant ends now: a channel is not asked about again until
@@ -416,16 +603,22 @@ class Server:
                 allocation.forget_expired(now)
 
 
-def _mapped(message: Message, client: Addr) -> List[Attribute]:
-    return [(stun.XOR_MAPPED_ADDRESS, stun.pack_address(client, message.transaction))]
+def _mapped(message: Message, client: Client) -> List[Attribute]:
+    return [(stun.XOR_MAPPED_ADDRESS, stun.pack_address(client[:2], message.transaction))]
 
 
-def _success(message: Message, key: Optional[bytes], attributes: Sequence[Attribute] = ()) -> bytes:
-    return _reply(message, stun.SUCCESS, attributes, key)
+def _success(message: Message, login: Optional[Login], attributes: Sequence[Attribute] = ()) -> bytes:
+    return _reply(message, stun.SUCCESS, attributes, login)
 
 
-def _reply(message: Message, kind: int, attributes: Sequence[Attribute], key: Optional[bytes]) -> bytes:
-    """A reply; with FINGERPRINT if the client uses it, so that its demultiplexer finds one."""
+def _reply(message: Message, kind: int, attributes: Sequence[Attribute], login: Optional[Login]) -> bytes:
+    """A reply, signed as its request was; with FINGERPRINT, for demultiplexers, if the client uses it."""
     return stun.build(
-        message.method, kind, message.transaction, attributes, key=key, fingerprint=message.fingerprinted
+        message.method,
+        kind,
+        message.transaction,
+        attributes,
+        key=None if login is None else login.key,
+        sha256=login is not None and login.sha256,
+        fingerprint=message.fingerprinted,
     )

@@ -1,4 +1,8 @@
-"""UDP sockets of the relay: the pool of relayed ports, and sending, at once or after the lab's delay."""
+"""UDP sockets of the relay: batches in and out, the pool of relayed ports, and the lab's delay.
+
+The kernel costs most of a relayed packet, so packets that came together leave together: UDP_GRO hands over a train of
+them at once, UDP_SEGMENT takes one (udp(7)). Plain calls where the kernel or the path says no.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,12 @@ import itertools
 import math
 import resource
 import socket
+import struct
+import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Literal, Optional, Sequence, Tuple
 
+from commcli.relay import stun
 from commcli.relay.config import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +34,12 @@ SOCKET_BUFFER = 4 << 20
 # Descriptors that allocations leave to everything else: the control socket, the files that are watched, ssh-keygen.
 SPARE_DESCRIPTORS = 64
 MAX_DESCRIPTORS = 1 << 17  # more than there are ports
+UDP_SEGMENT, UDP_GRO = 103, 104  # linux/udp.h; the socket module does not know them
+MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of every kernel that has them
+MAX_TRAIN = 65_000  # bytes
+ANCILLARY = socket.CMSG_SPACE(4)
+SO_MEMINFO, MEMINFO_DROPS = 55, 8  # asm-generic/socket.h, linux/sock_diag.h
+_U16 = struct.Struct("=H")
 # A port that is taken or forbidden says nothing of the next one; any other error would be the same for all of them.
 _NEXT_PORT = (errno.EADDRINUSE, errno.EACCES)
 # Held by the lab's delay at most; beyond it the "link" drops, as a router's queue does.
@@ -81,12 +94,114 @@ def waiting(sock: socket.socket, drops: "Counter[str]") -> List[Tuple[bytes, Add
     return received
 
 
+class BatchSocket:
+    """A UDP socket that reads no more often than it has to, and sends trains."""
+
+    __slots__ = ("_budget", "_round", "drops", "fd", "sock")
+
+    # Some kernels and tunnels can not split a train: then nobody tries again.
+    splits = True
+
+    def __init__(self, sock: socket.socket, drops: "Counter[str]") -> None:
+        self.sock, self.drops = sock, drops
+        self.fd = sock.fileno()
+        self._budget, self._round = 1, -2
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+
+    def read(self, round_: int) -> "List[Tuple[bytes, List[Any], int, Any]]":
+        """What waits, as `recvmsg` gives it. `round_`: the number of the loop's turn.
+
+        Asking an empty socket costs half as much as reading a full one. So as many are asked for as the last turn
+        had, and more only if there was something left behind: then the socket is ready again in the very next turn.
+        """
+        budget = self._budget
+        if round_ == self._round + 1 and budget < DRAIN:
+            budget *= 2
+        self._round = round_
+        receive = self.sock.recvmsg
+        received: "List[Tuple[bytes, List[Any], int, Any]]" = []
+        try:
+            for _ in range(budget):
+                received.append(receive(MAX_DATAGRAM, ANCILLARY))
+        except BlockingIOError:
+            budget = len(received) or 1
+        except OSError:
+            # The ICMP error of an earlier send is reported here: nothing to read now.
+            self.drops["receive_error"] += 1
+        self._budget = budget
+        return received
+
+    def send(self, data: bytes, to: Addr) -> None:
+        """Send one datagram; one that can not be sent is counted, never raised."""
+        try:
+            self.sock.sendto(data, to)
+        except BlockingIOError:
+            self.drops["send_buffer_full"] += 1
+        except OSError:
+            # Unreachable, refused by a firewall, or the allocation closed while the lab held the packet.
+            self.drops["send_error"] += 1
+
+    def send_all(self, datagrams: Sequence[bytes], to: Addr) -> None:
+        """Send datagrams; those of one length (the last may be shorter) with one call, if the kernel takes it."""
+        count = len(datagrams)
+        if count < 2 or not BatchSocket.splits:
+            for data in datagrams:
+                self.send(data, to)
+            return
+        at = 0
+        while at < count:
+            size = len(datagrams[at])
+            end, most = at + 1, min(count, at + min(MAX_SEGMENTS, MAX_TRAIN // (size or MAX_TRAIN)))
+            while end < most and len(datagrams[end]) == size:
+                end += 1
+            if end < most and 0 < len(datagrams[end]) < size:
+                end += 1
+            if end - at == 1:
+                self.send(datagrams[at], to)
+            else:
+                self._send_segments(datagrams[at:end], size, to)
+            at = end
+
+    def _send_segments(self, datagrams: Sequence[bytes], size: int, to: Addr) -> None:
+        try:
+            self.sock.sendmsg(datagrams, [(socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(size))], 0, to)
+            return
+        except BlockingIOError:
+            self.drops["send_buffer_full"] += len(datagrams)
+            return
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP):
+                BatchSocket.splits = False
+        # Too long for the path's MTU, say: one by one the kernel may still fragment them.
+        for data in datagrams:
+            self.send(data, to)
+
+
+def split(data: bytes, ancillary: List[Any]) -> Sequence[bytes]:
+    """The datagrams of what `BatchSocket.read` gave: one, or those of a train that UDP_GRO made."""
+    for level, kind, value in ancillary:
+        if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+            size = int.from_bytes(value, sys.byteorder)
+            return [data[at : at + size] for at in range(0, len(data), size)]
+    return (data,)
+
+
 def bound_udp(address: str, port: int) -> socket.socket:
     """`open_udp` for a port that the configuration names. Raises ConfigError."""
     try:
         return open_udp(address, port)
     except OSError as error:
         raise ConfigError(f"cannot bind UDP {address}:{port}: {error.strerror}") from error
+
+
+def kernel_drops(sock: socket.socket) -> int:
+    """Datagrams that the kernel dropped at this socket, mostly because its buffer was full."""
+    try:
+        info = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (MEMINFO_DROPS + 1))
+        return int.from_bytes(info[4 * MEMINFO_DROPS :], sys.byteorder)
+    except OSError:
+        return 0
 
 
 class RelayPool:
@@ -96,68 +211,108 @@ class RelayPool:
 
     def __init__(
         self,
-        address: str,
+        addresses: Sequence[str],
         ports: Tuple[int, int],
         below: Callable[[int], int],
-        opened: Callable[[socket.socket], None],
-        closed: Callable[[socket.socket], None],
+        opened: Callable[[Addr, socket.socket], None],
+        closed: Callable[[Addr, socket.socket], None],
+        slice_: Tuple[int, int] = (0, 1),
     ) -> None:
-        """`below(n)` gives a random int in 0..n-1; `opened`/`closed` tell the loop of each socket."""
+        """`addresses`: one a family. `below(n)` gives a random int in 0..n-1; `opened`/`closed` tell the loop.
+
+        `slice_` (k, n): of every n pairs of ports the k-th, so that n processes share the range.
+        """
         self.sockets: Dict[Addr, socket.socket] = {}
         self.errors: "Counter[str]" = Counter()  # why the system gave no socket, by errno's name
         self._most_descriptors = _descriptor_limit() - SPARE_DESCRIPTORS
-        self._address, (self._low, self._high) = address, ports
+        self._addresses = {_family(address): address for address in addresses}
+        low, high = ports
+        mine: Sequence[int] = range(low, high + 1)
+        even: Sequence[int] = range(low + (low & 1), high + 1, 2)
+        if slice_ != (0, 1):
+            part, parts = slice_
+            mine, even = ([port for port in some if (port >> 1) % parts == part] for some in (mine, even))
+        self._ports = {"any": mine, "even": even, "pair": even[:-1] if even and even[-1] == high else even}
         self._below, self._opened, self._closed = below, opened, closed
 
-    def open(self) -> Optional[Addr]:
-        """The new relayed address, or None when no port is free or the system has no socket for us."""
+    def open(self, family: int, kind: Literal["any", "even", "pair"] = "any") -> List[Addr]:
+        """The new relayed address, with "pair" the next port's too; [] when none is free or no socket to be had."""
+        address = self._addresses[family]
         try:
-            return self._open()
+            for port in self._candidates(address, self._ports[kind]):
+                opened = self._bind(address, port, 2 if kind == "pair" else 1)
+                if opened:
+                    return opened
         except OSError as error:
             # Out of descriptors or buffers, or our address is gone from its interface: this client is refused,
             # the calls that are up stay up.
             self.errors[errno.errorcode.get(error.errno or 0, "EUNKNOWN")] += 1
-            return None
+        return []
 
-    def _open(self) -> Optional[Addr]:
-        size = self._high - self._low + 1
+    def _candidates(self, address: str, ports: Sequence[int]) -> Iterator[int]:
+        """Ports that we have not taken: random ones first, then all of them."""
+        if not ports:
+            return
         for _ in range(self.TRIES):
-            port = self._low + self._below(size)
-            if (self._address, port) not in self.sockets and (relay := self._bind(port)):
-                return relay
+            port = ports[self._below(len(ports))]
+            if (address, port) not in self.sockets:
+                yield port
         # A nearly full pool: random tries fail although ports are left, so walk it from a random start.
-        start = self._below(size)
-        for offset in range(size):
-            port = self._low + (start + offset) % size
-            if (self._address, port) not in self.sockets and (relay := self._bind(port)):
-                return relay
-        return None
+        start = self._below(len(ports))
+        for offset in range(len(ports)):
+            port = ports[(start + offset) % len(ports)]
+            if (address, port) not in self.sockets:
+                yield port
 
-    def _bind(self, port: int) -> Optional[Addr]:
-        """The relayed address with this port, None if it is taken. Raises OSError when no port would do."""
+    def _bind(self, address: str, port: int, count: int) -> List[Addr]:
+        """Relayed addresses with `count` ports from here on, [] if one is taken. Raises OSError when none would do."""
+        opened: List[Addr] = []
         try:
-            sock = open_udp(self._address, port)
+            for number in range(port, port + count):
+                if not self._bind_one(address, number):
+                    break
+                opened.append((address, number))
+        except OSError:
+            self._close_all(opened)
+            raise
+        if len(opened) == count:
+            return opened
+        self._close_all(opened)
+        return []
+
+    def _bind_one(self, address: str, port: int) -> bool:
+        if (address, port) in self.sockets:
+            return False
+        try:
+            sock = open_udp(address, port)
         except OSError as error:
             if error.errno in _NEXT_PORT:
-                return None
+                return False
             raise
         try:
             # The lowest free number is given first, so the number says how many are in use.
             if sock.fileno() >= self._most_descriptors:
                 raise OSError(errno.EMFILE, "too many allocations for this process")
-            self._opened(sock)
+            self._opened((address, port), sock)
         except OSError:
             sock.close()
             raise
-        relay = (self._address, port)
-        self.sockets[relay] = sock
-        return relay
+        self.sockets[address, port] = sock
+        return True
+
+    def _close_all(self, relays: List[Addr]) -> None:
+        for relay in relays:
+            self.close(relay)
 
     def close(self, relay: Addr) -> None:
         """Give the port back."""
         sock = self.sockets.pop(relay)
-        self._closed(sock)
+        self._closed(relay, sock)
         sock.close()
+
+
+def _family(address: str) -> int:
+    return stun.IPV6 if ":" in address else stun.IPV4
 
 
 class Egress:

@@ -46,7 +46,7 @@ def _server_for(ip: str, policy: PeerPolicy) -> tuple[World, Client]:
     """A world whose relayed addresses are of the peer's family, so that only the policy stands in the way."""
     six = ":" in ip
     world = World(
-        config(relay_family=stun.IPV6 if six else stun.IPV4),
+        config(relay_families=(stun.IPV6 if six else stun.IPV4,)),
         policy,
         FakePool("2a01:4f8::1" if six else "5.9.0.1"),
     )

@@ -12,42 +12,71 @@ import pytest
 
 from commcli.relay.config import ConfigError
 from commcli.relay.shaping import Shaper
+from commcli.relay.stun import IPV4, Addr
 from commcli.relay.udp import Egress, RelayPool, bound_udp, open_udp
 
 ADDRESS = "127.0.0.1"
-PORTS = (41000, 41007)
+PORTS = (10400, 10407)  # below the ephemeral ports
+
+
+def _nobody(_relay: Addr, _sock: socket.socket) -> None:
+    """Nobody is told."""
 
 
 @pytest.fixture
 def pool() -> Iterator[RelayPool]:
-    made = RelayPool(ADDRESS, PORTS, random.Random(1).randrange, lambda _: None, lambda _: None)
+    made = RelayPool([ADDRESS], PORTS, random.Random(1).randrange, _nobody, _nobody)
     yield made
     for relay in list(made.sockets):
         made.close(relay)
 
 
 def test_the_pool_gives_every_port_once_and_takes_them_back(pool: RelayPool) -> None:
-    given = [pool.open() for _ in range(8)]
-    assert sorted(port for _, port in filter(None, given)) == list(range(41000, 41008))
-    assert pool.open() is None
-    pool.close((ADDRESS, 41003))
-    assert pool.open() == (ADDRESS, 41003)
+    given = [port for _ in range(8) for _, port in pool.open(IPV4)]
+    assert sorted(given) == list(range(10400, 10408))
+    assert pool.open(IPV4) == []
+    pool.close((ADDRESS, 10403))
+    assert pool.open(IPV4) == [(ADDRESS, 10403)]
 
 
 def test_a_port_that_another_process_holds_is_passed_over(pool: RelayPool) -> None:
-    taken = open_udp(ADDRESS, 41005)
+    taken = open_udp(ADDRESS, 10405)
     try:
-        given = {port for _, port in filter(None, [pool.open() for _ in range(8)])}
+        given = {port for _ in range(8) for _, port in pool.open(IPV4)}
     finally:
         taken.close()
-    assert given == set(range(41000, 41008)) - {41005}
+    assert given == set(range(10400, 10408)) - {10405}
+
+
+def test_even_ports_and_pairs(pool: RelayPool) -> None:
+    [(_, even)] = pool.open(IPV4, "even")
+    first, second = pool.open(IPV4, "pair")
+    assert even % 2 == first[1] % 2 == 0 and second == (ADDRESS, first[1] + 1)
+    while pool.open(IPV4, "pair"):
+        pass
+    # One odd port is left, beside the even one that was asked for alone.
+    assert pool.open(IPV4, "even") == []
+    assert pool.open(IPV4) == [(ADDRESS, even + 1)]
+    assert pool.open(IPV4) == []
+
+
+def test_processes_share_the_range_and_never_a_pair() -> None:
+    parts = [RelayPool([ADDRESS], PORTS, lambda _: 0, _nobody, _nobody, (part, 3)) for part in range(3)]
+    given = [[port for _ in range(8) for _, port in pool.open(IPV4)] for pool in parts]
+    try:
+        assert sorted(sum(given, [])) == list(range(10400, 10408))
+        assert {port >> 1 for port in given[0]}.isdisjoint({port >> 1 for port in given[1] + given[2]})
+    finally:
+        for pool in parts:
+            for relay in list(pool.sockets):
+                pool.close(relay)
 
 
 def test_a_taken_port_of_the_configuration_is_one_clear_line() -> None:
-    taken = open_udp(ADDRESS, 41005)
+    taken = open_udp(ADDRESS, 10405)
     try:
-        with pytest.raises(ConfigError, match=r"cannot bind UDP 127\.0\.0\.1:41005: Address already in use"):
-            bound_udp(ADDRESS, 41005)
+        with pytest.raises(ConfigError, match=r"cannot bind UDP 127\.0\.0\.1:10405: Address already in use"):
+            bound_udp(ADDRESS, 10405)
     finally:
         taken.close()
 
@@ -62,11 +91,11 @@ asked = []
 def below(size):
     asked.append(size)
     return len(asked) % size
-pool = RelayPool("127.0.0.1", (41100, 42999), below, lambda _: None, lambda _: None)
-while pool.open():
+pool = RelayPool(["127.0.0.1"], (10500, 11999), below, lambda *_: None, lambda *_: None)
+while pool.open(1):
     pass
 before = len(asked)
-assert pool.open() is None and len(asked) == before + 1, "walked the pool for a descriptor"
+assert pool.open(1) == [] and len(asked) == before + 1, "walked the pool for a descriptor"
 assert 1 <= len(pool.sockets) < 16 and pool.errors["EMFILE"] == 2, (len(pool.sockets), pool.errors)
 spare = [socket.socket() for _ in range(SPARE_DESCRIPTORS - 1)]
 """
@@ -75,17 +104,17 @@ spare = [socket.socket() for _ in range(SPARE_DESCRIPTORS - 1)]
 
 def test_an_address_that_went_away_refuses_the_client_and_ends_nothing() -> None:
     # TEST-NET-1: no machine has it.
-    gone = RelayPool("192.0.2.1", PORTS, random.Random(1).randrange, lambda _: None, lambda _: None)
-    assert gone.open() is None
+    gone = RelayPool(["192.0.2.1"], PORTS, random.Random(1).randrange, _nobody, _nobody)
+    assert gone.open(IPV4) == []
     assert gone.errors == {"EADDRNOTAVAIL": 1}
 
 
 def test_a_loop_that_can_take_no_more_sockets_refuses_the_client() -> None:
-    def full(_: socket.socket) -> None:
+    def full(_relay: Addr, _: socket.socket) -> None:
         raise OSError(errno.ENOSPC, "no more watches")
 
-    pool = RelayPool(ADDRESS, PORTS, random.Random(1).randrange, full, lambda _: None)
-    assert pool.open() is None
+    pool = RelayPool([ADDRESS], PORTS, random.Random(1).randrange, full, _nobody)
+    assert pool.open(IPV4) == []
     assert pool.sockets == {}
     assert pool.errors == {"ENOSPC": 1}
 
@@ -97,7 +126,7 @@ def test_an_ipv6_socket_is_no_door_into_ipv4() -> None:
         pytest.skip(f"no IPv6 here: {error}")
     try:
         with pytest.raises(OSError):
-            sock.sendto(b"x", ("::ffff:127.0.0.1", 41005))
+            sock.sendto(b"x", ("::ffff:127.0.0.1", 10405))
     finally:
         sock.close()
 

@@ -26,15 +26,20 @@ class FakePool:
 
     def __init__(self, ip: str = "5.9.0.1", ports: Iterable[int] = range(50000, 50100)) -> None:
         self.ip = ip
+        self.ip6 = "2a01:4f8::1"
         self.free = list(ports)
         self.opened: list[Addr] = []
 
-    def open(self) -> Addr | None:
-        if not self.free:
-            return None
-        relay = (self.ip, self.free.pop(0))
-        self.opened.append(relay)
-        return relay
+    def open(self, family: int, kind: str = "any") -> list[Addr]:
+        ports = [port for port in self.free if kind == "any" or not port & 1]
+        ports = [port for port in ports if kind != "pair" or port + 1 in self.free]
+        if not ports:
+            return []
+        wanted = ports[0], *((ports[0] + 1,) if kind == "pair" else ())
+        self.free = [port for port in self.free if port not in wanted]
+        relays = [(self.ip if family == stun.IPV4 else self.ip6, port) for port in wanted]
+        self.opened += relays
+        return relays
 
     def close(self, relay: Addr) -> None:
         self.opened.remove(relay)
