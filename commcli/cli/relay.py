@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from commcli.cli import output
 from commcli.cli.consent import agree, named
 from commcli.cli.options import (
+    DeadlineOpt,
     InventoryOpt,
     JsonOpt,
     QuietOpt,
@@ -22,7 +23,14 @@ from commcli.cli.options import (
 from commcli.errors import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from commcli.fleet.model import Fleet, Node
+    from commcli.remote.outcome import Outcome
+    from commcli.settings import Settings
+
+    Answers = list[Outcome[dict[str, Any]]]
+    Then = Callable[[Fleet, list[Node], Answers], Coroutine[Any, Any, Answers]]
 
 app = typer.Typer(help="Run one relay here, or ask and steer relays over SSH.", no_args_is_help=True)
 
@@ -126,13 +134,26 @@ def status(
     quiet: QuietOpt = False,
 ) -> None:
     """Show what the relays say of themselves: table, allocations, paths, drops."""
+    import asyncio
+
+    from commcli.remote import survey
+
     fleet, nodes = _selected(settings_from(inventory, state).inventory, selector)
-    _ask_all("status", fleet, nodes, as_json=as_json, quiet=quiet)
+    _tell("status", fleet, asyncio.run(survey.ask_all(fleet, nodes, "status")), as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def drain(
     selector: Annotated[str, typer.Argument(help="Which nodes.")],
+    sessions: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Drained once so few allocations are left (default: the node's drain_sessions)."
+        ),
+    ] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End the relay when it is drained.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Come back when they are drained.")] = False,
+    deadline: DeadlineOpt = None,
     inventory: InventoryOpt = None,
     state: StateOpt = None,
     as_json: JsonOpt = False,
@@ -140,8 +161,28 @@ def drain(
     yes: YesOpt = False,
     reason: ReasonOpt = None,
 ) -> None:
-    """Take no new allocation; finish the old ones."""
-    _steer("drain", selector, inventory, state, as_json=as_json, quiet=quiet, yes=yes, reason=reason)
+    """Take no new allocation; finish the old ones. Holds over a restart of the relay, until `undrain`."""
+    from commcli.remote import survey
+    from commcli.report import terminal
+
+    async def drained(fleet: Fleet, nodes: list[Node], answers: Answers) -> Answers:
+        with terminal.progress("drain", quiet=quiet) as shown:
+            return await survey.await_drained(
+                fleet, nodes, answers, stop=stop, deadline_s=deadline, on_event=shown.take
+            )
+
+    wish = {"stop": stop} if sessions is None else {"stop": stop, "sessions": sessions}
+    _steer(
+        "drain",
+        selector,
+        settings_from(inventory, state),
+        wish,
+        then=drained if wait else None,
+        as_json=as_json,
+        quiet=quiet,
+        yes=yes,
+        reason=reason,
+    )
 
 
 @app.command()
@@ -155,33 +196,61 @@ def undrain(
     reason: ReasonOpt = None,
 ) -> None:
     """Take new allocations again."""
-    _steer("undrain", selector, inventory, state, as_json=as_json, quiet=quiet, yes=yes, reason=reason)
+    settings = settings_from(inventory, state)
+    _steer("undrain", selector, settings, {}, as_json=as_json, quiet=quiet, yes=yes, reason=reason)
+
+
+@app.command()
+def reload(
+    selector: Annotated[str, typer.Argument(help="Which nodes.")],
+    inventory: InventoryOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    yes: YesOpt = False,
+    reason: ReasonOpt = None,
+) -> None:
+    """Read configuration, secrets, users, revocations and certificates again; every call stays.
+
+    A relay whose new configuration is wrong keeps the old one and says why.
+    """
+    settings = settings_from(inventory, state)
+    _steer("reload", selector, settings, {}, as_json=as_json, quiet=quiet, yes=yes, reason=reason)
 
 
 def _steer(
     verb: str,
     selector: str,
-    inventory: Path | None,
-    state: Path | None,
+    settings: Settings,
+    wish: dict[str, Any],
+    then: Then | None = None,
     *,
     as_json: bool,
     quiet: bool,
     yes: bool,
     reason: str | None,
 ) -> None:
+    """Ask `verb` with the arguments `wish` under the lock; `then` is what is waited for when it is free again."""
+    import asyncio
+
+    from commcli.remote import outcome, survey
     from commcli.store.lock import exclusive
     from commcli.store.sqlite import Store
 
-    settings = settings_from(inventory, state)
     fleet, nodes = _selected(settings.inventory, selector)
     agree(fleet, f"{verb} {named(nodes)}", len(nodes), yes=yes)
     with (
         exclusive(settings.lock, f"relay {verb} {selector}"),
         Store(settings.database) as store,
-        store.audited(f"relay {verb}", reason, {"selector": selector}),
+        store.audited(f"relay {verb}", reason, {"selector": selector, **wish}) as told,
         output.naming_unknowns({node.id: verb for node in nodes}),
     ):
-        _ask_all(verb, fleet, nodes, as_json=as_json, quiet=quiet)
+        answers = asyncio.run(survey.ask_all(fleet, nodes, verb, **wish))
+        if code := outcome.exit_code(answers):
+            told["result"] = f"exit {code}"
+    if then is not None:
+        answers = asyncio.run(then(fleet, nodes, answers))
+    _tell(verb, fleet, answers, as_json=as_json, quiet=quiet)
 
 
 def _selected(inventory: Path, selector: str) -> tuple[Fleet, list[Node]]:
@@ -192,12 +261,9 @@ def _selected(inventory: Path, selector: str) -> tuple[Fleet, list[Node]]:
     return fleet, select(fleet, selector)
 
 
-def _ask_all(verb: str, fleet: Fleet, nodes: list[Node], *, as_json: bool, quiet: bool) -> None:
-    import asyncio
+def _tell(verb: str, fleet: Fleet, answers: Answers, *, as_json: bool, quiet: bool) -> None:
+    from commcli.remote import outcome
 
-    from commcli.remote import outcome, survey
-
-    outcomes = asyncio.run(survey.ask_all(fleet, nodes, verb))
     rows = [
         {
             "node": o.node,
@@ -206,9 +272,9 @@ def _ask_all(verb: str, fleet: Fleet, nodes: list[Node], *, as_json: bool, quiet
             "seconds": round(o.seconds, 3),
             "answer": o.value,
         }
-        for o in outcomes
+        for o in answers
     ]
-    code = outcome.exit_code(outcomes)
+    code = outcome.exit_code(answers)
     doc = {"schema": 1, "kind": f"relay.{verb}", "fleet": fleet.name, "nodes": rows}
     output.emit(doc, as_json=as_json, quiet=quiet, good=code == 0)
     if code:

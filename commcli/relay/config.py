@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, FrozenSet, List, Literal, NamedTuple, Optional, Sequence, Tuple, Union
 
 from commcli.relay.signature import NAMESPACE
 
@@ -56,7 +56,7 @@ class RelayConfig(NamedTuple):
     node_mbit_s: Optional[int] = None
     drain_sessions: int = 0
     workers: int = 1
-    password_algorithms: str = "auto"
+    password_algorithms: Literal["auto", "md5", "always"] = "auto"
     revoked: FrozenSet[str] = frozenset()
     metrics_address: Optional[str] = None  # None: this machine alone can read the metrics
     control: Optional[Path] = None  # the control socket of a relay without a base folder

@@ -10,8 +10,10 @@ The figures document (JSON-able). A section that is absent or None was not measu
     drops            {reason: since the start}
     loop_lag_ms      {"p50", "p99"}: how late the loop's ticks were lately; of several workers the worst
     kernel_drops     datagrams that the kernel dropped at our sockets, since the start
-    streams          {"open", "half_open", "handshakes": now}; what ends in "_total" counts since the start
-    tls              {"not_after_unix": when the certificate ends}
+    streams          {"open", "open_tcp", "open_tls", "half_open", "handshakes": now; "accepted", "handshakes_done":
+                     since the start} (stream.Streams.figures)
+    tls              {"not_after_unix": when the certificate ends, "refused": what is wrong with its files or None};
+                     None where there is no TLS port
     process          {"cpu_s": since the start, "rss_bytes": now}
     reload           {"ok", "refused": since the start, "last_ok": bool or None}
     log_held_back    lines, since the start
@@ -77,8 +79,10 @@ def _sum(values: Sequence[Any]) -> Any:
     return {key: _sum(found) if found else None for key, found in held.items()}
 
 
-def _each(pick: Callable[[List[float]], float]) -> Callable[[Sequence[Any]], Dict[str, Optional[float]]]:
-    def combine(values: Sequence[Any]) -> Dict[str, Optional[float]]:
+def _each(pick: Callable[[List[Any]], Any]) -> Callable[[Sequence[Any]], Dict[str, Any]]:
+    """Key by key what `pick` takes of the values that are not None."""
+
+    def combine(values: Sequence[Any]) -> Dict[str, Any]:
         keys = dict.fromkeys(key for value in values for key in value)
         held = {key: [value[key] for value in values if value.get(key) is not None] for key in keys}
         return {key: pick(found) if found else None for key, found in held.items()}
@@ -132,25 +136,28 @@ def _calls(figures: Figures) -> List[Metric]:
     turn, moved, streams = (figures.get(key) or {} for key in ("turn", "traffic", "streams"))
     by_transport = figures.get("allocations_by")
     live = figures.get("allocations") if by_transport is None else _by("transport", by_transport)
-    states = {key: value for key, value in streams.items() if not key.endswith("_total")}
+    transports = {transport: streams.get(f"open_{transport}") for transport in ("tcp", "tls")}
     return [
         _gauge("allocations", "Live allocations by the client's transport.", live),
         _counter("allocations_created_total", "Allocations made.", turn.get("allocations_made")),
         _counter("allocations_ended_total", "Allocations that ended.", turn.get("allocations_ended")),
         _counter("packets_total", "Relayed packets.", _moved(moved.get("packets", {}))),
         _counter("bytes_total", "Bytes of the payload of relayed packets.", _moved(moved.get("bytes", {}))),
-        _gauge("streams", "TCP and TLS connections of clients by state.", _by("state", states)),
+        _gauge("streams", "Open connections of clients by transport.", _by("transport", transports)),
+        _gauge("streams_half_open", "Those without an allocation yet.", streams.get("half_open")),
+        _gauge("tls_handshakes_pending", "TLS handshakes under way.", streams.get("handshakes")),
+        _counter("streams_accepted_total", "Connections taken.", streams.get("accepted")),
+        _counter("tls_handshakes_total", "TLS handshakes completed.", streams.get("handshakes_done")),
         _gauge("draining", "1 while no new allocation is taken.", figures.get("drain")),
         _gauge("drained", "1 when a drain has come to its threshold.", figures.get("drained")),
     ]
 
 
 def _trouble(figures: Figures) -> List[Metric]:
-    turn, streams = (figures.get(key) or {} for key in ("turn", "streams"))
+    turn = figures.get("turn") or {}
     auth = {"ok": turn.get("auth_ok"), "failed": turn.get("auth_failed")}
     quotas = {"user": turn.get("quota_user"), "total": turn.get("quota_total")}
     codes = {key[len("error_") :]: count for key, count in turn.items() if key.startswith("error_")}
-    events = {key[: -len("_total")]: count for key, count in streams.items() if key.endswith("_total")}
     lost = "Datagrams that the kernel dropped at the relay's sockets."
     return [
         _counter("auth_total", "Requests with credentials by result.", _by("result", auth)),
@@ -158,7 +165,6 @@ def _trouble(figures: Figures) -> List[Metric]:
         _counter("quota_refusals_total", "Allocations refused by a quota.", _by("quota", quotas)),
         _counter("drops_total", "Packets dropped by reason.", _by("reason", figures.get("drops") or {})),
         _counter("kernel_drops_total", lost, figures.get("kernel_drops")),
-        _counter("stream_events_total", "What became of streams.", _by("event", events)),
         _counter("log_lines_held_back_total", "Log lines kept back.", figures.get("log_held_back")),
     ]
 
@@ -177,10 +183,15 @@ def _machine(figures: Figures) -> List[Metric]:
         _counter("cpu_seconds_total", "User and system time.", used.get("cpu_s")),
         _gauge("resident_memory_bytes", "Resident memory.", used.get("rss_bytes")),
         _gauge("tls_certificate_expiry_timestamp_seconds", ends, tls.get("not_after_unix")),
+        _gauge("tls_certificate_refused", "1 while its files cannot be used.", _refused(figures.get("tls"))),
         _counter("reloads_total", "Reloads of the configuration by result.", _by("result", reloads)),
         _gauge("config_last_reload_successful", "0 when the last was refused.", reload.get("last_ok")),
         *_table(figures.get("table") or {}),
     ]
+
+
+def _refused(tls: Optional[Mapping[str, Any]]) -> Optional[bool]:
+    return None if tls is None else tls.get("refused") is not None
 
 
 def _table(table: Mapping[str, Any]) -> List[Metric]:

@@ -24,10 +24,13 @@ def figures(**changes: Any) -> dict[str, Any]:
         "drops": {"no_permission": 4, "junk": 1},
         "loop_lag_ms": {"p50": 0.5, "p99": 2.0},
         "kernel_drops": 9,
-        "streams": {"open": 4, "half_open": 2, "handshakes": 1, "refused_total": 3},
-        "tls": {"not_after_unix": 2_000_000_000.0},
+        "streams": {
+            "open": 4, "open_tcp": 3, "open_tls": 1, "half_open": 2, "handshakes": 1, "accepted": 9,
+            "handshakes_done": 5,
+        },
+        "tls": {"not_after_unix": 2_000_000_000.0, "refused": None},
         "process": {"cpu_s": 1.25, "rss_bytes": 20 << 20},
-        "reload": {"ok": 2, "refused": 1, "last_ok": False},
+        "reload": {"ok": 2, "refused": 1, "last_ok": False, "error": "no realm", "restart": []},
         "log_held_back": 6,
         "table": {"serial": 17, "expires": "2030-01-01T00:00:00Z", "expired": False, "refused": None},
         **changes,
@@ -47,8 +50,12 @@ def test_every_figure_has_its_line() -> None:
         'drops_total{reason="no_permission"} 4',
         "loop_lag_p99_seconds 0.002",
         "kernel_drops_total 9",
-        'streams{state="half_open"} 2',
-        'stream_events_total{event="refused"} 3',
+        'streams{transport="tls"} 1',
+        "streams_half_open 2",
+        "tls_handshakes_pending 1",
+        "tls_handshakes_total 5",
+        "streams_accepted_total 9",
+        "tls_certificate_refused 0",
         "tls_certificate_expiry_timestamp_seconds 2000000000.0",
         'reloads_total{result="refused"} 1',
         "config_last_reload_successful 0",
@@ -74,7 +81,7 @@ def test_every_family_has_help_and_type_once_and_its_name_keeps_the_conventions(
 
 def test_what_was_not_measured_has_no_line() -> None:
     page = metrics.render(figures(kernel_drops=None, tls=None, loop_lag_ms={"p50": None, "p99": None}))
-    for name in ("kernel_drops", "tls_", "loop_lag"):
+    for name in ("kernel_drops", "tls_certificate", "loop_lag"):
         assert name not in page
     bare = metrics.render({"uptime_s": 1.0, "allocations": 3, "table": {"serial": None, "refused": None}})
     assert "commcli_relay_allocations 3\n" in bare and "commcli_relay_table" not in bare
@@ -89,7 +96,8 @@ def test_workers_are_one_node() -> None:
     one = figures()
     other = figures(
         version="other", allocations=10, allocations_by={"udp": 10}, drops={"junk": 2, "bug": 1},
-        loop_lag_ms={"p50": 0.1, "p99": 30.0}, tls={"not_after_unix": 1_900_000_000.0}, table=None, drain=True,
+        loop_lag_ms={"p50": 0.1, "p99": 30.0}, tls={"not_after_unix": 1_900_000_000.0, "refused": "expired"},
+        table=None, drain=True,
     )  # fmt: skip
     both = metrics.merge([one, other])
     assert (both["version"], both["workers"], both["allocations"], both["drain"]) == ("1.0", 2, 13, True)
@@ -98,7 +106,7 @@ def test_workers_are_one_node() -> None:
     assert both["traffic"]["packets"]["from_client"] == {"udp": 20, "tcp": 2}
     assert both["turn"]["error_486"] == 14
     assert both["loop_lag_ms"] == {"p50": 0.5, "p99": 30.0}
-    assert both["tls"] == {"not_after_unix": 1_900_000_000.0}
+    assert both["tls"] == {"not_after_unix": 1_900_000_000.0, "refused": "expired"}
     assert both["table"] == one["table"] and both["reload"] == one["reload"]
     assert both["kernel_drops"] == 18
 
