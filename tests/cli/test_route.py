@@ -239,6 +239,29 @@ def test_show_lists_the_routes_in_force(commcli: Commcli) -> None:
     assert (doc["serial"], doc["expired"]) == (1, False)
 
 
+def test_where_clients_are_sent_is_planned_and_shown(commcli: Commcli) -> None:
+    commcli.measure()
+    commcli.publish()
+    prefixes = "prefixes:\n  203.0.113.0/24: [sg-1, hk-1]\n  198.51.100.0/24: [sg-1]\n"
+    (commcli.inventory / "prefixes.yaml").write_text(prefixes)
+    nodes = commcli.inventory / "nodes.yaml"
+    nodes.write_text(nodes.read_text().replace("base: /srv/hk-1", "base: /srv/hk-1, state: drain"))
+    assert "; 2 client networks get other edges" in " ".join(commcli("plan").out.split())
+    commcli.publish(2)
+    assert "client networks" not in commcli("plan").out, "the table in force has them"
+    answer = commcli("show", "sg-1,hk-1")
+    assert "no new clients are sent to hk-1" in answer.out
+    assert "client networks: 2, nearest to sg-1 2" in answer.out
+    doc = commcli("show", "sg-1", "--json").document
+    assert (
+        doc["prefixes"],
+        [(door["node"], door["turn_port"], door["prefixes"]) for door in doc["doors"]],
+    ) == (
+        2,
+        [("sg-1", 3478, 2)],
+    )
+
+
 def test_show_of_an_expired_table_is_a_bad_answer(commcli: Commcli) -> None:
     commcli.measure()
     commcli.publish(age_s=0)
