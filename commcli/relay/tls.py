@@ -232,7 +232,11 @@ class Session:
         found: List[bytes] = []
         try:
             while len(found) < most:
-                found.append(self._object.read(RECORD))
+                plain = self._object.read(RECORD)
+                if not plain:  # close_notify
+                    self.ended = True
+                    return found
+                found.append(plain)
             self.more = True
         except ssl.SSLWantReadError:
             pass
