@@ -122,7 +122,7 @@ def serve(
         config = read()
     except ConfigError as error:
         raise Usage(str(error)) from error
-    raise typer.Exit(daemon.serve(config, __version__))
+    raise typer.Exit(daemon.serve(config, __version__, read))
 
 
 @app.command()

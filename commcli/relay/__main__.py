@@ -58,7 +58,7 @@ def _serve(options: argparse.Namespace) -> int:
     if options.follow_parent:
         # A supervisor that is SIGKILLed must not leave a relay behind that holds the ports of the next one.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    return serve(configs.load(options.config), __version__)
+    return serve(configs.load(options.config), __version__, lambda: configs.load(options.config))
 
 
 def _supervise(options: argparse.Namespace) -> int:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
+from commcli.relay import metrics
 from commcli.relay.allocation import family_of
-from commcli.relay.config import ConfigError, RelayConfig
+from commcli.relay.alternates import Alternates
+from commcli.relay.config import ConfigError, RelayConfig, live, needing_restart
 from commcli.relay.edge import Edge, Grounds
 from commcli.relay.log import Log
 from commcli.relay.loop import TICK_S, Loop
 from commcli.relay.membership import NO_TABLE, Membership
+from commcli.relay.operations import Operations
 from commcli.relay.peers import PeerPolicy
 from commcli.relay.shard import Shard
+from commcli.relay.stream import Streams, bound_tcp
+from commcli.relay.tls import Certificates
 from commcli.relay.turn import TurnConfig
 from commcli.relay.udp import Addr, Egress, bound_udp, raise_descriptor_limit
 
@@ -47,11 +53,45 @@ class OverlayCarrier:
         return True
 
 
+class Listeners(NamedTuple):
+    """The sockets that clients come to: UDP ones, and stream ones with their transport."""
+
+    udp: List[socket.socket]
+    streams: List[Tuple[socket.socket, str]]
+
+    def close(self) -> None:
+        """Close all of them."""
+        for sock in (*self.udp, *(sock for sock, _ in self.streams)):
+            sock.close()
+
+
+def open_listeners(config: RelayConfig, *, shared: bool = False) -> Listeners:
+    """Bind what `config` names; `shared`: so that several processes may. Raises ConfigError."""
+    listeners = Listeners([], [])
+    try:
+        for address in config.addresses:
+            listeners.udp.append(bound_udp(address, config.turn_port, shared=shared))
+            if config.tcp:
+                listeners.streams.append((bound_tcp(address, config.turn_port, shared=shared), "tcp"))
+            if config.tls_port is not None:
+                listeners.streams.append((bound_tcp(address, config.tls_port, shared=shared), "tls"))
+    except ConfigError:
+        listeners.close()
+        raise
+    return listeners
+
+
 class Relay:
     """One relay. `run` serves until SIGTERM; everything it knows can be asked over the control socket."""
 
-    def __init__(self, config: RelayConfig, version: str, log: Log) -> None:
-        """Opens every socket. Raises ConfigError when one can not be bound."""
+    def __init__(
+        self,
+        config: RelayConfig,
+        version: str,
+        log: Log,
+        read: Optional[Callable[[], RelayConfig]] = None,
+    ) -> None:
+        """Opens every socket. `read()` reads the configuration again. Raises ConfigError when one can not be bound."""
         self.config, self.version, self.log = config, version, log
         self.started = time.monotonic()
         self.drops: "Counter[str]" = Counter()
@@ -63,20 +103,31 @@ class Relay:
             _policy(config, None, ()),
             self.loop,
             self.egress,
-            PeerPolicy(config.allow_peers, own_addresses=config.addresses),
         )
+        self.edge.opened_by_hand = _opened_by_hand(config)
         self.turn = self.edge.turn
-        for address in config.addresses:
-            self.edge.listen(bound_udp(address, config.turn_port))
+        self.streams = Streams(self.loop, self.edge, self.drops)
+        self.edge.streams = self.streams
+        self.certificates = _certificates(config, log)
+        self._listen(open_listeners(config))
         self.fleet = None if config.base is None else Membership(self)
         if self.fleet is not None:
             self.edge.carrier = OverlayCarrier(self.fleet, self.drops)
-        self._next_expire = self._next_fleet = 0.0
+        commands = {} if self.fleet is None else self.fleet.commands()
+        self.operations = Operations(self, read or (lambda: self.config), commands)
+        self._next_expire = self._next_timers = 0.0
+
+    def _listen(self, listeners: Listeners) -> None:
+        for sock in listeners.udp:
+            self.edge.listen(sock)
+        for sock, transport in listeners.streams:
+            self.streams.listen(sock, transport, self.certificates if transport == "tls" else None)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         signal.signal(signal.SIGTERM, lambda *_: self.loop.stop())
         signal.signal(signal.SIGINT, lambda *_: self.loop.stop())
+        self.operations.listen_to_signals()
         self.log("relay_started", node=self.config.node, address=self.config.address, version=self.version)
         self.loop.run()
         self.log("relay_stopped", node=self.config.node)
@@ -84,8 +135,10 @@ class Relay:
 
     def close(self) -> None:
         """Close every socket."""
+        self.operations.close()
         if self.fleet is not None:
             self.fleet.close()
+        self.streams.close()
         self.edge.close()
         self.loop.close()
 
@@ -93,18 +146,53 @@ class Relay:
         """What the overlay brought for one of our relayed addresses."""
         self.edge.deliver(src, dst, payload, now)
 
+    # --- what the operator asks for ------------------------------------------------------------------------
+
+    def reconfigure(self, config: RelayConfig) -> List[str]:
+        """Apply what can change under running calls; the names of the keys that wait for a restart.
+
+        Raises ConfigError when the new certificate can not be used, and then has changed nothing.
+        """
+        if self.certificates is not None and not self.certificates.reload() and self.certificates.context:
+            raise ConfigError(f"{self.certificates.refused}")
+        waiting = needing_restart(self.config, config)
+        self.config = live(self.config, config)
+        self.turn.reconfigure(_turn_config(self.config))
+        self.edge.opened_by_hand = _opened_by_hand(self.config)
+        if self.fleet is None:
+            self.obey(None, ())
+        else:
+            self.fleet.reload()
+        return waiting
+
+    def drain_to(self, sessions: int, stop: bool) -> None:
+        """Take no new client."""
+        self.turn.drain = True
+
+    def undrain(self) -> None:
+        """Take new clients again."""
+        self.turn.drain = False
+
     def obey(self, shard: Optional[Shard], services: "Iterable[Addr]") -> None:
         """Let clients reach the relayed addresses of the fleet that `shard` names, and none of its `services`."""
         self.turn.obey(_policy(self.config, shard, services))
+        self.turn.alternates = None if shard is None else Alternates(shard)
 
     def _tick(self, now: float) -> Optional[float]:
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY_S
             self.turn.expire(now)
-        # The lab's delayed packets wake the loop far more often than the fleet's timers need.
-        if self.fleet is not None and now >= self._next_fleet:
-            self._next_fleet = now + TICK_S
-            self.fleet.tick(now, time.time())
+            if self.certificates is not None:
+                self.certificates.poll()
+            if self.fleet is not None and self.turn.alternates is not None:
+                self.turn.alternates.measured(self.fleet.rtt_ms())
+        # The lab's delayed packets wake the loop far more often than the timers need.
+        if now >= self._next_timers:
+            self._next_timers = now + TICK_S
+            self.operations.tick(now)
+            self.streams.tick(now)
+            if self.fleet is not None:
+                self.fleet.tick(now, time.time())
         return self.egress.release(now)
 
     def _survived(self, error: Exception) -> None:
@@ -127,7 +215,7 @@ class Relay:
     def figures(self) -> Dict[str, Any]:
         """The status but for the overlay's paths and flows: cheap, since any local user may ask for the metrics."""
         no_socket = Counter({f"no_socket_{name}": count for name, count in self.edge.pool.errors.items()})
-        drops = self.drops + self.turn.drops + no_socket
+        certificates = self.certificates
         fleet = {"peers": {}, "table": NO_TABLE} if self.fleet is None else self.fleet.status()
         return {
             "ok": True,
@@ -137,12 +225,26 @@ class Relay:
             "uptime_s": round(time.monotonic() - self.started, 3),
             "unix": time.time(),
             "drain": self.turn.drain,
+            "workers": 1,
             "allocations": len(self.turn.allocations),
+            "allocations_by": self._by_transport(),
+            "traffic": metrics.traffic(self.turn.totals()),
             "turn": dict(self.turn.counters),
-            "drops": dict(drops),
+            "drops": dict(self.drops + self.turn.drops + no_socket),
+            "kernel_drops": self.edge.kernel_drops(),
+            "streams": self.streams.figures(),
+            "tls": None
+            if certificates is None
+            else {"not_after_unix": certificates.not_after_unix(), "refused": certificates.refused},
+            "process": metrics.process(),
             "loop_lag_ms": self.loop.lag(),
             **fleet,
         }
+
+    def _by_transport(self) -> Dict[str, int]:
+        live_now = Counter({"udp": 0, "tcp": 0, "tls": 0})
+        live_now.update(allocation.transport for allocation in self.turn.allocations.values())
+        return dict(live_now)
 
 
 def _policy(config: RelayConfig, shard: Optional[Shard], services: "Iterable[Addr]") -> PeerPolicy:
@@ -174,8 +276,19 @@ def _turn_config(config: RelayConfig) -> TurnConfig:
     )
 
 
-def serve(config: RelayConfig, version: str) -> int:
-    """Run one relay until it is told to stop; 3 when it can not start."""
+def _opened_by_hand(config: RelayConfig) -> PeerPolicy:
+    """What the operator allows on our own addresses, beside live allocations."""
+    return PeerPolicy(config.allow_peers, own_addresses=config.addresses)
+
+
+def _certificates(config: RelayConfig, log: Log) -> Optional[Certificates]:
+    if config.tls_port is None or config.tls_certificate is None or config.tls_key is None:
+        return None
+    return Certificates(config.tls_certificate, config.tls_key, log)
+
+
+def serve(config: RelayConfig, version: str, read: Optional[Callable[[], RelayConfig]] = None) -> int:
+    """Run one relay until it is told to stop; 3 when it can not start. `read()` reads the configuration again."""
     log = Log(as_json=config.log_json)
     if config.allow_peers:
         log(
@@ -185,7 +298,7 @@ def serve(config: RelayConfig, version: str) -> int:
         )
     raise_descriptor_limit()
     try:
-        relay = Relay(config, version, log)
+        relay = Relay(config, version, log, read)
     except ConfigError as error:
         print(f"commcli-relay: {error}", file=sys.stderr)
         return 3

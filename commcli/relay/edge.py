@@ -60,16 +60,14 @@ class Edge:
         policy: PeerPolicy,
         loop: Loop,
         egress: Egress,
-        opened_by_hand: PeerPolicy,
     ) -> None:
-        """`opened_by_hand`: what the operator allows on our own addresses beside live allocations."""
         self.loop, self.egress, self.drops = loop, egress, egress.drops
         self.carrier: Optional[Carrier] = None
         self.streams: Optional[StreamSender] = None
         # Is it a live relayed address of a sister process? Those are reached through the kernel.
         self.is_sisters: Callable[[Addr], bool] = lambda _peer: False
         self._own = frozenset(grounds.addresses)
-        self._opened_by_hand = opened_by_hand
+        self.opened_by_hand = PeerPolicy()  # what the operator allows on our own addresses
         self._listeners: Dict[bool, BatchSocket] = {}  # by "is IPv6"
         self._relayed: Dict[Addr, BatchSocket] = {}
         self._ended_drops = 0
@@ -165,7 +163,7 @@ class Edge:
         if here is not None:
             self._to_client(here, self.turn.to_client(here, allocation.towards(peer[0]), payloads, now))
             return
-        if peer[0] in self._own and not self.is_sisters(peer) and not self._opened_by_hand.permits(*peer):
+        if peer[0] in self._own and not self.is_sisters(peer) and not self.opened_by_hand.permits(*peer):
             # Some other program's socket among our relay ports: only live allocations are peers there.
             self.drops["no_allocation"] += len(payloads)
             return

@@ -8,8 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
-from commcli.relay import control, metrics, neighbours, shaping
-from commcli.relay.config import ConfigError
+from commcli.relay import neighbours, shaping
 from commcli.relay.mesh import Mesh, Reflector
 from commcli.relay.overlay import Overlay
 from commcli.relay.tables import TableFiles
@@ -42,7 +41,6 @@ class Membership:
         self._services: List[Addr] = []  # the other nodes' overlay and STAMP ports
         self._next_files = 0.0
         self._read_files(start=True)
-        self._listeners = self._listen()
 
     def _udp(self, port: Optional[int], callback: Callable[[int], None]) -> Optional[socket.socket]:
         if port is None:
@@ -51,40 +49,11 @@ class Membership:
         self.relay.loop.add(sock, callback)
         return sock
 
-    def _listen(self) -> List[control.Listener]:
-        loop = self.relay.loop
-        path = self.config.path("run/control.sock")
-        try:
-            door = control.bind_unix(path)
-        except OSError as error:
-            raise ConfigError(f"cannot bind {path}: {error.strerror}") from error
-        listeners = [control.Listener(loop, door, control.json_answers(self._command))]
-        if self.config.metrics_port is not None:
-            # Metrics are never on a public address; a scraper comes through SSH or from a local agent.
-            local = self.config.address if self.config.address.startswith("127.") else "127.0.0.1"
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind((local, self.config.metrics_port))
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot bind TCP {local}:{self.config.metrics_port}: {error.strerror}"
-                ) from error
-            listeners.append(
-                control.Listener(
-                    loop, sock, control.http_answers(lambda: metrics.render(self.relay.figures()))
-                )
-            )
-        return listeners
-
     def close(self) -> None:
-        for listener in self._listeners:
-            listener.close()
         for sock in (self.overlay_socket, self.stamp_socket, self.mesh_socket):
             if sock is not None:
                 self.relay.loop.remove(sock)
                 sock.close()
-        self.config.path("run/control.sock").unlink(missing_ok=True)
 
     # --- datagrams -----------------------------------------------------------------------------------------
 
@@ -158,31 +127,23 @@ class Membership:
 
     # --- control -------------------------------------------------------------------------------------------
 
-    def _command(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        commands: "Dict[str, Callable[[Dict[str, Any]], Dict[str, Any]]]" = {
-            "status": lambda _: self.relay.status(),
+    def commands(self) -> "Dict[str, Callable[[Dict[str, Any]], Dict[str, Any]]]":
+        """Further words for the control socket."""
+        return {
             "flows": lambda _: {"ok": True, "flows": self.overlay.flows()},
             "paths": lambda _: {"ok": True, "paths": self.overlay.paths()},
             "mesh": lambda r: {"ok": True, "windows": self.mesh.windows(float(r.get("since", 0)))},
-            "drain": lambda _: self._drain(True),
-            "undrain": lambda _: self._drain(False),
-            "reload": lambda _: self._reload(),
-            "metrics": lambda _: {"ok": True, "text": metrics.render(self.relay.figures())},
         }
-        name = request.get("cmd")
-        if name not in commands:
-            return {"ok": False, "error": f"unknown command {name!r}; known: {' '.join(sorted(commands))}"}
-        return commands[str(name)](request)
 
-    def _drain(self, on: bool) -> Dict[str, Any]:
-        self.relay.turn.drain = on
-        self.relay.log("drain" if on else "undrain", allocations=len(self.relay.turn.allocations))
-        return {"ok": True, "drain": on, "allocations": len(self.relay.turn.allocations)}
-
-    def _reload(self) -> Dict[str, Any]:
+    def reload(self) -> None:
+        """Look at every file again, and let the policy follow what the configuration now allows."""
         self.tables.look_again()
         self._next_files = 0.0
-        return {"ok": True}
+        self.relay.obey(self.tables.shard, self._services)
+
+    def rtt_ms(self) -> Dict[str, Optional[float]]:
+        """How far the other nodes are now, in milliseconds; None: no answer."""
+        return {name: row["rtt_ms"] for name, row in self.mesh.latest().items()}
 
     def status(self) -> Dict[str, Any]:
         """The fleet's part of the status document, but for what the overlay says."""

@@ -46,8 +46,8 @@ _NEXT_PORT = (errno.EADDRINUSE, errno.EACCES)
 MAX_HELD = 50_000
 
 
-def open_udp(address: str, port: int) -> socket.socket:
-    """A bound, non-blocking UDP socket. Raises OSError."""
+def open_udp(address: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound, non-blocking UDP socket, `shared` by several processes (SO_REUSEPORT). Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
@@ -55,6 +55,8 @@ def open_udp(address: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             # A peer ::ffff:a.b.c.d must not make an IPv6 allocation a door into IPv4.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         sock.bind((address, port))
@@ -187,10 +189,10 @@ def split(data: bytes, ancillary: List[Any]) -> Sequence[bytes]:
     return (data,)
 
 
-def bound_udp(address: str, port: int) -> socket.socket:
+def bound_udp(address: str, port: int, *, shared: bool = False) -> socket.socket:
     """`open_udp` for a port that the configuration names. Raises ConfigError."""
     try:
-        return open_udp(address, port)
+        return open_udp(address, port, shared=shared)
     except OSError as error:
         raise ConfigError(f"cannot bind UDP {address}:{port}: {error.strerror}") from error
 

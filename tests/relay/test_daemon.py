@@ -50,5 +50,5 @@ def test_a_bug_of_ours_is_counted_and_told_with_its_place(relay: Relay, out: io.
 def test_the_metrics_page_needs_no_more_than_the_figures(relay: Relay) -> None:
     from commcli.relay import metrics
 
-    assert "commcli_relay_allocations 0" in metrics.render(relay.figures())
+    assert 'commcli_relay_allocations{transport="udp"} 0' in metrics.render(relay.figures())
     assert relay.status().keys() - relay.figures().keys() == {"overlay"}

@@ -309,7 +309,7 @@ async def _one_client(node: str) -> None:
 
 
 def test_metrics_and_unknown_commands(fleet: _Fleet) -> None:
-    assert "commcli_relay_allocations 0" in fleet.ask("ae-1", "metrics")["text"]
+    assert 'commcli_relay_allocations{transport="udp"} 0' in fleet.ask("ae-1", "metrics")["text"]
     answer = fleet.ask("ae-1", "explode")
     assert answer["ok"] is False
     assert "explode" in answer["error"]

@@ -12,6 +12,7 @@ from commcli.relay import config
 from commcli.relay.allocation import Allocation
 from commcli.relay.daemon import Relay
 from commcli.relay.log import Log
+from commcli.relay.stun import IPV4
 from commcli.relay.udp import open_udp
 from tests.relay.serving import ADDRESS, free_port
 
@@ -39,11 +40,10 @@ def made(request: pytest.FixtureRequest) -> Iterator[Relay]:
 
 def test_it_is_reached_only_where_the_operator_opened_it(made: Relay) -> None:
     stranger = open_udp(ADDRESS, PORTS[1])
-    relayed = made.pool.open()
-    assert relayed is not None
-    client = (ADDRESS, 1)
-    allocation = Allocation(client, relayed, 4, "user", "user", False, 0.0, b"")
-    made._to_peer(allocation, (ADDRESS, PORTS[1]), b"hello", time.monotonic(), time.time())
+    relays = made.edge.pool.open(IPV4)
+    allocation = Allocation((ADDRESS, 1), relays, "user", "user", False, 0.0, b"")
+    allocation.expires = time.monotonic() + 600
+    made.edge._to_peer(allocation, (ADDRESS, PORTS[1]), [b"hello"], time.monotonic(), time.time())
     try:
         reached = stranger.recv(100) == b"hello"
     except BlockingIOError:
