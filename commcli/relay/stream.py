@@ -121,6 +121,12 @@ class Streams:
         self._greeting = Share(limits.handshake_share, BURST_S, HANDSHAKE_S, now)
         self._handshakes = 0
         self._queue: "OrderedDict[Connection, None]" = OrderedDict()  # handshakes that wait for their share
+        # Connections of which more is here than one turn's portion. No event of theirs would tell, so a socket that is
+        # always ready stands for them.
+        self._pending: "OrderedDict[Connection, None]" = OrderedDict()
+        self._waker, self._wake = socket.socketpair()
+        self._wake.send(b"!")
+        loop.add(self._waker, self._go_on, 0)
         self._corked: Optional[Connection] = None
         self._doomed: List[Tuple[Connection, bool]] = []
         self._round: List[Connection] = []
@@ -176,12 +182,11 @@ class Streams:
 
     def close(self) -> None:
         """Close every socket. Nobody is told: the relay ends."""
-        for listener in self._listeners:
-            self._loop.remove(listener.sock)
-            listener.sock.close()
-        for connection in self._connections.values():
-            self._loop.remove(connection.sock)
-            connection.sock.close()
+        listeners = [listener.sock for listener in self._listeners]
+        for sock in (self._waker, *listeners, *(row.sock for row in self._connections.values())):
+            self._loop.remove(sock)
+            sock.close()
+        self._wake.close()
         self._listeners.clear()
         self._connections.clear()
 
@@ -270,14 +275,21 @@ class Streams:
             else:
                 if connection.backlog is not None:
                     self._count("tcp_stale", connection.flush(now))
-                # `more`: we are here because the socket is writable, which says just that it is this one's turn.
-                if connection.more or (connection.listens and events & ~select.EPOLLOUT):
+                if connection.listens and events & ~select.EPOLLOUT:
                     self._receive(connection, now)
         except Gone as gone:
             self._doom(connection, str(gone))
         finally:
             self._settle(connection)
             self._reap()
+
+    def _go_on(self, _events: int) -> None:
+        """One more portion of one connection; then others have their turn."""
+        if self._pending:
+            connection, _ = self._pending.popitem(last=False)
+            self._ready(connection, select.EPOLLIN)
+        if not self._pending:
+            self._loop.change(self._waker, 0)
 
     def _greet(self, connection: Connection, events: int, now: float) -> None:
         if connection.queued:
@@ -317,12 +329,14 @@ class Streams:
             return
         if connection.greeting is not None:
             events = 0 if connection.queued else select.EPOLLIN
-        elif connection.more:
-            events = select.EPOLLOUT  # its turn comes when the client takes replies
         else:
-            events = select.EPOLLIN if connection.listens else 0
-            if connection.backlog is not None:
-                events |= select.EPOLLOUT
+            events = 0 if connection.backlog is None else select.EPOLLOUT
+            if connection.listens and not connection.more:
+                events |= select.EPOLLIN
+            elif connection.listens:
+                if not self._pending:
+                    self._loop.change(self._waker, select.EPOLLIN)
+                self._pending[connection] = None
         if events != connection.events:
             connection.events = events
             self._loop.change(connection.sock, events)
@@ -370,6 +384,7 @@ class Streams:
         connection.dead = True
         self._half_open.leave(connection)
         self._queue.pop(connection, None)
+        self._pending.pop(connection, None)
         self._doomed.append((connection, reason not in _IN_ORDER))
         if reason:
             self._drops[reason] += 1

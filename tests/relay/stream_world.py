@@ -76,6 +76,7 @@ class World:
         self.holders: set[Client] = set()
         self.answer: Callable[[bytes], list[bytes]] = lambda frame: [frame]
         self.streams = Streams(self.poll, self, self.drops, limits, lambda: self.now)
+        self._own = len(self.poll.callbacks)
         self.tcp = bound_tcp("127.0.0.1", 0)
         self.streams.listen(self.tcp, "tcp")
         self._sockets: list[socket.socket] = []
@@ -104,10 +105,17 @@ class World:
         self.tls = bound_tcp("127.0.0.1", 0)
         self.streams.listen(self.tls, "tls", certificates)
 
-    def connect(self, listener: socket.socket | None = None, source: str = "127.0.0.1") -> socket.socket:
-        """A client's socket, blocking but for recv before something is there."""
+    def connect(
+        self,
+        listener: socket.socket | None = None,
+        source: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+    ) -> socket.socket:
+        """A client's socket, not blocking."""
         sock = socket.socket()
         self._sockets.append(sock)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.bind((source, 0))
         sock.connect((listener or self.tcp).getsockname())
         sock.setblocking(False)
@@ -116,9 +124,11 @@ class World:
     def client(self, sock: socket.socket, transport: str = "tcp") -> Client:
         return (*sock.getsockname()[:2], transport)
 
-    def admitted(self, *, hold: bool = False, source: str = "127.0.0.1") -> socket.socket:
+    def admitted(
+        self, *, hold: bool = False, source: str = "127.0.0.1", receive_buffer: int | None = None
+    ) -> socket.socket:
         """A TCP client that has been accepted; with an allocation if `hold`."""
-        sock = self.connect(source=source)
+        sock = self.connect(source=source, receive_buffer=receive_buffer)
         before = self.figure("accepted")
         self.until(lambda: self.figure("accepted") > before)
         if hold:
@@ -128,6 +138,10 @@ class World:
 
     def figure(self, name: str) -> int:
         return self.streams.figures()[name]
+
+    def sockets(self) -> int:
+        """How many sockets of clients the loop watches."""
+        return len(self.poll.callbacks) - self._own - 1 - (self.tls is not None)
 
     def turns(self, count: int = 20) -> None:
         """Enough turns for what is on its way on loopback; for tests that nothing happens."""
@@ -210,11 +224,11 @@ class TlsClient:
         def done() -> bool:
             try:
                 self.tls.do_handshake()
-                return True
             except ssl.SSLWantReadError:
-                return False
-            finally:
                 self._pump()
+                return False
+            self._pump()
+            return True
 
         self.world.until(done)
         return self

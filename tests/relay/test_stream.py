@@ -11,7 +11,7 @@ import pytest
 from commcli.relay import stun
 from commcli.relay.config import ConfigError
 from commcli.relay.connection import StreamLimits
-from commcli.relay.stream import Streams, bound_tcp
+from commcli.relay.stream import bound_tcp
 from commcli.relay.tls import Certificates
 from tests.relay.stream_world import (
     BINDING,
@@ -191,7 +191,7 @@ def test_a_closed_half_closed_or_reset_stream_is_gone(world: World) -> None:
         world.until(lambda: world.figure("open") == 0)
         assert world.gone[-1] == client
         assert len(world.gone) == count
-    assert len(world.poll.callbacks) == 1  # the listener
+    assert world.sockets() == 0
 
 
 def test_the_last_request_before_a_half_close_is_answered(world: World) -> None:
@@ -280,7 +280,7 @@ def test_certificates_are_for_tls(world: World, certificates: Certificates) -> N
     with bound_tcp("127.0.0.1", 0) as sock:
         for transport, tls in (("tls", None), ("tcp", certificates)):
             with pytest.raises(ValueError, match="certificates"):
-                Streams(Poll(), world, world.drops).listen(sock, transport, tls)
+                world.streams.listen(sock, transport, tls)
 
 
 # --- slow readers --------------------------------------------------------------------------------------------------
