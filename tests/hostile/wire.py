@@ -17,7 +17,7 @@ from commcli.relay.stun import Addr
 from commcli.relay.turn import Action
 from tests.relay.turn_world import Client, World
 
-TRANSPORTS = ("udp",)
+TRANSPORTS = ("udp", "tcp", "tls")
 # Only for what never comes; no test waits so long for what does. A retransmission is the same bytes again.
 PATIENCE_S, TRIES = 3.0, 4
 
