@@ -165,6 +165,10 @@ class Relay:
             self.fleet.reload()
         return waiting
 
+    def sessions(self) -> int:
+        """Live allocations."""
+        return len(self.turn.allocations)
+
     def drain_to(self, sessions: int, stop: bool) -> None:
         """Take no new client."""
         self.turn.drain = True

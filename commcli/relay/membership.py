@@ -1,4 +1,4 @@
-"""What makes a TURN server a member of a fleet: overlay, STAMP mesh, table, control socket, metrics."""
+"""What makes a TURN server a member of a fleet: overlay, STAMP mesh, table."""
 
 from __future__ import annotations
 

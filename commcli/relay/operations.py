@@ -19,6 +19,8 @@ from commcli.relay.loop import Loop
 from commcli.relay.readiness import Readiness
 
 LOOK_EVERY_S = 0.5
+# Any local user may ask for the metrics, and ten thousand allocations are not counted up in no time.
+PAGE_FOR_S = 1.0
 
 Command = Callable[[Dict[str, Any]], Dict[str, Any]]
 
@@ -30,8 +32,11 @@ class Served(Protocol):
     log: Log
     loop: Loop
 
+    def sessions(self) -> int:
+        """Live allocations of all workers together; asked for twice a second."""
+
     def figures(self) -> Dict[str, Any]:
-        """The document of `metrics`, of all workers together; cheap."""
+        """The document of `metrics`, of all workers together."""
 
     def status(self) -> Dict[str, Any]:
         """The figures and whatever else people want to know."""
@@ -69,7 +74,9 @@ class Operations:
         self._reloads: Dict[str, Any] = {"ok": 0, "refused": 0, "last_ok": None, "error": None, "restart": []}
         self._signals: List[int] = []
         self._told_drained = self._told_ready = False
-        self._next_look = 0.0
+        self._now = self._next_look = 0.0
+        self._page: Optional[str] = None
+        self._page_until = 0.0
         self._commands: Dict[str, Command] = {
             "status": lambda _: self.status(),
             "metrics": lambda _: {"ok": True, "text": metrics.render(self.figures())},
@@ -107,6 +114,7 @@ class Operations:
 
     def tick(self, now: float) -> None:
         """Obey the signals that came; twice a second look how the drain goes. `now`: monotonic seconds."""
+        self._now = now
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGHUP:
@@ -128,7 +136,7 @@ class Operations:
         self._relay.log.tick(now)
         if not self.drain.on:
             return
-        left = self._allocations()
+        left = self._relay.sessions()
         if self.drain.done(left) != self._told_drained:
             self._told_drained = not self._told_drained
             self._readiness.status(self._word())
@@ -138,9 +146,6 @@ class Operations:
                 )
         if self._told_drained and self.drain.stop:
             self._relay.loop.stop()
-
-    def _allocations(self) -> int:
-        return int(self._relay.figures()["allocations"])
 
     def _word(self) -> str:
         if not self.drain.on:
@@ -165,6 +170,11 @@ class Operations:
     def figures(self) -> Dict[str, Any]:
         """The document of `metrics` with our part in it."""
         return self._with_ours(self._relay.figures())
+
+    def _metrics_page(self) -> str:
+        if self._page is None or self._now >= self._page_until:
+            self._page, self._page_until = metrics.render(self.figures()), self._now + PAGE_FOR_S
+        return self._page
 
     def _with_ours(self, document: Dict[str, Any]) -> Dict[str, Any]:
         return {
@@ -198,7 +208,7 @@ class Operations:
         return self._drain_changed("undrain", self.drain.end())
 
     def _drain_changed(self, event: str, forgotten: Optional[str], **fields: Any) -> Dict[str, Any]:
-        left = self._allocations()
+        left = self._relay.sessions()
         self._told_drained = False
         self._next_look = 0.0
         self._readiness.status(self._word())
@@ -242,7 +252,7 @@ class Operations:
         if config.control_socket is not None:
             doors.append((_unix(config), control.json_answers(self.answer)))
         if config.metrics_port is not None:
-            page = control.http_answers(lambda: metrics.render(self.figures()))
+            page = control.http_answers(self._metrics_page)
             try:
                 doors.append((_tcp(config, config.metrics_port), page))
             except ConfigError:

@@ -33,7 +33,7 @@ class _Relay:
         self.out = io.StringIO()
         self.log = Log(as_json=True, out=self.out, monotonic=lambda: 0.0)
         self.loop = Loop(self._tick)
-        self.left = 3
+        self.left, self.counted = 3, 0
         self.told: list[Any] = []
         self.refuses: str | None = None
         self.operations: Operations | None = None
@@ -42,7 +42,11 @@ class _Relay:
         if self.operations is not None:
             self.operations.tick(now)
 
+    def sessions(self) -> int:
+        return self.left
+
     def figures(self) -> dict[str, Any]:
+        self.counted += 1
         return {"ok": True, **figures(allocations=self.left)}
 
     def status(self) -> dict[str, Any]:
@@ -295,6 +299,17 @@ def test_a_plain_relay_has_them_when_asked_for(tmp_path: Path) -> None:
         assert b'commcli_relay_allocations{transport="udp"} 2\n' in page
         assert b"commcli_relay_drained 0\n" in page
     assert not path.exists()
+
+
+def test_who_asks_for_the_metrics_all_day_does_not_make_us_count_all_day() -> None:
+    with world() as made:
+        for step in range(300):
+            made.operations.tick(10 + step / 100)
+            assert "commcli_relay_draining 0" in made.operations._metrics_page()
+        assert made.relay.counted == 3
+        made.ask("drain")
+        made.operations.tick(13.5)
+        assert "commcli_relay_draining 1" in made.operations._metrics_page()
 
 
 def test_a_relay_without_them_opens_nothing() -> None:
