@@ -16,7 +16,7 @@ import struct
 import time
 from collections import Counter, OrderedDict
 from functools import partial
-from typing import Callable, Dict, List, Optional, Protocol, Tuple
+from typing import Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
 from commcli.relay.admission import HalfOpen, Share, source_of
 from commcli.relay.config import ConfigError
@@ -147,18 +147,27 @@ class Streams:
         self._loop.add(sock, partial(self._accept, listener), select.EPOLLIN)
 
     def send(self, client: Client, data: bytes) -> None:
-        """Write a whole frame (or several of a kind, that stay together), at once or when the client reads on."""
+        """Write a whole frame, at once or when the client reads on."""
+        self.send_all(client, (data,))
+
+    def send_all(self, client: Client, frames: Sequence[bytes]) -> None:
+        """Write whole frames, all of them at once or when the client reads on."""
         connection = self._connections.get(client)
         if connection is None or connection.dead or connection.greeting is not None:
-            self._drops["tcp_gone"] += 1
+            self._count("tcp_gone", len(frames))
             return
+        # While its own frames are handled the replies are gathered: one write for all of them.
+        gathering = connection is self._corked
+        later, dropped, now = gathering or len(frames) > 1, 0, self._clock()
         try:
-            # While its own frames are handled the replies are gathered: one write for all of them.
-            later = connection is self._corked
-            self._count("tcp_backlog", connection.send(data, self._clock(), later=later))
+            for frame in frames:
+                dropped += connection.send(frame, now, later=later)
+            if later and not gathering:
+                self._count("tcp_stale", connection.flush(now))
         except Gone as gone:
             self._doom(connection, str(gone))
-        if connection.backlog is not None and not later:
+        self._count("tcp_backlog", dropped)
+        if not gathering and (connection.backlog is not None or connection.events & select.EPOLLOUT):
             self._settle(connection)
 
     def drop(self, client: Client) -> None:
