@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import List
 
+from commcli.relay.allocation import CHANNEL_HIGH, CHANNEL_LOW
 from commcli.relay.stun import COOKIE_BYTES, HEADER_SIZE
 
 # No UDP payload that a relay can pass on needs more, its STUN or ChannelData header included.
@@ -21,8 +22,8 @@ MAX_REQUEST = 4096
 MOST = 64
 
 _CHANNEL_HEADER = 4
-# RFC 8656 section 12: channel numbers are 0x4000 to 0x4FFF; RFC 7983 leaves 0x50 and up to others.
-_CHANNEL_FIRST, _CHANNEL_END = 0x40, 0x50
+# The channel numbers that a ChannelBind may ask for (allocation.CHANNEL_LOW and CHANNEL_HIGH), by their first byte.
+_CHANNEL_FIRST, _CHANNEL_END = CHANNEL_LOW >> 8, (CHANNEL_HIGH >> 8) + 1
 _PREFIX = 8  # length and magic cookie: enough to tell a STUN message from junk
 
 
