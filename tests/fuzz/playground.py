@@ -10,7 +10,8 @@ import random
 from collections import Counter
 
 from commcli.relay import stun
-from commcli.relay.allocation import MAX_CHANNELS, MAX_PERMISSIONS, Client
+from commcli.relay.allocation import MAX_CHANNELS, MAX_PERMISSIONS
+from commcli.relay.auth import Client
 from commcli.relay.peers import PeerPolicy
 from commcli.relay.stun import Addr, Attribute
 from commcli.relay.turn import Action, Server, TurnConfig

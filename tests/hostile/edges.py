@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import ipaddress
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,18 @@ class Edges:
     def stop(self) -> None:
         for edge in (self.one, self.two):
             edge.stop()
+
+
+@contextlib.contextmanager
+def running(edge: Edge) -> Iterator[Edge]:
+    """A node alone, until the body ends."""
+    edge.write()
+    try:
+        edge.start()
+        edge.wait(lambda status: bool(status["ok"]))
+        yield edge
+    finally:
+        edge.stop()
 
 
 def certify(folder: Path, address: str) -> tuple[Path, Path]:

@@ -16,7 +16,7 @@ import pytest
 
 from commcli.relay import stun
 from commcli.relay.stun import Addr, Attribute
-from tests.hostile.edges import METRICS, OVERLAY, RELAY_PORTS, STAMP, TLS, TURN, Edge, Edges
+from tests.hostile.edges import METRICS, OVERLAY, RELAY_PORTS, STAMP, TLS, TURN, Edge, Edges, running
 from tests.hostile.wire import TRANSPORTS, SocketClient, a_client
 from tests.relay.serving import free_port
 
@@ -150,13 +150,8 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     except OSError as error:
         pytest.skip(f"no IPv6 on this machine's loopback: {error.strerror}")
     edge = Edge(tmp_path_factory.mktemp("six"), "edge-6", turn_port=free_port(), address6="::1")
-    edge.write()
-    try:
-        edge.start()
-        edge.wait(lambda status: bool(status["ok"]))
+    with running(edge):
         yield edge
-    finally:
-        edge.stop()
 
 
 @pytest.mark.parametrize("ip", [ip for ip in ADDRESSES.values() if ":" in ip and ip != "::1"])
