@@ -86,8 +86,10 @@ def _answered(arguments: Sequence[str]) -> int:
         return _say(Usage(error.format_message(), hint="Try --help."), arguments)
     except (KeyboardInterrupt, typer.Abort):
         return _stopped(arguments)
-    except BrokenPipeError:
-        # The reader of a --help has seen enough.
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        # The reader of a --help has seen enough. Typer makes an exit code 1 of that.
         output.discard_stdout()
         return 0
     except Exception as error:

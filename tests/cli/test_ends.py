@@ -82,6 +82,16 @@ def test_a_reader_who_left_changes_nothing(options: list[str], tmp_path: Path) -
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("words", [["--help"], ["relay", "serve", "--help"], ["--version"]])
+def test_a_reader_of_the_help_who_left_changes_nothing_either(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "commcli", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.parametrize("act", ["return []", "signal.raise_signal(2)"])
 def test_an_answer_that_is_lost_is_said(act: str, options: list[str], tmp_path: Path) -> None:
