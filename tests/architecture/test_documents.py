@@ -14,14 +14,14 @@ from typer.main import get_command
 from commcli.cli import app
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/turn.md")
 
 
 def typed_lines(text: str) -> Iterator[str]:
     """Lines of code blocks and the spans of code in prose."""
-    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.S | re.M):
-        yield from block.splitlines()
-    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+    for block in re.findall(r"^ *```[a-z]*\n(.*?)^ *```", text, flags=re.S | re.M):
+        yield from block.replace("\\\n", " ").splitlines()
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M))
 
 
 def commands(text: str) -> list[list[str]]:
@@ -82,5 +82,14 @@ def test_documented_make_targets_exist() -> None:
 
 def test_documented_links_lead_somewhere() -> None:
     for document in DOCUMENTS:
-        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / document).read_text())
-        assert [link for link in links if not (ROOT / link).exists()] == []
+        page = ROOT / document
+        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_documented_sections_exist() -> None:
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
