@@ -113,6 +113,11 @@ class Edge:
         drops: dict[str, int] = self.ask("status")["drops"]
         return drops
 
+    def descriptors(self) -> int:
+        """How many its process has open."""
+        assert self.process is not None
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
+
     def wait(self, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Its status once `true` holds of it: another process's progress is the event waited for."""
         last: object = None

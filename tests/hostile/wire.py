@@ -84,7 +84,7 @@ class Wire:
         """The next frame; None if none comes or the relay has hung up."""
         try:
             return self._frame() if self.framed else self.sock.recv(65535)
-        except (TimeoutError, ConnectionError):
+        except OSError:
             return None
 
     def waiting(self) -> bytes | None:
