@@ -1,4 +1,4 @@
-"""`python3 relay.pyz serve|supervise|stop|ctl ...`: the relay as a node runs it."""
+"""`python3 relay.pyz serve|supervise|stop|reload|ctl ...`: the relay as a node runs it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from commcli.relay import control, supervise
 from commcli.relay.config import ConfigError
 
 PR_SET_PDEATHSIG = 1
+NEEDS_RESTART = 9
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run one verb. Exit code: 0 good, 1 the relay said no, 3 bad configuration, 4 no answer, 75 runs."""
+    """Run one verb. Exit code: 0 good, 1 the relay said no, 3 bad configuration, 4 no answer, 75 runs.
+
+    `reload` also: 9 what changed needs a restart (and what did not is in force).
+    """
     options = _parser().parse_args(arguments)
     try:
         return int(options.act(options))
@@ -36,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         ("serve", _serve, "run the relay in the foreground"),
         ("supervise", _supervise, "run it and restart it when it dies"),
         ("stop", _stop, "stop the supervisor and its relay"),
+        ("reload", _reload, "read configuration, users and secrets again; every call stays"),
     ):
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--config", type=Path, required=True, help="etc/relay.json")
@@ -77,6 +82,20 @@ def _supervise(options: argparse.Namespace) -> int:
 
 def _stop(options: argparse.Namespace) -> int:
     return supervise.stop(configs.load(options.config))
+
+
+def _reload(options: argparse.Namespace) -> int:
+    path = configs.load(options.config).path("run/control.sock")
+    try:
+        answer = control.ask(path, {"cmd": "reload"})
+    except (OSError, ValueError) as error:
+        print(f"commcli-relay: {path}: {error}", file=sys.stderr)
+        return 4
+    if not answer.get("ok"):
+        print(f"commcli-relay: {answer.get('error')}", file=sys.stderr)
+        return 1
+    print(json.dumps(answer))
+    return NEEDS_RESTART if answer.get("restart") else 0
 
 
 def _ctl(options: argparse.Namespace) -> int:

@@ -104,22 +104,41 @@ async def test_secrets_are_private_and_nowhere_in_the_results(fleet: Fleet) -> N
     assert "secret content differs, not shown" in told
 
 
-async def test_new_configuration_restarts_and_new_peers_do_not(fleet: Fleet) -> None:
+async def test_new_peers_and_a_new_secret_interrupt_nobody(fleet: Fleet) -> None:
     await provision(fleet)
     before = await status(fleet, "sg-1")
+    peers = Secret('{"schema":1,"peers":{}}')
     foreseen = await provision(fleet, check=True, turn_secret=Secret("another-secret-1"))
-    assert changes(foreseen)["sg-1"] == ["TURN secret", "restart relay"]
-    assert changes(await provision(fleet, peers_json=Secret('{"schema":1,"peers":{}}')))["sg-1"] == [
-        "peers and keys"
-    ]
-    assert (await status(fleet, "sg-1"))["pid"] == before["pid"]
-    again = changes(
-        await provision(
-            fleet, peers_json=Secret('{"schema":1,"peers":{}}'), turn_secret=Secret("another-secret-1")
-        )
-    )
-    assert again["sg-1"] == ["TURN secret", "restart relay"]
-    assert (await status(fleet, "sg-1"))["pid"] != before["pid"]
+    assert changes(foreseen)["sg-1"] == ["TURN secret", "reload relay"]
+    assert changes(await provision(fleet, peers_json=peers))["sg-1"] == ["peers and keys"]
+    again = changes(await provision(fleet, peers_json=peers, turn_secret=Secret("another-secret-1")))
+    assert again["sg-1"] == ["TURN secret", "reload relay"]
+    after = await status(fleet, "sg-1")
+    assert after["pid"] == before["pid"]
+    assert reloads(after)["ok"] == 1
+
+
+async def test_a_new_configuration_restarts_only_where_it_must(fleet: Fleet) -> None:
+    await provision(fleet)
+    first = await status(fleet, "sg-1")
+
+    async def provision_sg(**new: object) -> dict[str, object]:
+        text = json.dumps({**relayfiles.relay_config(fleet, fleet.nodes["sg-1"]), **new})
+        alone = replace(fleet, nodes={"sg-1": fleet.nodes["sg-1"]})
+        did = changes(await provision(alone, relay_json=text))["sg-1"]
+        assert "configuration" in did and did[-1] == "reload relay"
+        return await status(fleet, "sg-1")
+
+    limited = await provision_sg(user_quota=3)
+    assert limited["pid"] == first["pid"] and reloads(limited)["ok"] == 1
+    moved = await provision_sg(user_quota=3, realm="elsewhere")
+    assert moved["pid"] != first["pid"]
+
+
+def reloads(told: dict[str, object]) -> dict[str, object]:
+    found = told["reload"]
+    assert isinstance(found, dict)
+    return found
 
 
 async def test_check_changes_nothing_and_the_diff_shows(fleet: Fleet) -> None:

@@ -177,3 +177,9 @@ def test_the_unit_is_one_and_gives_the_relay_little(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert f"ReadWritePaths={node.base}/run {node.base}/state {node.base}/log\n" in text
     assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE\n" in text
+    assert "Type=notify\nWatchdogSec=30\n" in text
+    assert (
+        f"ExecReload=<python> -I {node.base}/lib/relay.pyz ctl --socket {node.base}/run/control.sock reload\n"
+        in text
+    )
+    assert "Restart=on-failure\n" in text

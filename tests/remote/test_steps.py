@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import stat
@@ -56,6 +57,10 @@ SERVICES = [  # state, running, fresh, unit differs -> actions
     ("restarted", True, True, False, []),
     ("restarted", False, True, False, []),
     ("restarted", False, False, False, ["start"]),
+    ("reloaded", True, False, False, ["reload"]),
+    ("reloaded", True, False, True, ["unit", "restart"]),
+    ("reloaded", True, True, False, []),
+    ("reloaded", False, False, False, ["start"]),
     ("stopped", True, False, True, ["stop"]),
     ("stopped", False, False, True, []),
 ]
@@ -238,6 +243,38 @@ def test_a_broken_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("{")
     with pytest.raises(StepFailed, match="is no journal"):
         Journal(str(tmp_path / "j"))
+
+
+@pytest.mark.parametrize(("status", "did"), [(0, []), (9, ["stop", "start"])])
+def test_a_reload_restarts_only_where_it_must(tmp_path: Path, status: int, did: list[str]) -> None:
+    def noting(word: str, status: int = 0) -> list[str]:
+        return ["sh", "-c", f"echo {word} >> {tmp_path}/did; exit {status}"]
+
+    pid_file = tmp_path / "pid"
+    args = {
+        "name": "x", "state": "reloaded", "pid_file": str(pid_file), "start": noting("start"),
+        "stop": noting("stop"), "reload": noting("reload", status),
+    }  # fmt: skip
+    with pid_file.open("w") as supervisor:
+        fcntl.flock(supervisor, fcntl.LOCK_EX)
+        verdict = service.check(args, place())
+        assert verdict.change == "reload" and verdict.apply is not None
+        verdict.apply()
+    assert (tmp_path / "did").read_text().split() == ["reload", *did]
+
+
+def test_a_refused_reload_is_a_failed_step_and_no_restart(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    args = {
+        "name": "x", "state": "reloaded", "pid_file": str(pid_file), "start": ["false"], "stop": ["false"],
+        "reload": ["sh", "-c", "echo no realm >&2; exit 1"],
+    }  # fmt: skip
+    with pid_file.open("w") as supervisor:
+        fcntl.flock(supervisor, fcntl.LOCK_EX)
+        verdict = service.check(args, place())
+        assert verdict.apply is not None
+        with pytest.raises(StepFailed, match="reload: exit status 1: no realm"):
+            verdict.apply()
 
 
 SYSTEMCTL = """\

@@ -1,9 +1,10 @@
-"""`service: {name, state, unit, start, stop, pid_file}`: a program that is kept running.
+"""`service: {name, state, unit, start, stop, reload, pid_file}`: a program that is kept running.
 
 Where systemd runs, we are root and a `unit` is given: the unit file, `systemctl enable --now`. Elsewhere the
 commands `start` and `stop`, and `pid_file`, which a supervisor holds flock'd for as long as it lives: an answer to
 "is it running" that survives SIGKILL and reused process ids. `restarted` does nothing when this play has started
-it already.
+it already, nor does `reloaded`, which runs the command `reload` and restarts only if its exit status is 9: what changed
+can not be taken up by a running service.
 """
 
 from __future__ import annotations
@@ -18,25 +19,29 @@ from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, with_pyt
 
 KEYS = {
     "name": Key("text", required=True),
-    "state": Key("text", words=("running", "restarted", "stopped")),
+    "state": Key("text", words=("running", "restarted", "reloaded", "stopped")),
     "unit": Key("text"),
     "start": Key("texts"),
     "stop": Key("texts"),
+    "reload": Key("texts"),
     "pid_file": Key("text"),
 }
 UNITS = "/etc/systemd/system"
+NEEDS_RESTART = 9
 
 
 def decide(state: str, *, running: bool, fresh: bool, unit_differs: bool) -> list[str]:
-    """What is to do, in order: unit, start, restart, stop. `fresh`: this play has (re)started it already."""
+    """What is to do, in order: unit, start, restart, reload, stop. `fresh`: this play has (re)started it already."""
     if state == "stopped":
         return ["stop"] if running else []
-    if state == "restarted" and fresh:
+    if state in ("restarted", "reloaded") and fresh:
         return []
     actions = ["unit"] if unit_differs else []
     if not running:
         return [*actions, "start"]
-    return [*actions, "restart"] if state == "restarted" or unit_differs else []
+    if state == "restarted" or unit_differs:
+        return [*actions, "restart"]
+    return ["reload"] if state == "reloaded" else []
 
 
 def check(args: Mapping[str, Any], place: Place) -> Verdict:
@@ -51,7 +56,10 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
     def apply() -> None:
         with place.indivisible():
             for action in actions:
-                keeper.act(action)
+                if action != "reload":
+                    keeper.act(action)
+                elif _reload(args, place) == NEEDS_RESTART:
+                    keeper.act("restart")
         if state != "stopped":
             place.started.add(args["name"])
 
@@ -109,6 +117,16 @@ class _Systemd:
             return
         words = {"start": ["enable", "--now"], "restart": ["restart"], "stop": ["disable", "--now"]}[action]
         _must(["systemctl", *words, self._name], self._place)
+
+
+def _reload(args: Mapping[str, Any], place: Place) -> int:
+    if not args.get("reload"):
+        raise StepFailed("no command reload given")
+    argv = with_python(args["reload"], str(place.facts["python"]))
+    ran = command.run(argv, place)
+    if ran.status not in (0, NEEDS_RESTART):
+        raise StepFailed(f"reload: {ran.why()}")
+    return ran.status
 
 
 def held(path: str) -> bool:
