@@ -10,17 +10,26 @@ import os
 import secrets
 import socket
 import time
+from collections import Counter
+from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from commcli.relay.allocation import Allocation
 from commcli.relay.auth import Client
 from commcli.relay.loop import Loop
 from commcli.relay.peers import PeerPolicy
-from commcli.relay.turn import Server, TurnConfig
+from commcli.relay.turn import Frames, Server, TurnConfig, Ways
 from commcli.relay.udp import Addr, BatchSocket, Egress, RelayPool, kernel_drops, split
 
-# A packet of an allocation, and the peer that it is for.
-Carried = Tuple[Allocation, Addr, bytes]
+
+class Relayed(BatchSocket):
+    """The socket of one relayed address."""
+
+    __slots__ = ("relay",)
+
+    def __init__(self, relay: Addr, sock: socket.socket, drops: "Counter[str]") -> None:
+        super().__init__(sock, drops)
+        self.relay = relay
 
 
 class Carrier(Protocol):
@@ -69,8 +78,10 @@ class Edge:
         self._own = frozenset(grounds.addresses)
         self.opened_by_hand = PeerPolicy()  # what the operator allows on our own addresses
         self._listeners: Dict[bool, BatchSocket] = {}  # by "is IPv6"
-        self._relayed: Dict[Addr, BatchSocket] = {}
+        self._relayed: Dict[Addr, Relayed] = {}
         self._ended_drops = 0
+        self._frames: Frames = {}  # for clients, until the end of the turn
+        loop.turn_ends = self._turn_ends
         self.pool = RelayPool(
             grounds.addresses,
             grounds.relay_ports,
@@ -85,7 +96,7 @@ class Edge:
         """Serve clients that send to this bound UDP socket; one a family."""
         batches = BatchSocket(sock, self.drops)
         self._listeners[sock.family == socket.AF_INET6] = batches
-        self.loop.add(sock, lambda _events: self._from_clients(batches))
+        self.loop.add(sock, partial(self._from_clients, batches))
 
     def close(self) -> None:
         """Close every socket."""
@@ -97,39 +108,39 @@ class Edge:
 
     # --- from clients --------------------------------------------------------------------------------------
 
-    def _from_clients(self, batches: BatchSocket) -> None:
-        now, unix = time.monotonic(), time.time()
-        channel_data = self.turn.channel_data
-        carried: List[Carried] = []
+    def _from_clients(self, batches: BatchSocket, _events: int) -> None:
+        now, channel_data = self.loop.now, self.turn.channel_data
+        ways: Ways = {}
         for data, ancillary, _flags, client in batches.read(self.loop.turns):
             if len(client) > 2:  # IPv6: without flow and scope
                 client = client[:2]
             for datagram in split(data, ancillary) if ancillary else (data,):
-                if datagram and 0x40 <= datagram[0] < 0x80:
-                    packet = channel_data(datagram, client, now)
-                    if packet is not None:
-                        carried.append(packet)
+                if datagram and datagram[0] & 0xC0 == 0x40:
+                    channel_data(datagram, client, now, ways)
                 else:
-                    for action in self.turn.handle(datagram, client, now, unix):
-                        if action[0] == "client":
-                            batches.send(action[2], client)
-                        else:
-                            carried.append(action[1:])
-        if carried:
-            self._to_peers(carried, now, unix)
+                    self._message(datagram, client, batches, ways)
+        if ways:
+            self._to_peers(ways, now)
+
+    def _message(self, datagram: bytes, client: Client, batches: BatchSocket, ways: Ways) -> None:
+        for action in self.turn.handle(datagram, client, self.loop.now, time.time()):
+            if action[0] == "client":
+                batches.send(action[2], client)
+            else:
+                ways.setdefault((action[1], action[2]), []).append(action[3])
 
     def frames(self, client: Client, frames: Sequence[bytes], now: float) -> None:
         """Whole frames of a stream client."""
         unix = time.time()
-        carried: List[Carried] = []
+        ways: Ways = {}
         for frame in frames:
             for action in self.turn.handle(frame, client, now, unix):
                 if action[0] == "peer":
-                    carried.append(action[1:])
+                    ways.setdefault((action[1], action[2]), []).append(action[3])
                 elif self.streams is not None:
                     self.streams.send(client, action[2])
-        if carried:
-            self._to_peers(carried, now, unix)
+        if ways:
+            self._to_peers(ways, now)
 
     def closed(self, client: Client) -> None:
         """The stream of this client is gone."""
@@ -139,94 +150,102 @@ class Edge:
         """Has this client an allocation?"""
         return client in self.turn.allocations
 
-    def _to_peers(self, carried: List[Carried], now: float, unix: float) -> None:
-        """Send packets on; those that follow each other on one way go together."""
-        if len(carried) == 1:
-            allocation, peer, payload = carried[0]
-            self._to_peer(allocation, peer, [payload], now, unix)
-            return
-        at = 0
-        while at < len(carried):
-            allocation, peer, payload = carried[at]
-            payloads = [payload]
-            at += 1
-            while at < len(carried) and carried[at][0] is allocation and carried[at][1] == peer:
-                payloads.append(carried[at][2])
-                at += 1
-            self._to_peer(allocation, peer, payloads, now, unix)
+    def _to_peers(self, ways: Ways, now: float) -> None:
+        """Send packets where their peers are: here, at another node, or anywhere else."""
+        for (allocation, peer), payloads in ways.items():
+            src = allocation.towards(peer[0])
+            here = self.turn.by_relay.get(peer)
+            if here is not None:
+                self.turn.from_peers([(here, src, payload) for payload in payloads], now, self._frames)
+                continue
+            if peer[0] in self._own and not self.is_sisters(peer) and not self.opened_by_hand.permits(*peer):
+                # Some other program's socket among our relay ports: only live allocations are peers there.
+                self.drops["no_allocation"] += len(payloads)
+                continue
+            if self.carrier is not None:
+                payloads = self._not_carried(self.carrier, allocation, src, peer, payloads, now)
+            if allocation.expires <= now:  # it ended between these packets and now
+                self.drops["no_allocation"] += len(payloads)
+            elif self.egress.shaper is None:
+                self._relayed[src].send_all(payloads, peer)
+            else:
+                for payload in payloads:
+                    self.egress.send(self._relayed[src].sock, payload, peer, now)
 
-    def _to_peer(
-        self, allocation: Allocation, peer: Addr, payloads: List[bytes], now: float, unix: float
-    ) -> None:
-        """Send packets where this peer is: here, at another node, or anywhere else."""
-        here = self.turn.by_relay.get(peer)
-        if here is not None:
-            self._to_client(here, self.turn.to_client(here, allocation.towards(peer[0]), payloads, now))
-            return
-        if peer[0] in self._own and not self.is_sisters(peer) and not self.opened_by_hand.permits(*peer):
-            # Some other program's socket among our relay ports: only live allocations are peers there.
-            self.drops["no_allocation"] += len(payloads)
-            return
-        src = allocation.towards(peer[0])
-        if self.carrier is not None:
-            egress = self.carrier.egress_of(*peer)
-            if egress is not None:
-                carry, direct = self.carrier.carry, allocation.direct
-                payloads = [
-                    data for data in payloads if not carry(egress, src, peer, data, direct, now, unix)
-                ]
-        if not payloads:
-            return
-        if allocation.expires <= now:  # it ended between these packets and now
-            self.drops["no_allocation"] += len(payloads)
-        elif self.egress.shaper is None:
-            self._relayed[src].send_all(payloads, peer)
-        else:
-            for payload in payloads:
-                self.egress.send(self._relayed[src].sock, payload, peer, now)
+    def _not_carried(
+        self,
+        carrier: Carrier,
+        allocation: Allocation,
+        src: Addr,
+        peer: Addr,
+        payloads: List[bytes],
+        now: float,
+    ) -> List[bytes]:
+        """Those packets that go straight; the carrier has taken the others."""
+        egress = carrier.egress_of(*peer)
+        if egress is None:
+            return payloads
+        carry, direct, unix = carrier.carry, allocation.direct, time.time()
+        return [data for data in payloads if not carry(egress, src, peer, data, direct, now, unix)]
 
     # --- to clients ----------------------------------------------------------------------------------------
 
     def _opened(self, relay: Addr, sock: socket.socket) -> None:
-        batches = BatchSocket(sock, self.drops)
-        self.loop.add(sock, lambda _events: self._from_peers(relay, batches))
-        self._relayed[relay] = batches
+        self._relayed[relay] = relayed = Relayed(relay, sock, self.drops)
+        self.loop.join(sock, relayed)
 
     def _closed(self, relay: Addr, sock: socket.socket) -> None:
         self.loop.remove(sock)
         self._ended_drops += kernel_drops(sock)
         del self._relayed[relay]
 
-    def _from_peers(self, relay: Addr, batches: BatchSocket) -> None:
-        now = time.monotonic()
-        received = batches.read(self.loop.turns)
-        allocation = self.turn.by_relay.get(relay)
-        if allocation is None:  # a port that is only reserved
-            self.drops["no_allocation"] += len(received)
-            return
-        to_client, frames = self.turn.to_client, []
-        for data, ancillary, _flags, peer in received:
-            if len(peer) > 2:
-                peer = peer[:2]
-            datagrams = split(data, ancillary) if ancillary else (data,)
-            frames += to_client(allocation, peer, datagrams, now)
-        self._to_client(allocation, frames)
+    def _turn_ends(self, ready: List[Relayed]) -> None:
+        """Read the relayed sockets that are ready, and send what this turn brought for clients."""
+        if ready:
+            received = []
+            by_relay, turns = self.turn.by_relay, self.loop.turns
+            for relayed in ready:
+                allocation = by_relay.get(relayed.relay)
+                if allocation is None:
+                    self._unclaimed(relayed)
+                    continue
+                for data, ancillary, _flags, peer in relayed.read(turns):
+                    if len(peer) > 2:  # IPv6: without flow and scope
+                        peer = peer[:2]
+                    if ancillary:
+                        received += [(allocation, peer, datagram) for datagram in split(data, ancillary)]
+                    else:
+                        received.append((allocation, peer, data))
+            self.turn.from_peers(received, self.loop.now, self._frames)
+        if self._frames:
+            self._flush()
 
-    def _to_client(self, allocation: Allocation, frames: List[bytes]) -> None:
-        client = allocation.client
-        if len(client) == 2:
-            self._listeners[":" in client[0]].send_all(frames, client)
-        elif self.streams is not None:
-            for frame in frames:
-                self.streams.send(client, frame)
+    def _unclaimed(self, relayed: Relayed) -> None:
+        """A port that is only reserved, or was closed in this very turn."""
+        if relayed.relay in self._relayed:
+            self.drops["no_allocation"] += len(relayed.read(self.loop.turns))
+
+    def _flush(self) -> None:
+        frames, self._frames = self._frames, {}
+        listeners, streams = self._listeners, self.streams
+        for allocation, some in frames.items():
+            client = allocation.client
+            if not allocation.streamed:
+                listeners[":" in client[0]].send_all(some, client)
+            elif streams is not None:
+                for frame in some:
+                    streams.send(client, frame)
 
     def deliver(self, src: Addr, dst: Addr, payload: bytes, now: float) -> None:
-        """Hand what came for the relayed address `dst` to its client, if that client permits `src`."""
+        """Hand what came for the relayed address `dst` to its client, if that client permits `src`.
+
+        It goes at the end of the loop's turn, so that frames of one client go together.
+        """
         allocation = self.turn.by_relay.get(dst)
         if allocation is None:
             self.drops["no_allocation"] += 1
         else:
-            self._to_client(allocation, self.turn.to_client(allocation, src, [payload], now))
+            self.turn.from_peers(((allocation, src, payload),), now, self._frames)
 
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped at our sockets, since the start."""

@@ -6,10 +6,16 @@ import select
 import socket
 import time
 from collections import deque
-from typing import Callable, Deque, Dict, Optional
+from typing import Any, Callable, Deque, Dict, List, Optional
 
 # Keepalives go every 60 ms and failover must be seen within a few of them.
 TICK_S = 0.02
+# Few enough that a flood on all of them is over in a tick; the kernel takes those left out first next time.
+MOST_EVENTS = 64
+
+
+def _nothing(_members: List[Any]) -> None:
+    """Nobody waits for the end of a turn."""
 
 
 class Loop:
@@ -27,10 +33,14 @@ class Loop:
         """`tick(now)` runs at least every TICK_S; it may return the monotonic time of its next wish."""
         self._epoll = select.epoll()
         self._callbacks: Dict[int, Callable[[int], None]] = {}
+        self._members: Dict[int, Any] = {}
         self._tick, self._failed = tick, failed
         self._due = 0.0
         self._stopped = False
         self.turns = 0  # of `run` so far
+        self.now = 0.0  # monotonic seconds when the present callback was called
+        # Called at the end of each turn, with the members (see `join`) whose sockets are ready.
+        self.turn_ends: Callable[[List[Any]], None] = _nothing
         self.lag_ms: Deque[float] = deque(maxlen=512)
 
     def add(self, sock: socket.socket, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
@@ -38,14 +48,20 @@ class Loop:
         self._callbacks[sock.fileno()] = callback
         self._epoll.register(sock.fileno(), events)
 
+    def join(self, sock: socket.socket, member: object) -> None:
+        """Hand `member` to `turn_ends` when `sock` can be read: many sockets, one call a turn."""
+        self._members[sock.fileno()] = member
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+
     def change(self, sock: socket.socket, events: int) -> None:
         """Wait for other events of `sock`."""
         self._epoll.modify(sock.fileno(), events)
 
     def remove(self, sock: socket.socket) -> None:
-        """Forget `sock`; call before it is closed."""
-        self._epoll.unregister(sock.fileno())
-        del self._callbacks[sock.fileno()]
+        """Forget `sock`; call before it is closed. A member may still be among those of the present turn."""
+        fd = sock.fileno()
+        self._epoll.unregister(fd)
+        del (self._members if fd in self._members else self._callbacks)[fd]
 
     def stop(self) -> None:
         """Leave `run` after the present callback."""
@@ -66,13 +82,22 @@ class Loop:
         self._tick_if_due()
         self.turns += 1
         monotonic, callbacks = time.monotonic, self._callbacks
-        for fd, events in self._epoll.poll(max(0.0, self._due - monotonic())):
+        gathered: List[Any] = []
+        for fd, events in self._epoll.poll(max(0.0, self._due - monotonic()), MOST_EVENTS):
+            member = self._members.get(fd)
+            if member is not None:
+                gathered.append(member)
+                continue
             callback = callbacks.get(fd)
-            if callback is not None:
-                callback(events)
-            # Also between two sockets: a flood on a thousand of them must not hold the keepalives up.
-            if monotonic() >= self._due:
+            if callback is None:
+                continue
+            self.now = monotonic()
+            # Also between two sockets: a flood on many of them must not hold the keepalives up.
+            if self.now >= self._due:
                 self._tick_if_due()
+            callback(events)
+        self.now = monotonic()
+        self.turn_ends(gathered)
 
     def _tick_if_due(self) -> None:
         now = time.monotonic()

@@ -9,7 +9,19 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Dict, FrozenSet, List, Literal, Mapping, Optional, Protocol, Sequence, Tuple, Union
+from typing import (
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Literal,
+    Mapping,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from commcli.relay import stun
 from commcli.relay.allocation import (
@@ -48,6 +60,10 @@ from commcli.relay.stun import Addr, Attribute, Message
 
 # What the socket side is to do: send bytes to a client, or a payload from an allocation to a peer.
 Action = Union[Tuple[Literal["client"], Client, bytes], Tuple[Literal["peer"], Allocation, Addr, bytes]]
+
+# Packets from clients by the allocation that sends them and the peer that they are for; frames for clients.
+Ways = Dict[Tuple[Allocation, Addr], List[bytes]]
+Frames = Dict[Allocation, List[bytes]]
 
 # What still fits a UDP datagram with a Data indication around it: 20 + 24 (an IPv6 peer) + 4, padded to fours.
 MAX_PAYLOAD = (65507 - 48) & ~3
@@ -151,74 +167,77 @@ class Server:
         """What to do about one datagram or stream frame. `now`: monotonic seconds, `unix`: wall clock seconds."""
         if not data or data[0] & 0xC0 != 0x40:
             return self._stun(data, client, now, unix)
-        carried = self.channel_data(data, client, now)
-        return [] if carried is None else [("peer", *carried)]
+        ways: Ways = {}
+        self.channel_data(data, client, now, ways)
+        return [("peer", *way, payloads[0]) for way, payloads in ways.items()]
 
-    def channel_data(
-        self, data: bytes, client: Client, now: float
-    ) -> Optional[Tuple[Allocation, Addr, bytes]]:
-        """ChannelData (RFC 8656 section 12.6) as what goes to which peer; None if it is dropped (counted).
-
-        UDP may or may not pad it.
-        """
+    def channel_data(self, data: bytes, client: Client, now: float, ways: Ways) -> None:
+        """Put ChannelData (RFC 8656 section 12.6) on its way; what is dropped is counted. UDP may or may not pad it."""
         allocation = self.allocations.get(client)
         if allocation is None or allocation.expires <= now:
             self.drops["no_allocation"] += 1
-            return None
-        length = len(data)
-        if length < 4:
+            return
+        length = len(data) - 4
+        if length < 0:
             self.drops["channel_length"] += 1
-            return None
+            return
         number, size = _unpack_channel_header(data)
         bound = allocation.channels.get(number)
         if bound is None or bound[1] <= now:
             self.drops["no_channel"] += 1
-            return None
-        if length - 4 < size:
+            return
+        if length < size:
             self.drops["channel_length"] += 1
-            return None
+            return
         if self.metered and not self._passes(allocation, 0, size, now):
-            return None
+            return
         allocation.packets_in += 1
         allocation.bytes_in += size
-        return allocation, bound[0], data[4 : 4 + size]
+        payload = data[4:] if length == size else data[4 : 4 + size]
+        way = allocation, bound[0]
+        if way in ways:
+            ways[way].append(payload)
+        else:
+            ways[way] = [payload]
 
-    def from_peer(self, allocation: Allocation, peer: Addr, payload: bytes, now: float) -> Optional[bytes]:
-        """A peer's packet as bytes for `allocation.client`; None if it is dropped (counted)."""
-        frames = self.to_client(allocation, peer, (payload,), now)
-        return frames[0] if frames else None
-
-    def to_client(
-        self, allocation: Allocation, peer: Addr, payloads: Sequence[bytes], now: float
-    ) -> List[bytes]:
-        """Packets of one peer as frames for `allocation.client`; those that are dropped (counted) are not among them.
+    def from_peers(
+        self, received: Iterable[Tuple[Allocation, Addr, bytes]], now: float, frames: Frames
+    ) -> None:
+        """Packets of peers as frames for clients; those that are dropped are counted.
 
         ChannelData if the peer has a channel, else Data indications (RFC 8656 sections 11.6 and 12.7).
         """
-        if allocation.permissions.get(peer[0], 0.0) <= now or allocation.expires <= now:
-            self.drops["no_permission" if allocation.expires > now else "no_allocation"] += len(payloads)
-            return []
-        number = allocation.numbers.get(peer)
-        if number is not None and allocation.channels[number][1] <= now:
-            number = None
-        frames: List[bytes] = []
-        for payload in payloads:
+        metered = self.metered
+        for allocation, peer, payload in received:
+            if allocation.permissions.get(peer[0], 0.0) <= now or allocation.expires <= now:
+                self.drops["no_permission" if allocation.expires > now else "no_allocation"] += 1
+                continue
             size = len(payload)
             if size > MAX_PAYLOAD:
                 self.drops["oversize"] += 1
                 continue
-            if self.metered and not self._passes(allocation, 1, size, now):
+            if metered and not self._passes(allocation, 1, size, now):
                 continue
             allocation.packets_out += 1
             allocation.bytes_out += size
-            if number is None:
-                frames.append(self._data_indication(peer, payload))
+            number = allocation.numbers.get(peer)
+            if number is None or allocation.channels[number][1] <= now:
+                frame = self._data_indication(peer, payload)
             elif allocation.streamed and size & 3:
                 # A stream has no other marks between frames, so there the padding is a must (section 12.5).
-                frames.append(_pack_channel_header(number, size) + payload + bytes(-size & 3))
+                frame = _pack_channel_header(number, size) + payload + bytes(-size & 3)
             else:
-                frames.append(_pack_channel_header(number, size) + payload)
-        return frames
+                frame = _pack_channel_header(number, size) + payload
+            if allocation in frames:
+                frames[allocation].append(frame)
+            else:
+                frames[allocation] = [frame]
+
+    def from_peer(self, allocation: Allocation, peer: Addr, payload: bytes, now: float) -> Optional[bytes]:
+        """One packet of a peer as a frame for `allocation.client`; None if it is dropped (counted)."""
+        frames: Frames = {}
+        self.from_peers([(allocation, peer, payload)], now, frames)
+        return frames[allocation][0] if frames else None
 
     def _data_indication(self, peer: Addr, payload: bytes) -> bytes:
         transaction = self._random_bytes(stun.TRANSACTION_SIZE)

@@ -29,6 +29,7 @@ Addr = Tuple[str, int]
 MAX_DATAGRAM = 65535
 # A busy socket must not keep the others waiting: this many datagrams, then the next socket's turn.
 DRAIN = 64
+GROWTH = 4
 # Holds a key frame's burst to every client while Python is busy; the kernel caps it at rmem_max.
 SOCKET_BUFFER = 4 << 20
 # Descriptors that allocations leave to everything else: the control socket, the files that are watched, ssh-keygen.
@@ -96,36 +97,39 @@ def waiting(sock: socket.socket, drops: "Counter[str]") -> List[Tuple[bytes, Add
     return received
 
 
+# Of one datagram or train: the bytes, the control messages, the flags, the source (with more to it in IPv6).
+Received = Tuple[bytes, List[Any], int, Any]
+
+
 class BatchSocket:
     """A UDP socket that reads no more often than it has to, and sends trains."""
 
-    __slots__ = ("_budget", "_round", "drops", "fd", "sock")
+    __slots__ = ("_budget", "_full", "_receive", "drops", "sock")
 
     # Some kernels and tunnels can not split a train: then nobody tries again.
     splits = True
 
     def __init__(self, sock: socket.socket, drops: "Counter[str]") -> None:
         self.sock, self.drops = sock, drops
-        self.fd = sock.fileno()
-        self._budget, self._round = 1, -2
+        self._budget, self._full = 1, -2
+        self._receive = sock.recvmsg
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
 
-    def read(self, round_: int) -> "List[Tuple[bytes, List[Any], int, Any]]":
-        """What waits, as `recvmsg` gives it. `round_`: the number of the loop's turn.
+    def read(self, turn: int) -> "List[Received]":
+        """What waits, as `recvmsg` gives it. `turn`: the number of the loop's turn.
 
-        Asking an empty socket costs half as much as reading a full one. So as many are asked for as the last turn
-        had, and more only if there was something left behind: then the socket is ready again in the very next turn.
+        Asking an empty socket costs as much as reading a full one. So as many are asked for as there were last time,
+        and more only if some were left behind: then the socket is ready again in the very next turn.
         """
-        budget = self._budget
-        if round_ == self._round + 1 and budget < DRAIN:
-            budget *= 2
-        self._round = round_
-        receive = self.sock.recvmsg
-        received: "List[Tuple[bytes, List[Any], int, Any]]" = []
+        budget, receive = self._budget, self._receive
+        if turn == self._full + 1:
+            budget = min(budget * GROWTH, DRAIN)
+        received: "List[Received]" = []
         try:
             for _ in range(budget):
                 received.append(receive(MAX_DATAGRAM, ANCILLARY))
+            self._full = turn
         except BlockingIOError:
             budget = len(received) or 1
         except OSError:

@@ -43,7 +43,7 @@ def test_it_is_reached_only_where_the_operator_opened_it(made: Relay) -> None:
     relays = made.edge.pool.open(IPV4)
     allocation = Allocation((ADDRESS, 1), relays, "user", "user", False, 0.0, b"")
     allocation.expires = time.monotonic() + 600
-    made.edge._to_peer(allocation, (ADDRESS, PORTS[1]), [b"hello"], time.monotonic(), time.time())
+    made.edge._to_peers({(allocation, (ADDRESS, PORTS[1])): [b"hello"]}, time.monotonic())
     try:
         reached = stranger.recv(100) == b"hello"
     except BlockingIOError:
