@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "turn.md").read_text()
 RELAY = ROOT / "commcli" / "relay"
 # The client side and what it shares with the rest; the overlay and the mesh have reasons of their own.
-CLIENT_SIDE = ("turn", "edge", "udp", "stream", "connection", "daemon", "workers")
+CLIENT_SIDE = ("turn", "edge", "udp", "stream", "connection", "daemon", "front", "sisters", "workers")
 
 
 def section(title: str) -> str:
