@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from commcli.lab import control
+from commcli.lab import control, incident
 from commcli.lab.folder import LabFolder, Record
 from tests.lab.test_power import provision
 
@@ -80,3 +80,38 @@ def test_a_dead_node_is_a_row_and_not_the_end(lab: tuple[LabFolder, Record]) -> 
     code, shown, _ = typed(folder, "status")
     assert code == 4
     assert states(shown) == {"ae-1": ("done", False), "kr-1": ("done", False), "sg-1": ("unreachable", None)}
+
+
+def test_drained_down_to_a_number_then_gone_and_still_drained_when_it_is_back(
+    lab: tuple[LabFolder, Record],
+) -> None:
+    folder, _ = lab
+    provision(folder)
+    code, drained, _ = typed(folder, "drain", "sg-1", "--sessions", "2", "--wait", "--yes")
+    answer = drained["nodes"][0]["answer"]
+    assert (code, answer["drained"], answer["draining"]["sessions"]) == (0, True, 2)
+    code, reloaded, _ = typed(folder, "reload", "sg-1", "--yes")
+    assert code == 0
+    assert reloaded["nodes"][0]["answer"] == {"ok": True, "changed": [], "restart": []}
+    code, gone, _ = typed(folder, "drain", "sg-1", "--stop", "--wait", "--yes")
+    assert (code, gone["nodes"][0]["answer"]["stopped"]) == (0, True)
+    assert typed(folder, "status", "sg-1")[0] == 1
+    control.ask(folder, "start", node="sg-1")
+    incident.ask_patiently(folder, "sg-1", "status", timeout_s=20)
+    code, shown, _ = typed(folder, "status", "sg-1")
+    assert (code, states(shown)) == (0, {"sg-1": ("done", True)})
+
+
+def test_a_wrong_configuration_is_refused_and_said_by_its_node(lab: tuple[LabFolder, Record]) -> None:
+    folder, _ = lab
+    provision(folder)
+    (folder.base("sg-1") / "etc/relay.json").write_text("{")
+    code, told, _ = typed(folder, "reload", "all", "--yes")
+    assert code == 1
+    assert {row["node"]: row["state"] for row in told["nodes"]} == {
+        "ae-1": "done", "kr-1": "done", "sg-1": "failed",
+    }  # fmt: skip
+    assert "relay.json" in told["nodes"][2]["reason"]
+    code, shown, _ = typed(folder, "status", "sg-1")
+    assert code == 0
+    assert shown["nodes"][0]["answer"]["reload"]["last_ok"] is False
