@@ -3,7 +3,7 @@
 # Each sets up .venv by itself and is safe to repeat. Needs make, a POSIX sh and Python 3.11 or newer; no root.
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint check-style check-types check-imports check-node-python check-tests
-.PHONY: bench completions picture clean format fuzz
+.PHONY: bench peers completions picture clean format fuzz
 .NOTPARALLEL:
 
 VENV := .venv
@@ -65,6 +65,10 @@ bench: $(STAMP)
 fuzz: $(STAMP)
 	@$(PYTHON) -c 'import atheris' 2>/dev/null || $(PYTHON) -m pip install --disable-pip-version-check -q -e '.[fuzz]' || true
 	@$(PYTHON) -m tests.fuzz.run
+
+# The clients of others that tests/clients runs against our relay. What cannot be had is told, and fails nothing.
+peers: $(STAMP)
+	@sh tools/peers.sh
 
 completions: $(STAMP)
 	@$(PYTHON) -m tests.architecture.completions completions
