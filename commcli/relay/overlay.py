@@ -112,6 +112,7 @@ class Overlay:
         self._egresses: Dict[str, _Egress] = {}
         self._monitors: Dict[Path, failover.PathMonitor] = {}
         self._steps: Dict[bytes, _Step] = {}
+        self._straight: Dict[str, bool] = {}  # what `permits_straight` said, until peers or table change
         self._sent_flows, self._passed_flows = FlowTable(), FlowTable()
         self._standby_interval_s = failover.STANDBY_INTERVAL_S
         self._probe_id = int.from_bytes(random_bytes(4), "big")
@@ -150,6 +151,7 @@ class Overlay:
     def _rebuild(self) -> None:
         shard, earlier, monitors = self._shard, self._egresses, self._monitors
         self._steps.clear()
+        self._straight.clear()
         self._egresses, self._monitors = {}, {}
         if shard is None:
             return
@@ -200,8 +202,11 @@ class Overlay:
 
     def permits_straight(self, egress: str) -> bool:
         """May packets to this egress pass the two edges' countries and no other?"""
-        blocked = self._shard is None or egress in self._shard.blocked
-        return not blocked and self._is_legal((self._node, egress))
+        answer = self._straight.get(egress)
+        if answer is None:
+            blocked = self._shard is None or egress in self._shard.blocked
+            answer = self._straight[egress] = not blocked and self._is_legal((self._node, egress))
+        return answer
 
     def send(
         self, egress: str, src: Addr, dst: Addr, payload: bytes, now: float, unix: float

@@ -92,6 +92,28 @@ class RelaySockets(Protocol):
         """Give the port back."""
 
 
+class Sisters(Protocol):
+    """Servers in other processes that share our addresses: what counts for all of them together.
+
+    A client takes a reserved port from another 5-tuple, which may be another server's.
+    """
+
+    def sessions(self) -> int:
+        """Live allocations, ours too."""
+
+    def sessions_of(self, user: str) -> int:
+        """Those of one user."""
+
+    def offer(self, token: bytes, user: str, relay: Addr) -> None:
+        """Give this port up to whoever shows its token."""
+
+    def redeem(self, token: bytes, user: str) -> Optional[Addr]:
+        """The port of this token, bound; None if there is none."""
+
+    def withdraw(self, token: bytes, user: str) -> None:
+        """Let go of the port of this token, if it is still on offer."""
+
+
 @dataclass(frozen=True)
 class TurnConfig:
     """Credentials and limits. `users` are name -> password, `secrets` the shared secrets of time-limited users.
@@ -141,6 +163,7 @@ class Server:
         self.allocations: Dict[Client, Allocation] = {}
         self.by_relay: Dict[Addr, Allocation] = {}
         self.drain = False
+        self.sisters: Optional[Sisters] = None
         self.alternates: Optional[Alternates] = None  # where new clients are sent instead (300), if anywhere
         self.drops: Counter[str] = Counter()
         # Also "error_CODE": replies by error code. The names are there from the start: 0 is an answer too.
@@ -379,12 +402,18 @@ class Server:
         quota, total = self.config.user_quota, self.config.total_quota
         if self.drain:
             raise Rejected(486)
-        if quota is not None and self._users[login.user] >= quota:
+        if quota is not None and self._sessions_of(login.user) >= quota:
             self.counters["quota_user"] += 1
             raise Rejected(486)
-        if total is not None and len(self.allocations) >= total:
+        if total is not None and self._sessions() >= total:
             self.counters["quota_total"] += 1
             raise Rejected(508)
+
+    def _sessions(self) -> int:
+        return len(self.allocations) if self.sisters is None else self.sisters.sessions()
+
+    def _sessions_of(self, user: str) -> int:
+        return self._users[user] if self.sisters is None else self.sisters.sessions_of(user)
 
     def _install(self, request: Request, wish: Wish, granted_s: int) -> Allocation:
         login = request.login
@@ -431,9 +460,17 @@ class Server:
         allocation.relays = (first,)
         token = self._random_bytes(TOKEN_BYTES)
         allocation.reserved = (token, second)
-        self._reserved[token] = allocation
+        if self.sisters is not None:
+            self.sisters.offer(token, allocation.user, second)
+        else:
+            self._reserved[token] = allocation
 
     def _redeem(self, token: bytes, login: Login) -> Addr:
+        if self.sisters is not None:
+            taken = self.sisters.redeem(token, login.user)
+            if taken is None:
+                raise Rejected(508)
+            return taken
         holder = self._reserved.get(token)
         if holder is None or holder.reserved is None or holder.user != login.user:
             raise Rejected(508)
@@ -559,8 +596,11 @@ class Server:
         self._close(*allocation.relays)
         if allocation.reserved is not None:
             token, held = allocation.reserved
-            del self._reserved[token]
-            self._sockets.close(held)
+            if self.sisters is not None:
+                self.sisters.withdraw(token, allocation.user)
+            else:
+                del self._reserved[token]
+                self._sockets.close(held)
         allocation.expires = allocation.made  # whoever still holds it sees that it is over
         self._users[allocation.user] -= 1
         if not self._users[allocation.user]:

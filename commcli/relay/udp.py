@@ -229,6 +229,8 @@ class RelayPool:
         `slice_` (k, n): of every n pairs of ports the k-th, so that n processes share the range.
         """
         self.sockets: Dict[Addr, socket.socket] = {}
+        # Is it kept for somebody, although it is not bound?
+        self.is_held: Callable[[Addr], bool] = lambda _relay: False
         self.errors: "Counter[str]" = Counter()  # why the system gave no socket, by errno's name
         self._most_descriptors = _descriptor_limit() - SPARE_DESCRIPTORS
         self._addresses = {_family(address): address for address in addresses}
@@ -275,7 +277,7 @@ class RelayPool:
         opened: List[Addr] = []
         try:
             for number in range(port, port + count):
-                if not self._bind_one(address, number):
+                if self.is_held((address, number)) or not self._bind_one(address, number):
                     break
                 opened.append((address, number))
         except OSError:
@@ -285,6 +287,14 @@ class RelayPool:
             return opened
         self._close_all(opened)
         return []
+
+    def take(self, relay: Addr) -> bool:
+        """Bind this very port, whoever's slice it is in and whether it is held or not; False if that can not be."""
+        try:
+            return self._bind_one(*relay)
+        except OSError as error:
+            self.errors[errno.errorcode.get(error.errno or 0, "EUNKNOWN")] += 1
+            return False
 
     def _bind_one(self, address: str, port: int) -> bool:
         if (address, port) in self.sockets:
