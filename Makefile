@@ -3,7 +3,7 @@
 # Each sets up .venv by itself and is safe to repeat. Needs make, a POSIX sh and Python 3.11 or newer; no root.
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint check-style check-types check-imports check-node-python check-tests
-.PHONY: bench peers completions picture clean format fuzz
+.PHONY: bench peers completions picture clean format fuzz soak
 .NOTPARALLEL:
 
 VENV := .venv
@@ -69,6 +69,10 @@ fuzz: $(STAMP)
 # The clients of others that tests/clients runs against our relay. What cannot be had is told, and fails nothing.
 peers: $(STAMP)
 	@sh tools/peers.sh
+
+# SOAK_MINUTES=30: allocations coming and going under junk; good when memory, descriptors and ports are back at the end.
+soak: $(STAMP)
+	@$(PYTHON) -m tests.soak.run
 
 completions: $(STAMP)
 	@$(PYTHON) -m tests.architecture.completions completions
