@@ -50,6 +50,9 @@ class StreamSender(Protocol):
     def send(self, client: Client, data: bytes) -> None:
         """Send a whole frame to this client, or drop it."""
 
+    def send_all(self, client: Client, frames: Sequence[bytes]) -> None:
+        """Send whole frames to this client, or drop some of them."""
+
 
 class Grounds(NamedTuple):
     """Where an edge stands: the addresses of this node, and which of its relay ports are this process's own."""
@@ -169,6 +172,7 @@ class Edge:
             elif self.egress.shaper is None:
                 self._relayed[src].send_all(payloads, peer)
             else:
+                self._relayed[src].whole()
                 for payload in payloads:
                     self.egress.send(self._relayed[src].sock, payload, peer, now)
 
@@ -233,8 +237,7 @@ class Edge:
             if not allocation.streamed:
                 listeners[":" in client[0]].send_all(some, client)
             elif streams is not None:
-                for frame in some:
-                    streams.send(client, frame)
+                streams.send_all(client, some)
 
     def deliver(self, src: Addr, dst: Addr, payload: bytes, now: float) -> None:
         """Hand what came for the relayed address `dst` to its client, if that client permits `src`.

@@ -35,6 +35,7 @@ from commcli.relay.allocation import (
 from commcli.relay.alternates import Alternates
 from commcli.relay.auth import (
     DIRECT_SUFFIX,
+    STREAM_CLIENT,
     Authenticator,
     Client,
     Denied,
@@ -228,7 +229,7 @@ class Server:
     ) -> None:
         """Packets of peers as frames for clients; those that are dropped are counted.
 
-        ChannelData if the peer has a channel, else Data indications (RFC 8656 sections 11.6 and 12.7).
+        ChannelData if the peer has a channel, else Data indications (RFC 8656 sections 11.3 and 12.7).
         """
         metered = self.metered
         for allocation, peer, payload in received:
@@ -337,6 +338,8 @@ class Server:
         return self._error(message, Rejected(denied.code, *challenge), None)
 
     def _may_refuse(self, client: Client, now: float) -> bool:
+        if len(client) == STREAM_CLIENT:
+            return True  # its address is its own, and who waits on a stream asks no second time
         allowed = self._throttle.allows(client[0], now)
         if not allowed:
             self.drops["refusal_silenced"] += 1
@@ -534,7 +537,7 @@ class Server:
         return _success(request.message, request.login)
 
     def _send(self, message: Message, client: Client, now: float) -> List[Action]:
-        """A Send indication (section 11.4): nobody is told of a failure, so it is counted."""
+        """A Send indication (section 11.2): nobody is told of a failure, so it is counted."""
         allocation = self._live(client, now)
         if allocation is None:
             return self._drop("no_allocation")

@@ -13,7 +13,6 @@ import itertools
 import math
 import resource
 import socket
-import struct
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Literal, Optional, Sequence, Tuple
@@ -38,9 +37,9 @@ MAX_DESCRIPTORS = 1 << 17  # more than there are ports
 UDP_SEGMENT, UDP_GRO = 103, 104  # linux/udp.h; the socket module does not know them
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of every kernel that has them
 MAX_TRAIN = 65_000  # bytes
+UNSPLIT = 1 << 16  # longer than any datagram
 ANCILLARY = socket.CMSG_SPACE(4)
 SO_MEMINFO, MEMINFO_DROPS = 55, 8  # asm-generic/socket.h, linux/sock_diag.h
-_U16 = struct.Struct("=H")
 # A port that is taken or forbidden says nothing of the next one; any other error would be the same for all of them.
 _NEXT_PORT = (errno.EADDRINUSE, errno.EACCES)
 # Held by the lab's delay at most; beyond it the "link" drops, as a router's queue does.
@@ -104,15 +103,13 @@ Received = Tuple[bytes, List[Any], int, Any]
 class BatchSocket:
     """A UDP socket that reads no more often than it has to, and sends trains."""
 
-    __slots__ = ("_budget", "_full", "_receive", "drops", "sock")
-
-    # Some kernels and tunnels can not split a train: then nobody tries again.
-    splits = True
+    __slots__ = ("_budget", "_full", "_receive", "_segment", "_sendto", "drops", "sock")
 
     def __init__(self, sock: socket.socket, drops: "Counter[str]") -> None:
         self.sock, self.drops = sock, drops
         self._budget, self._full = 1, -2
-        self._receive = sock.recvmsg
+        self._receive, self._sendto = sock.recvmsg, sock.sendto
+        self._segment = UNSPLIT  # what is longer than this the kernel splits
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
 
@@ -140,8 +137,10 @@ class BatchSocket:
 
     def send(self, data: bytes, to: Addr) -> None:
         """Send one datagram; one that can not be sent is counted, never raised."""
+        if len(data) > self._segment:
+            self.whole()
         try:
-            self.sock.sendto(data, to)
+            self._sendto(data, to)
         except BlockingIOError:
             self.drops["send_buffer_full"] += 1
         except OSError:
@@ -151,9 +150,8 @@ class BatchSocket:
     def send_all(self, datagrams: Sequence[bytes], to: Addr) -> None:
         """Send datagrams; those of one length (the last may be shorter) with one call, if the kernel takes it."""
         count = len(datagrams)
-        if count < 2 or not BatchSocket.splits:
-            for data in datagrams:
-                self.send(data, to)
+        if count == 1:
+            self.send(datagrams[0], to)
             return
         at = 0
         while at < count:
@@ -166,22 +164,32 @@ class BatchSocket:
             if end - at == 1:
                 self.send(datagrams[at], to)
             else:
-                self._send_segments(datagrams[at:end], size, to)
+                self._send_train(datagrams[at:end], size, to)
             at = end
 
-    def _send_segments(self, datagrams: Sequence[bytes], size: int, to: Addr) -> None:
+    def _send_train(self, datagrams: Sequence[bytes], size: int, to: Addr) -> None:
         try:
-            self.sock.sendmsg(datagrams, [(socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(size))], 0, to)
+            if size != self._segment:
+                # Set on the socket and not on each train: a control message costs Python more than this call.
+                self.sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+                self._segment = size
+            self._sendto(b"".join(datagrams), to)
             return
         except BlockingIOError:
             self.drops["send_buffer_full"] += len(datagrams)
             return
-        except OSError as error:
-            if error.errno in (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP):
-                BatchSocket.splits = False
-        # Too long for the path's MTU, say: one by one the kernel may still fragment them.
+        except OSError:
+            # The kernel, the interface or the path's MTU says no: one by one they may be fragmented.
+            self.whole()
         for data in datagrams:
             self.send(data, to)
+
+    def whole(self) -> None:
+        """Let the next datagrams leave as they are, however long."""
+        if self._segment != UNSPLIT:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+            self._segment = UNSPLIT
 
 
 def split(data: bytes, ancillary: List[Any]) -> Sequence[bytes]:
