@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import time
 from collections import Counter
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional
 
-from commcli.relay import metrics
-from commcli.relay.allocation import family_of
-from commcli.relay.alternates import Alternates
-from commcli.relay.config import ConfigError, RelayConfig, live, needing_restart
-from commcli.relay.edge import Edge, Grounds
+from commcli.relay import sisters
+from commcli.relay.config import ConfigError, RelayConfig
+from commcli.relay.front import Front, Listeners, open_listeners
 from commcli.relay.log import Log
-from commcli.relay.loop import TICK_S, Loop
 from commcli.relay.membership import NO_TABLE, Membership
 from commcli.relay.operations import Operations
-from commcli.relay.peers import PeerPolicy
+from commcli.relay.readiness import Readiness
+from commcli.relay.register import Register
 from commcli.relay.shard import Shard
-from commcli.relay.stream import Streams, bound_tcp
-from commcli.relay.tls import Certificates
-from commcli.relay.turn import TurnConfig
-from commcli.relay.udp import Addr, Egress, bound_udp, raise_descriptor_limit
+from commcli.relay.sisters import Hub, Packet
+from commcli.relay.udp import Addr, raise_descriptor_limit
 
-EXPIRE_EVERY_S = 0.5
+WAYS_EVERY_S, RTT_EVERY_S = 0.1, 5.0  # how soon other processes know of changes
 
 
 class OverlayCarrier:
@@ -53,36 +47,21 @@ class OverlayCarrier:
         return True
 
 
-class Listeners(NamedTuple):
-    """The sockets that clients come to: UDP ones, and stream ones with their transport."""
+class Group(NamedTuple):
+    """What a relay of several processes gives to the one that stands for all of them."""
 
-    udp: List[socket.socket]
-    streams: List[Tuple[socket.socket, str]]
-
-    def close(self) -> None:
-        """Close all of them."""
-        for sock in (*self.udp, *(sock for sock, _ in self.streams)):
-            sock.close()
+    workers: int
+    listeners: Listeners
+    register: Register
+    socks: Mapping[int, socket.socket]  # to the others, by their number
+    readiness: Readiness
 
 
-def open_listeners(config: RelayConfig, *, shared: bool = False) -> Listeners:
-    """Bind what `config` names; `shared`: so that several processes may. Raises ConfigError."""
-    listeners = Listeners([], [])
-    try:
-        for address in config.addresses:
-            listeners.udp.append(bound_udp(address, config.turn_port, shared=shared))
-            if config.tcp:
-                listeners.streams.append((bound_tcp(address, config.turn_port, shared=shared), "tcp"))
-            if config.tls_port is not None:
-                listeners.streams.append((bound_tcp(address, config.tls_port, shared=shared), "tls"))
-    except ConfigError:
-        listeners.close()
-        raise
-    return listeners
+class Relay(Front):
+    """One relay. `run` serves until SIGTERM; everything it knows can be asked over the control socket.
 
-
-class Relay:
-    """One relay. `run` serves until SIGTERM; everything it knows can be asked over the control socket."""
+    Of several processes this is the hub, worker 0: it has what there is one of, and the others ask it.
+    """
 
     def __init__(
         self,
@@ -90,61 +69,80 @@ class Relay:
         version: str,
         log: Log,
         read: Optional[Callable[[], RelayConfig]] = None,
+        group: Optional[Group] = None,
     ) -> None:
         """Opens every socket. `read()` reads the configuration again. Raises ConfigError when one can not be bound."""
-        self.config, self.version, self.log = config, version, log
-        self.started = time.monotonic()
-        self.drops: "Counter[str]" = Counter()
-        self.loop = Loop(self._tick, self._survived)
-        self.egress = Egress(self.drops)
-        self.edge = Edge(
-            Grounds(config.addresses, config.relay_ports),
-            _turn_config(config),
-            _policy(config, None, ()),
-            self.loop,
-            self.egress,
-        )
-        self.edge.opened_by_hand = _opened_by_hand(config)
-        self.turn = self.edge.turn
-        self.streams = Streams(self.loop, self.edge, self.drops)
-        self.edge.streams = self.streams
-        self.certificates = _certificates(config, log)
-        self._listen(open_listeners(config))
-        self.fleet = None if config.base is None else Membership(self)
-        if self.fleet is not None:
+        workers, register = (1, None) if group is None else (group.workers, group.register)
+        super().__init__(config, version, log, 0, workers, register)
+        self.listen(open_listeners(config) if group is None else group.listeners)
+        self.hub: Optional[Hub] = None
+        self.fleet: Optional[Membership] = None
+        self._next_ways = self._next_rtt = 0.0
+        if config.base is not None:
+            self.fleet = Membership(self)
             self.edge.carrier = OverlayCarrier(self.fleet, self.drops)
+        if group is not None:
+            self.hub = Hub(group.socks, group.register, self.loop, self.drops, self._carry)
         commands = {} if self.fleet is None else self.fleet.commands()
-        self.operations = Operations(self, read or (lambda: self.config), commands)
-        self._next_expire = self._next_timers = 0.0
-
-    def _listen(self, listeners: Listeners) -> None:
-        for sock in listeners.udp:
-            self.edge.listen(sock)
-        for sock, transport in listeners.streams:
-            self.streams.listen(sock, transport, self.certificates if transport == "tls" else None)
+        readiness = None if group is None else group.readiness
+        self.operations = Operations(self, read or (lambda: self.config), commands, readiness)
+        self._tell()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
-        signal.signal(signal.SIGTERM, lambda *_: self.loop.stop())
-        signal.signal(signal.SIGINT, lambda *_: self.loop.stop())
         self.operations.listen_to_signals()
         self.log("relay_started", node=self.config.node, address=self.config.address, version=self.version)
-        self.loop.run()
+        self.serve()
         self.log("relay_stopped", node=self.config.node)
         self.close()
 
     def close(self) -> None:
         """Close every socket."""
         self.operations.close()
+        if self.hub is not None:
+            self.hub.close()
         if self.fleet is not None:
             self.fleet.close()
-        self.streams.close()
-        self.edge.close()
-        self.loop.close()
+        super().close()
+
+    # --- packets between the overlay and the other processes -------------------------------------------------
 
     def deliver(self, src: Addr, dst: Addr, payload: bytes, now: float) -> None:
         """What the overlay brought for one of our relayed addresses."""
-        self.edge.deliver(src, dst, payload, now)
+        if self.hub is None or dst in self.turn.by_relay or not self.hub.deliver(src, dst, payload):
+            self.edge.deliver(src, dst, payload, now)
+
+    def _carry(self, packet: Packet) -> None:
+        """What another process has for another node."""
+        egress = None if self.fleet is None else self.fleet.overlay.egress_of(*packet.dst)
+        if self.fleet is None or egress is None:
+            self.drops["no_egress"] += 1  # the table has changed under it
+        else:
+            now = self.loop.now
+            self.fleet.send(self.fleet.overlay.send(egress, *packet, now, time.time()), now)
+
+    def _tell(self) -> None:
+        """Let the other processes know what they go by."""
+        if self.hub is None:
+            return
+        self.hub.tell(sisters.CONFIG, sisters.packed_config(self.config, self.turn.drain))
+        if self.fleet is not None:
+            self.hub.tell(sisters.TABLE, self.fleet.tables.document)
+            self.hub.tell(sisters.SERVICES, sisters.document(self.fleet.services))
+            self._tell_ways()
+
+    def _tell_ways(self) -> None:
+        assert self.hub is not None and self.fleet is not None
+        self.hub.tell(sisters.WAYS, sisters.document(sorted(self.fleet.straight())))
+
+    def _keep_told(self, hub: Hub, now: float) -> None:
+        if self.fleet is not None and now >= self._next_ways:
+            self._next_ways = now + WAYS_EVERY_S
+            self._tell_ways()
+        if self.fleet is not None and now >= self._next_rtt:
+            self._next_rtt = now + RTT_EVERY_S
+            hub.tell(sisters.RTT, sisters.document(self.fleet.rtt_ms()))
+        hub.tick()
 
     # --- what the operator asks for ------------------------------------------------------------------------
 
@@ -155,61 +153,48 @@ class Relay:
         """
         if self.certificates is not None and not self.certificates.reload() and self.certificates.context:
             raise ConfigError(f"{self.certificates.refused}")
-        waiting = needing_restart(self.config, config)
-        self.config = live(self.config, config)
-        self.turn.reconfigure(_turn_config(self.config))
-        self.edge.opened_by_hand = _opened_by_hand(self.config)
+        waiting = self.apply(config)
         if self.fleet is None:
             self.obey(None, ())
         else:
             self.fleet.reload()
         return waiting
 
-    def sessions(self) -> int:
-        """Live allocations."""
-        return len(self.turn.allocations)
+    def obey(self, shard: Optional[Shard], services: "Iterable[Addr]") -> None:
+        """As any front, and so do the other processes."""
+        super().obey(shard, services)
+        self._tell()
 
     def drain_to(self, sessions: int, stop: bool) -> None:
         """Take no new client."""
         self.turn.drain = True
+        self._tell()
 
     def undrain(self) -> None:
         """Take new clients again."""
         self.turn.drain = False
+        self._tell()
 
-    def obey(self, shard: Optional[Shard], services: "Iterable[Addr]") -> None:
-        """Let clients reach the relayed addresses of the fleet that `shard` names, and none of its `services`."""
-        self.turn.obey(_policy(self.config, shard, services))
-        self.turn.alternates = None if shard is None else Alternates(shard)
+    # --- the loop ------------------------------------------------------------------------------------------
 
-    def _tick(self, now: float) -> Optional[float]:
-        if now >= self._next_expire:
-            self._next_expire = now + EXPIRE_EVERY_S
-            self.turn.expire(now)
-            if self.certificates is not None:
-                self.certificates.poll()
-            if self.fleet is not None and self.turn.alternates is not None:
-                self.turn.alternates.measured(self.fleet.rtt_ms())
-        # The lab's delayed packets wake the loop far more often than the timers need.
-        if now >= self._next_timers:
-            self._next_timers = now + TICK_S
-            self.operations.tick(now)
-            self.streams.tick(now)
-            if self.fleet is not None:
-                self.fleet.tick(now, time.time())
-        return self.egress.release(now)
+    def _every_half_second(self, now: float) -> None:
+        super()._every_half_second(now)
+        if self.fleet is not None and self.turn.alternates is not None:
+            self.turn.alternates.measured(self.fleet.rtt_ms())
 
-    def _survived(self, error: Exception) -> None:
-        """A bug of ours: counted and told, and calls go on."""
-        self.drops["bug"] += 1
-        # Not by `traceback`: that reads the sources, and a play may have put a newer zipapp under us.
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        where = "?" if frame is None else f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
-        self.log("bug", error=f"{type(error).__name__}: {error}"[:200], where=where)
+    def _every_tick(self, now: float) -> None:
+        self.operations.tick(now)
+        super()._every_tick(now)
+        if self.fleet is not None:
+            self.fleet.tick(now, time.time())
+        if self.hub is not None:
+            self._keep_told(self.hub, now)
 
     # --- what it tells -------------------------------------------------------------------------------------
+
+    def sessions(self) -> int:
+        """Live allocations, of all processes."""
+        return len(self.turn.allocations) if self.register is None else self.register.sessions()
 
     def status(self) -> Dict[str, Any]:
         """The document of the control command `status` (shape: docs of `control`)."""
@@ -218,77 +203,9 @@ class Relay:
 
     def figures(self) -> Dict[str, Any]:
         """The status but for the overlay's paths and flows: cheap, since any local user may ask for the metrics."""
-        no_socket = Counter({f"no_socket_{name}": count for name, count in self.edge.pool.errors.items()})
-        certificates = self.certificates
         fleet = {"peers": {}, "table": NO_TABLE} if self.fleet is None else self.fleet.status()
-        return {
-            "ok": True,
-            "node": self.config.node,
-            "version": self.version,
-            "pid": os.getpid(),
-            "uptime_s": round(time.monotonic() - self.started, 3),
-            "unix": time.time(),
-            "drain": self.turn.drain,
-            "workers": 1,
-            "allocations": len(self.turn.allocations),
-            "allocations_by": self._by_transport(),
-            "traffic": metrics.traffic(self.turn.totals()),
-            "turn": dict(self.turn.counters),
-            "drops": dict(self.drops + self.turn.drops + no_socket),
-            "kernel_drops": self.edge.kernel_drops(),
-            "streams": self.streams.figures(),
-            "tls": None
-            if certificates is None
-            else {"not_after_unix": certificates.not_after_unix(), "refused": certificates.refused},
-            "process": metrics.process(),
-            "loop_lag_ms": self.loop.lag(),
-            **fleet,
-        }
-
-    def _by_transport(self) -> Dict[str, int]:
-        live_now = Counter({"udp": 0, "tcp": 0, "tls": 0})
-        live_now.update(allocation.transport for allocation in self.turn.allocations.values())
-        return dict(live_now)
-
-
-def _policy(config: RelayConfig, shard: Optional[Shard], services: "Iterable[Addr]") -> PeerPolicy:
-    """Who may be a peer: public addresses, what the configuration allows, and the fleet's relayed addresses."""
-    others = {} if shard is None else {name: row for name, row in shard.nodes.items() if name != config.node}
-    ports = (config.turn_port, config.tls_port, config.overlay_port, config.stamp_port, config.metrics_port)
-    return PeerPolicy(
-        config.allow_peers,
-        relays=dict.fromkeys(config.addresses, config.relay_ports),
-        own_addresses=config.addresses,
-        service_ports=[port for port in ports if port is not None],
-        neighbours=[(row.address, row.relay_ports) for row in others.values()],
-        services=[*services, *((row.address, row.overlay_port) for row in others.values())],
-    )
-
-
-def _turn_config(config: RelayConfig) -> TurnConfig:
-    return TurnConfig(
-        config.realm,
-        dict(config.users),
-        config.secrets,
-        relay_families=tuple(family_of(address) for address in config.addresses),
-        user_quota=config.user_quota,
-        total_quota=config.total_quota,
-        revoked=config.revoked,
-        session_kbit_s=config.session_kbit_s,
-        node_mbit_s=config.node_mbit_s,
-        password_algorithms=config.password_algorithms,
-    )
-
-
-def _opened_by_hand(config: RelayConfig) -> PeerPolicy:
-    """What the operator allows on our own addresses, beside live allocations."""
-    return PeerPolicy(config.allow_peers, own_addresses=config.addresses)
-
-
-def _certificates(config: RelayConfig, log: Log) -> Optional[Certificates]:
-    if config.tls_port is None or config.tls_certificate is None or config.tls_key is None:
-        return None
-    return Certificates(config.tls_certificate, config.tls_key, log)
+        own = {**super().figures(), **fleet}
+        return own if self.hub is None else self.hub.figures(own, time.monotonic())
 
 
 def serve(config: RelayConfig, version: str, read: Optional[Callable[[], RelayConfig]] = None) -> int:
@@ -302,6 +219,11 @@ def serve(config: RelayConfig, version: str, read: Optional[Callable[[], RelayCo
         )
     raise_descriptor_limit()
     try:
+        workers = config.workers or len(os.sched_getaffinity(0))
+        if workers > 1:
+            from commcli.relay.workers import Parent
+
+            return Parent(config, version, log, read or (lambda: config), workers).run()
         relay = Relay(config, version, log, read)
     except ConfigError as error:
         print(f"commcli-relay: {error}", file=sys.stderr)

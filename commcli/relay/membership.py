@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
 from commcli.relay import neighbours, shaping
 from commcli.relay.mesh import Mesh, Reflector
@@ -38,7 +38,7 @@ class Membership:
         self.overlay_socket = self._udp(self.config.overlay_port, self._on_overlay)
         self.stamp_socket = self._udp(self.config.stamp_port, self._on_stamp)
         self.mesh_socket = self._udp(0, self._on_mesh_reply)
-        self._services: List[Addr] = []  # the other nodes' overlay and STAMP ports
+        self.services: List[Addr] = []  # the other nodes' overlay and STAMP ports
         self._next_files = 0.0
         self._read_files(start=True)
 
@@ -105,7 +105,7 @@ class Membership:
         shard = self.tables.start(unix) if start else self.tables.poll(unix)
         if shard is not None:
             self.overlay.set_shard(shard)
-            self.relay.obey(shard, self._services)
+            self.relay.obey(shard, self.services)
 
     def _use_peers(self, content: Dict[str, Any]) -> None:
         known = content.get("peers")
@@ -113,12 +113,12 @@ class Membership:
             raise ValueError('not {"schema": 1, "peers": {...}}')
         for user in (self.overlay, self.mesh, self.reflector):
             user.set_peers(known)
-        self._services = [
+        self.services = [
             (peer.address, port)
             for peer in neighbours.parse(known).values()
             for port in (peer.overlay_port, peer.stamp_port)
         ]
-        self.relay.obey(self.tables.shard, self._services)
+        self.relay.obey(self.tables.shard, self.services)
 
     def _use_faults(self, content: Dict[str, Any]) -> None:
         links = content.get("links", {})
@@ -139,7 +139,12 @@ class Membership:
         """Look at every file again, and let the policy follow what the configuration now allows."""
         self.tables.look_again()
         self._next_files = 0.0
-        self.relay.obey(self.tables.shard, self._services)
+        self.relay.obey(self.tables.shard, self.services)
+
+    def straight(self) -> Set[str]:
+        """The nodes to which packets go straight now (overlay.Overlay.goes_straight)."""
+        nodes = () if self.tables.shard is None else self.tables.shard.nodes
+        return {node for node in nodes if node != self.config.node and self.overlay.goes_straight(node)}
 
     def rtt_ms(self) -> Dict[str, Optional[float]]:
         """How far the other nodes are now, in milliseconds; None: no answer."""

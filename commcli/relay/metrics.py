@@ -70,6 +70,16 @@ def merge(parts: Sequence[Figures]) -> Figures:
     return merged
 
 
+def counted(part: Figures) -> Figures:
+    """Of a worker that is gone, what it had counted since its start: without that, the node's sums would fall."""
+    held: Figures = {
+        key: part[key] for key in ("traffic", "turn", "drops", "kernel_drops", "log_held_back") if key in part
+    }
+    for key, counts in (("streams", ("accepted", "handshakes_done")), ("process", ("cpu_s",))):
+        held[key] = {name: part[key][name] for name in counts if name in (part.get(key) or {})}
+    return held
+
+
 def _sum(values: Sequence[Any]) -> Any:
     """Numbers are added, mappings key by key, however deep."""
     if not isinstance(values[0], Mapping):

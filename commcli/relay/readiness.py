@@ -22,7 +22,7 @@ class Readiness:
     ) -> None:
         """`send` takes one datagram's text; by default it goes to the socket that `environ` names."""
         where = environ.get("NOTIFY_SOCKET", "")
-        self._send = send if send is not None else _sender(where)
+        self._send = send if send is not None else sender(where)
         self._every_s = _watchdog_s(environ, os.getpid() if pid is None else pid) if where else math.inf
         self._next = 0.0
 
@@ -62,7 +62,8 @@ def _watchdog_s(environ: Mapping[str, str], pid: int) -> float:
     return int(allowed_us) / 2e6 if environ.get("WATCHDOG_PID", str(pid)) == str(pid) else math.inf
 
 
-def _sender(where: str) -> Send:
+def sender(where: str) -> Send:
+    """What sends to the socket that NOTIFY_SOCKET names; does nothing if it names none."""
     if not where.startswith(("/", "@")):
         return lambda _text: None
     address = "\0" + where[1:] if where.startswith("@") else where

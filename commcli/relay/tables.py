@@ -45,6 +45,7 @@ class TableFiles:
         self._kept_serial = 0  # of state/good when we started
         self.refused: Optional[str] = None
         self.shard: Optional[Shard] = None
+        self.document = b""  # its files, for sister processes: manifest, NUL, shard
 
     def start(self, unix: float) -> Optional[Shard]:
         """The table to begin with: `current` if it is good, else the last good one, else None."""
@@ -139,6 +140,8 @@ class TableFiles:
             self._log("table_refused", reason=self.refused)
             return False
         self.shard = verdict.shard
+        if self._config.workers != 1:
+            self.document = b"\0".join(verdict.files[name] for name in ("manifest.json", "shard.json"))
         self._log("table_loaded", serial=self.shard.serial)
         return True
 
