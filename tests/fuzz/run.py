@@ -56,9 +56,10 @@ def _run(name: str, seconds: int) -> int:
             (known / str(number)).write_bytes(data)
         limits = [f"-max_len={LONGEST_BYTES}", f"-timeout={STALLED_S}", f"-artifact_prefix={crashes}/"]
         ran = _child(name, *limits, f"-max_total_time={seconds}", str(known))
-        _child(name, *limits, "-merge=1", str(small), str(known))
-        _keep(name, small)
         found = sorted(crashes.iterdir())
+        if not found:
+            _child(name, *limits, "-merge=1", str(small), str(known))
+            _keep(name, small)
         print(f"{name:8} {_figures(ran.stdout)} finds: {len(found)}", flush=True)
         for path in found:
             print(f"{name:8} {path.name}: {base64.b64encode(path.read_bytes()).decode()}")
