@@ -44,6 +44,11 @@ class Batch:
         """How it ended."""
         return self._ends[name].result()
 
+    def wait(self) -> None:
+        """Until all of them have ended."""
+        for end in self._ends.values():
+            end.result()
+
     def close(self) -> None:
         """End what still runs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
