@@ -1,5 +1,5 @@
 """Two nodes of a fleet as real processes, each with a signed table that names both: `edge-1` as an operator runs it,
-`edge-2` as a lab does, with its private peers opened."""
+`edge-2` as a lab does, with its private peers opened, and in two processes."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Edges:
 
     def __init__(self, folder: Path) -> None:
         self.one = Edge(folder, "edge-1")
-        self.two = Edge(folder, "edge-2", "127.0.0.0/8")
+        self.two = Edge(folder, "edge-2", "127.0.0.0/8", workers=2)
         for edge, other in ((self.one, self.two), (self.two, self.one)):
             edge.write(other)
 
