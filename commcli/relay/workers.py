@@ -14,9 +14,11 @@ import contextlib
 import ctypes
 import json
 import os
+import queue
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter
 from typing import Callable, Dict, List, Optional, Set, Tuple
@@ -90,6 +92,8 @@ class Worker(Front):
             self._carrier = self.edge.carrier = HubCarrier(self._link, config.node, self.drops)
             self._unheard |= {sisters.TABLE, sisters.SERVICES, sisters.WAYS}
         self._shard: Optional[Shard] = None
+        self._newest = b""  # document of a table, which may still be on its way to be loaded
+        self._tables: "queue.SimpleQueue[Tuple[bytes, Optional[Shard]]]" = queue.SimpleQueue()
         self._services: List[Addr] = []
         self._rtt_ms: Dict[str, Optional[float]] = {}
         self._greeted = False
@@ -115,15 +119,21 @@ class Worker(Front):
             self.log.hide([*config.secrets, *(password for _, password in config.users)])
             self.apply(config)
         elif topic == sisters.TABLE:
-            self._shard = self._loaded(document)
+            # Beside the loop: a big prefix map takes a second.
+            self._newest = document
+            threading.Thread(target=self._load, args=(document,), daemon=True).start()
+            return
         elif topic == sisters.SERVICES:
             self._services = [(ip, port) for ip, port in json.loads(document)]
         elif topic == sisters.WAYS and self._carrier is not None:
             self._carrier.straight = set(json.loads(document))
         elif topic == sisters.RTT:
             self._rtt_ms = json.loads(document)
-        if topic in (sisters.CONFIG, sisters.TABLE, sisters.SERVICES):
+        if topic in (sisters.CONFIG, sisters.SERVICES):
             self.obey(self._shard, self._services)
+        self._heard(topic)
+
+    def _heard(self, topic: int) -> None:
         if self.turn.alternates is not None:
             self.turn.alternates.measured(self._rtt_ms)
         self._unheard.discard(topic)
@@ -131,18 +141,26 @@ class Worker(Front):
             listeners, self._listeners = self._listeners, None
             self.listen(listeners)
 
-    def _loaded(self, document: bytes) -> Optional[Shard]:
-        """The table in force, which the hub has verified."""
+    def _load(self, document: bytes) -> None:
+        """In a thread: the table in force, which the hub has verified."""
         found = None
         if document:
             manifest, _, body = document.partition(b"\0")
             found = shards.load(manifest, body, node=self.config.node, unix=0.0, highest_serial=0)
-        if self._carrier is not None:
-            self._carrier.overlay.set_shard(found)
-        return found
+        self._tables.put((document, found))
+
+    def _take_tables(self) -> None:
+        while not self._tables.empty():
+            document, found = self._tables.get()
+            if document is self._newest and self._carrier is not None:
+                self._shard = found
+                self._carrier.overlay.set_shard(found)
+                self.obey(found, self._services)
+                self._heard(sisters.TABLE)
 
     def _every_tick(self, now: float) -> None:
         super()._every_tick(now)
+        self._take_tables()
         if not self._greeted:
             self._greeted = self._link.send(HELLO)
         if now >= self._next_figures:
@@ -190,6 +208,9 @@ class Parent:
 
     def run(self) -> int:
         """Until told to end: 0; 3 if the hub can not start."""
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_DFL
+        )  # who started us may ignore it, and then we could not wait
         # Blocked, they are taken one by one below, and a child gets none before it can obey it.
         signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
         code = None
