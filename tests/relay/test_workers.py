@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
+import json
 import os
 import signal
 import socket
@@ -18,9 +20,13 @@ from typing import Any
 import pytest
 
 from commcli.relay import control, stun
+from commcli.relay.config import standalone
+from commcli.relay.log import Log
 from commcli.relay.stun import Addr
+from commcli.relay.workers import LOOK_EVERY_S, STUCK_S, Parent
 from tests.hostile.wire import SocketClient
 from tests.relay.serving import ADDRESS, RELAY_PORTS, Served, free_port, plain_relay
+from tests.relay.stream_world import write_pair
 from tests.relay.turn_world import REALM, Reply
 
 WORKERS = 2
@@ -59,7 +65,9 @@ class Running:
     def client(
         self, transport: str = "udp", username: str = "alice", password: str = "wonder"
     ) -> SocketClient:
-        made = SocketClient((ADDRESS, self.served.port), transport, username, password)
+        port = self.served.tls_port if transport == "tls" else self.served.port
+        assert port is not None
+        made = SocketClient((ADDRESS, port), transport, username, password)
         self._clients.append(made)
         return made
 
@@ -79,10 +87,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *options: str, user: str = "alice:wonder") -> Iterator[Running]:
+def running(
+    folder: Path, *options: str, user: str = "alice:wonder", pair: tuple[Path, Path] | None = None
+) -> Iterator[Running]:
     path = folder / "control.sock"
     words = ("--workers", str(WORKERS), "--control", str(path), *options)
-    with plain_relay(*words, user=user, realm=REALM) as served:
+    with plain_relay(*words, user=user, realm=REALM, pair=pair) as served:
         relay = Running(served, path)
         try:
             until(lambda: relay.ask("status")["workers"] == WORKERS)
@@ -93,7 +103,8 @@ def running(folder: Path, *options: str, user: str = "alice:wonder") -> Iterator
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("relay"), "--allow-peer", "127.0.0.0/8") as relay:
+    folder = tmp_path_factory.mktemp("relay")
+    with running(folder, "--allow-peer", "127.0.0.0/8", pair=write_pair(folder)) as relay:
         yield relay
 
 
@@ -122,7 +133,7 @@ def talks(client: SocketClient, peer: Addr, word: bytes) -> bool:
     return client.hears() == b"\x40\x00" + len(word).to_bytes(2, "big") + word
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
 def test_both_workers_relay(shared: Running, echo: Addr, transport: str) -> None:
     for worker, (client, _) in shared.one_on_each(transport).items():
         assert talks(client, echo, b"by worker %d!" % worker)
@@ -348,6 +359,74 @@ def test_a_hub_that_cannot_start_ends_all(shared: Running, tmp_path: Path) -> No
     )
     assert done.returncode == 3
     assert "there is a file that is no socket" in done.stderr
+
+
+class Watching:
+    """A parent that never forks: its children are ours."""
+
+    def __init__(self) -> None:
+        self.out = io.StringIO()
+        config = standalone(
+            listen=f"{ADDRESS}:{free_port()}", relay_ports="23600-23610", users=["u:p"], realm=REALM
+        )
+        self.parent = Parent(config, "test", Log(as_json=True, out=self.out), lambda: config, WORKERS)
+
+    def child(self, worker: int, command: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command.split())
+        self.parent._children[worker].pid = process.pid
+        return process
+
+    def said(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.getvalue().splitlines()]
+
+    def close(self) -> None:
+        for listeners in self.parent._listeners:
+            listeners.close()
+        for sock in (*self.parent._words, *self.parent._pairs[1]):
+            sock.close()
+
+
+@pytest.fixture
+def watching() -> Iterator[Watching]:
+    made = Watching()
+    yield made
+    made.close()
+
+
+def test_a_worker_that_stands_still_is_ended(watching: Watching) -> None:
+    beats = watching.parent._register.beats
+    stuck = watching.child(1, "sleep 60")
+    for _ in range(int(STUCK_S / LOOK_EVERY_S) + 10):
+        watching.parent._end_stuck()
+    assert stuck.poll() is None, "it has not begun yet"
+    beats[1] = 1
+    for _ in range(int(STUCK_S / LOOK_EVERY_S) + 10):
+        beats[1] += 1
+        watching.parent._end_stuck()
+    assert stuck.poll() is None, "it goes on"
+    for _ in range(int(STUCK_S / LOOK_EVERY_S) + 2):
+        watching.parent._end_stuck()
+    assert stuck.wait(10) == -signal.SIGKILL
+    assert [line["event"] for line in watching.said()] == ["worker_stuck"]
+
+
+def test_a_worker_that_dies_at_once_is_started_ever_more_slowly(watching: Watching) -> None:
+    pauses = []
+    for now in range(8):
+        gone = watching.child(1, "false")
+        os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+        assert watching.parent._reap(float(now)) is None
+        gone.returncode = 1  # it was reaped behind its back
+        child = watching.parent._children[1]
+        assert child.pid == 0
+        pauses.append(child.due - now)
+    assert pauses == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
+    assert {line["code"] for line in watching.said()} == {1}
+    gone = watching.child(1, "false")
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    watching.parent._reap(1000.0)
+    gone.returncode = 1
+    assert watching.parent._children[1].due == pytest.approx(1000.2), "it had lived for long"
 
 
 def test_systemd_hears_the_main_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
