@@ -18,7 +18,7 @@ from commcli.relay.allocation import Allocation
 from commcli.relay.auth import Client
 from commcli.relay.loop import Loop
 from commcli.relay.peers import PeerPolicy
-from commcli.relay.turn import Frames, Server, TurnConfig, Ways
+from commcli.relay.turn import Frames, FromPeer, Server, TurnConfig, Ways
 from commcli.relay.udp import Addr, BatchSocket, Egress, RelayPool, kernel_drops, split
 
 
@@ -117,10 +117,11 @@ class Edge:
         for data, ancillary, _flags, client in batches.read(self.loop.turns):
             if len(client) > 2:  # IPv6: without flow and scope
                 client = client[:2]
-            for datagram in split(data, ancillary) if ancillary else (data,):
-                if datagram and datagram[0] & 0xC0 == 0x40:
-                    channel_data(datagram, client, now, ways)
-                else:
+            datagrams = split(data, ancillary) if ancillary else (data,)
+            if data and data[0] & 0xC0 == 0x40 and (not ancillary or _all_channel_data(datagrams)):
+                channel_data(datagrams, client, now, ways)
+            else:
+                for datagram in datagrams:
                     self._message(datagram, client, batches, ways)
         if ways:
             self._to_peers(ways, now)
@@ -159,7 +160,7 @@ class Edge:
             src = allocation.towards(peer[0])
             here = self.turn.by_relay.get(peer)
             if here is not None:
-                self.turn.from_peers([(here, src, payload) for payload in payloads], now, self._frames)
+                self.turn.from_peers(((here, src, payloads),), now, self._frames)
                 continue
             if peer[0] in self._own and not self.is_sisters(peer) and not self.opened_by_hand.permits(*peer):
                 # Some other program's socket among our relay ports: only live allocations are peers there.
@@ -206,7 +207,7 @@ class Edge:
     def _turn_ends(self, ready: List[Relayed]) -> None:
         """Read the relayed sockets that are ready, and send what this turn brought for clients."""
         if ready:
-            received = []
+            received: List[FromPeer] = []
             by_relay, turns = self.turn.by_relay, self.loop.turns
             for relayed in ready:
                 allocation = by_relay.get(relayed.relay)
@@ -216,10 +217,7 @@ class Edge:
                 for data, ancillary, _flags, peer in relayed.read(turns):
                     if len(peer) > 2:  # IPv6: without flow and scope
                         peer = peer[:2]
-                    if ancillary:
-                        received += [(allocation, peer, datagram) for datagram in split(data, ancillary)]
-                    else:
-                        received.append((allocation, peer, data))
+                    received.append((allocation, peer, split(data, ancillary) if ancillary else (data,)))
             self.turn.from_peers(received, self.loop.now, self._frames)
         if self._frames:
             self._flush()
@@ -248,9 +246,14 @@ class Edge:
         if allocation is None:
             self.drops["no_allocation"] += 1
         else:
-            self.turn.from_peers(((allocation, src, payload),), now, self._frames)
+            self.turn.from_peers(((allocation, src, (payload,)),), now, self._frames)
 
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped at our sockets, since the start."""
         listening = sum(kernel_drops(batches.sock) for batches in self._listeners.values())
         return self._ended_drops + listening + sum(kernel_drops(sock) for sock in self.pool.sockets.values())
+
+
+def _all_channel_data(datagrams: Sequence[bytes]) -> bool:
+    # A request may come as the last and shorter one of a train.
+    return all(datagram[0] & 0xC0 == 0x40 for datagram in datagrams)

@@ -12,6 +12,8 @@ from typing import Any, Callable, Deque, Dict, List, Optional
 TICK_S = 0.02
 # Few enough that a flood on all of them is over in a tick; the kernel takes those left out first next time.
 MOST_EVENTS = 64
+# A poll that takes longer found nothing at first.
+SLEPT_S = 0.00002
 
 
 def _nothing(_members: List[Any]) -> None:
@@ -37,7 +39,7 @@ class Loop:
         self._tick, self._failed = tick, failed
         self._due = 0.0
         self._stopped = False
-        self.turns = 0  # of `run` so far
+        self.turns = 0  # grows by one a turn of `run`, by two if it had to wait
         self.now = 0.0  # monotonic seconds when the present callback was called
         # Called at the end of each turn, with the members (see `join`) whose sockets are ready.
         self.turn_ends: Callable[[List[Any]], None] = _nothing
@@ -83,7 +85,12 @@ class Loop:
         self.turns += 1
         monotonic, callbacks = time.monotonic, self._callbacks
         gathered: List[Any] = []
-        for fd, events in self._epoll.poll(max(0.0, self._due - monotonic()), MOST_EVENTS):
+        began = monotonic()
+        polled = self._epoll.poll(max(0.0, self._due - began), MOST_EVENTS)
+        self.now = monotonic()
+        if self.now - began > SLEPT_S:
+            self.turns += 1  # what is ready now was not when the last turn ended
+        for fd, events in polled:
             member = self._members.get(fd)
             if member is not None:
                 gathered.append(member)
@@ -96,7 +103,6 @@ class Loop:
             if self.now >= self._due:
                 self._tick_if_due()
             callback(events)
-        self.now = monotonic()
         self.turn_ends(gathered)
 
     def _tick_if_due(self) -> None:

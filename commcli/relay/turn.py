@@ -65,6 +65,8 @@ Action = Union[Tuple[Literal["client"], Client, bytes], Tuple[Literal["peer"], A
 # Packets from clients by the allocation that sends them and the peer that they are for; frames for clients.
 Ways = Dict[Tuple[Allocation, Addr], List[bytes]]
 Frames = Dict[Allocation, List[bytes]]
+# Packets that one peer sent to an allocation.
+FromPeer = Tuple[Allocation, Addr, Sequence[bytes]]
 
 # What still fits a UDP datagram with a Data indication around it: 20 + 24 (an IPv6 peer) + 4, padded to fours.
 MAX_PAYLOAD = (65507 - 48) & ~3
@@ -192,75 +194,94 @@ class Server:
         if not data or data[0] & 0xC0 != 0x40:
             return self._stun(data, client, now, unix)
         ways: Ways = {}
-        self.channel_data(data, client, now, ways)
+        self.channel_data((data,), client, now, ways)
         return [("peer", *way, payloads[0]) for way, payloads in ways.items()]
 
-    def channel_data(self, data: bytes, client: Client, now: float, ways: Ways) -> None:
+    def channel_data(self, datagrams: Sequence[bytes], client: Client, now: float, ways: Ways) -> None:
         """Put ChannelData (RFC 8656 section 12.6) on its way; what is dropped is counted. UDP may or may not pad it."""
         allocation = self.allocations.get(client)
         if allocation is None or allocation.expires <= now:
-            self.drops["no_allocation"] += 1
+            self.drops["no_allocation"] += len(datagrams)
             return
-        length = len(data) - 4
-        if length < 0:
-            self.drops["channel_length"] += 1
-            return
-        number, size = _unpack_channel_header(data)
-        bound = allocation.channels.get(number)
-        if bound is None or bound[1] <= now:
-            self.drops["no_channel"] += 1
-            return
-        if length < size:
-            self.drops["channel_length"] += 1
-            return
-        if self.metered and not self._passes(allocation, 0, size, now):
-            return
-        allocation.packets_in += 1
-        allocation.bytes_in += size
-        payload = data[4:] if length == size else data[4 : 4 + size]
-        way = allocation, bound[0]
-        if way in ways:
-            ways[way].append(payload)
-        else:
-            ways[way] = [payload]
+        channels = allocation.channels
+        for data in datagrams:
+            length = len(data) - 4
+            if length < 0:
+                self.drops["channel_length"] += 1
+                continue
+            number, size = _unpack_channel_header(data)
+            bound = channels.get(number)
+            if bound is None or bound[1] <= now:
+                self.drops["no_channel"] += 1
+                continue
+            if length < size:
+                self.drops["channel_length"] += 1
+                continue
+            if self.metered and not self._passes(allocation, 0, size, now):
+                continue
+            allocation.packets_in += 1
+            allocation.bytes_in += size
+            payload = data[4:] if length == size else data[4 : 4 + size]
+            way = allocation, bound[0]
+            if way in ways:
+                ways[way].append(payload)
+            else:
+                ways[way] = [payload]
 
-    def from_peers(
-        self, received: Iterable[Tuple[Allocation, Addr, bytes]], now: float, frames: Frames
-    ) -> None:
+    def from_peers(self, received: Iterable[FromPeer], now: float, frames: Frames) -> None:
         """Packets of peers as frames for clients; those that are dropped are counted.
 
         ChannelData if the peer has a channel, else Data indications (RFC 8656 sections 11.3 and 12.7).
         """
-        metered = self.metered
-        for allocation, peer, payload in received:
+        for allocation, peer, payloads in received:
             if allocation.permissions.get(peer[0], 0.0) <= now or allocation.expires <= now:
-                self.drops["no_permission" if allocation.expires > now else "no_allocation"] += 1
+                reason = "no_permission" if allocation.expires > now else "no_allocation"
+                self.drops[reason] += len(payloads)
                 continue
+            number = allocation.numbers.get(peer)
+            if number is None or allocation.channels[number][1] <= now or self.metered or allocation.streamed:
+                made = self._frames_one_by_one(allocation, peer, payloads, now)
+            else:
+                made, header, header_size = [], b"", -1
+                for payload in payloads:
+                    size = len(payload)
+                    if size != header_size:
+                        header, header_size = _pack_channel_header(number, size), size
+                    made.append(header + payload)
+                    allocation.bytes_out += size
+                allocation.packets_out += len(made)
+            if allocation in frames:
+                frames[allocation] += made
+            elif made:
+                frames[allocation] = made
+
+    def _frames_one_by_one(
+        self, allocation: Allocation, peer: Addr, payloads: Sequence[bytes], now: float
+    ) -> List[bytes]:
+        """The frames of one peer's packets where rates, streams or Data indications want each one looked at."""
+        number = allocation.channel_to(peer, now)
+        made = []
+        for payload in payloads:
             size = len(payload)
             if size > MAX_PAYLOAD:
                 self.drops["oversize"] += 1
                 continue
-            if metered and not self._passes(allocation, 1, size, now):
+            if self.metered and not self._passes(allocation, 1, size, now):
                 continue
             allocation.packets_out += 1
             allocation.bytes_out += size
-            number = allocation.numbers.get(peer)
-            if number is None or allocation.channels[number][1] <= now:
-                frame = self._data_indication(peer, payload)
-            elif allocation.streamed and size & 3:
+            if number is None:
+                made.append(self._data_indication(peer, payload))
+            else:
                 # A stream has no other marks between frames, so there the padding is a must (section 12.5).
-                frame = _pack_channel_header(number, size) + payload + bytes(-size & 3)
-            else:
-                frame = _pack_channel_header(number, size) + payload
-            if allocation in frames:
-                frames[allocation].append(frame)
-            else:
-                frames[allocation] = [frame]
+                padding = bytes(-size & 3) if allocation.streamed else b""
+                made.append(_pack_channel_header(number, size) + payload + padding)
+        return made
 
     def from_peer(self, allocation: Allocation, peer: Addr, payload: bytes, now: float) -> Optional[bytes]:
         """One packet of a peer as a frame for `allocation.client`; None if it is dropped (counted)."""
         frames: Frames = {}
-        self.from_peers([(allocation, peer, payload)], now, frames)
+        self.from_peers([(allocation, peer, (payload,))], now, frames)
         return frames[allocation][0] if frames else None
 
     def _data_indication(self, peer: Addr, payload: bytes) -> bytes:
