@@ -127,6 +127,7 @@ class Edge:
             self._to_peers(ways, now)
 
     def _message(self, datagram: bytes, client: Client, batches: BatchSocket, ways: Ways) -> None:
+        self._before(datagram, ways, self.loop.now)
         for action in self.turn.handle(datagram, client, self.loop.now, time.time()):
             if action[0] == "client":
                 batches.send(action[2], client)
@@ -138,6 +139,7 @@ class Edge:
         unix = time.time()
         ways: Ways = {}
         for frame in frames:
+            self._before(frame, ways, now)
             for action in self.turn.handle(frame, client, now, unix):
                 if action[0] == "peer":
                     ways.setdefault((action[1], action[2]), []).append(action[3])
@@ -145,6 +147,12 @@ class Edge:
                     self.streams.send(client, action[2])
         if ways:
             self._to_peers(ways, now)
+
+    def _before(self, message: bytes, ways: Ways, now: float) -> None:
+        """Send what came before a request: a Refresh that ends the allocation must not take its last packets along."""
+        if ways and len(message) > 1 and not (message[0] & 0xC1 or message[1] & 0x10):
+            self._to_peers(ways, now)
+            ways.clear()
 
     def closed(self, client: Client) -> None:
         """The stream of this client is gone."""

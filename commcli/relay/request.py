@@ -101,7 +101,9 @@ def relayed_address(message: Message, families: Sequence[int]) -> Wish:
     `families` are those that we can relay in; of none of them is 440. Without a wish it is IPv4, where we have it.
     """
     wanted = family(message, stun.REQUESTED_ADDRESS_FAMILY)
-    additional = family(message, stun.ADDITIONAL_ADDRESS_FAMILY)
+    additional = family(message, stun.ADDITIONAL_ADDRESS_FAMILY) or family(
+        message, stun.DRAFT_ADDITIONAL_ADDRESS_FAMILY
+    )
     even_port = message.first(stun.EVEN_PORT)
     token = message.first(stun.RESERVATION_TOKEN)
     if token is not None and (even_port is not None or wanted or additional):

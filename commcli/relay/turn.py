@@ -23,7 +23,7 @@ from typing import (
     Union,
 )
 
-from commcli.relay import stun
+from commcli.relay import classic, stun
 from commcli.relay.allocation import (
     CHANNEL_HIGH,
     CHANNEL_LOW,
@@ -309,7 +309,8 @@ class Server:
         try:
             message = stun.parse(data)
         except stun.StunError as error:
-            return self._drop(f"stun_{error}".replace(" ", "_"))
+            reply = classic.answer(data, client) if str(error) == "not stun" else None
+            return [("client", client, reply)] if reply else self._drop(f"stun_{error}".replace(" ", "_"))
         if message.kind == stun.REQUEST:
             reply = self._request(message, client, now, unix)
             return [("client", client, reply)] if reply else []
