@@ -23,7 +23,7 @@ from commcli.relay.shard import Shard
 from commcli.relay.stream import Streams, bound_tcp
 from commcli.relay.tls import Certificates
 from commcli.relay.turn import TurnConfig
-from commcli.relay.udp import Addr, Egress, bound_udp
+from commcli.relay.udp import Addr, Egress, bound_udp, kernel_drops
 
 EXPIRE_EVERY_S = 0.5
 REFUSALS_PER_SECOND = 10  # of a node, to one source
@@ -93,6 +93,7 @@ class Front:
         if register is not None:
             self._share(register)
         self._next_expire = self._next_timers = 0.0
+        self._dropped_before = 0
 
     def _share(self, register: Register) -> None:
         self.turn.by_relay = LiveRelays(register, self.worker, self.turn.allocations)
@@ -103,6 +104,7 @@ class Front:
     def listen(self, listeners: Listeners) -> None:
         """Take clients."""
         for sock in listeners.udp:
+            self._dropped_before += kernel_drops(sock)  # a worker that died had this socket before us
             self.edge.listen(sock)
         for sock, transport in listeners.streams:
             self.streams.listen(sock, transport, self.certificates if transport == "tls" else None)
@@ -187,7 +189,7 @@ class Front:
             "traffic": metrics.traffic(self.turn.totals()),
             "turn": dict(self.turn.counters),
             "drops": dict(self.drops + self.turn.drops + no_socket),
-            "kernel_drops": self.edge.kernel_drops(),
+            "kernel_drops": self.edge.kernel_drops() - self._dropped_before,
             "streams": self.streams.figures(),
             "tls": None
             if certificates is None

@@ -222,7 +222,15 @@ class Parent:
             self._end_stuck()
             code = self._reap(time.monotonic()) if code is None else code
         self._end()
+        self.close()
         return code
+
+    def close(self) -> None:
+        """Close every socket."""
+        for listeners in self._listeners:
+            listeners.close()
+        for sock in (*self._words, *(sock for pair in self._pairs.values() for sock in pair)):
+            sock.close()
 
     def _obey(self, number: int) -> Optional[int]:
         if number in (signal.SIGTERM, signal.SIGINT):

@@ -379,18 +379,12 @@ class Watching:
     def said(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out.getvalue().splitlines()]
 
-    def close(self) -> None:
-        for listeners in self.parent._listeners:
-            listeners.close()
-        for sock in (*self.parent._words, *self.parent._pairs[1]):
-            sock.close()
-
 
 @pytest.fixture
 def watching() -> Iterator[Watching]:
     made = Watching()
     yield made
-    made.close()
+    made.parent.close()
 
 
 def test_a_worker_that_stands_still_is_ended(watching: Watching) -> None:
