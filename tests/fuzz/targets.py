@@ -205,6 +205,8 @@ SEEDS: dict[str, list[bytes]] = {
     "stamp": [stamp.pack_request(1, UNIX_0, stamp.UNKNOWN_CLOCK, None)],
     "shard": [json.dumps(good_shard(1)).encode()],
     "server": [
+        # a Binding of RFC 3489, from each client
+        b"".join(b"\0\x14\0\1" + bytes(18) + bytes([client]) for client in range(5)),
         # alice allocates, permits, binds, sends on it, hears from it, and all expires
         bytes([3, 0, 0, 0, 5, 1, 0, 0, 4, 2, 0, 0, 0, 8, 0, 3]) + b"abc" + bytes([1, 0, 9, 0, 0, 1, 7, 10, 5, 1]),
     ],
