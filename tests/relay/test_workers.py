@@ -25,7 +25,7 @@ from commcli.relay.log import Log
 from commcli.relay.stun import Addr
 from commcli.relay.workers import LOOK_EVERY_S, STUCK_S, Parent
 from tests.hostile.wire import SocketClient
-from tests.relay.serving import ADDRESS, RELAY_PORTS, Served, free_port, plain_relay
+from tests.relay.serving import ADDRESS, ADDRESS6, RELAY_PORTS, Served, free_port, plain_relay
 from tests.relay.stream_world import write_pair
 from tests.relay.turn_world import REALM, Reply
 
@@ -54,8 +54,8 @@ def children(pid: int) -> list[int]:
 class Running:
     """The relay, its control socket, and clients of it."""
 
-    def __init__(self, served: Served, socket_path: Path) -> None:
-        self.served, self._path = served, socket_path
+    def __init__(self, served: Served, socket_path: Path, address: str) -> None:
+        self.served, self._path, self._address = served, socket_path, address
         self.pid = served.process.pid
         self._clients: list[SocketClient] = []
 
@@ -67,16 +67,18 @@ class Running:
     ) -> SocketClient:
         port = self.served.tls_port if transport == "tls" else self.served.port
         assert port is not None
-        made = SocketClient((ADDRESS, port), transport, username, password)
+        made = SocketClient((self._address, port), transport, username, password)
         self._clients.append(made)
         return made
 
-    def one_on_each(self, transport: str = "udp") -> dict[int, tuple[SocketClient, Addr]]:
+    def one_on_each(
+        self, transport: str = "udp", *wishes: stun.Attribute
+    ) -> dict[int, tuple[SocketClient, Addr]]:
         """A client with its relayed address by worker: the kernel picks by the client's port, so try some."""
         found: dict[int, tuple[SocketClient, Addr]] = {}
         while len(found) < WORKERS:
             made = self.client(transport)
-            relay = made.allocate().relayed
+            relay = made.allocate(*wishes).relayed
             if found.setdefault(worker_of(relay), (made, relay))[0] is not made:
                 made.refresh(0)
         return found
@@ -88,12 +90,16 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, *options: str, user: str = "alice:wonder", pair: tuple[Path, Path] | None = None
+    folder: Path,
+    *options: str,
+    six: bool = False,
+    pair: tuple[Path, Path] | None = None,
+    log: Path | None = None,
 ) -> Iterator[Running]:
     path = folder / "control.sock"
     words = ("--workers", str(WORKERS), "--control", str(path), *options)
-    with plain_relay(*words, user=user, realm=REALM, pair=pair) as served:
-        relay = Running(served, path)
+    with plain_relay(*words, user="alice:wonder", realm=REALM, six=six, pair=pair, log=log) as served:
+        relay = Running(served, path, ADDRESS6 if six else ADDRESS)
         try:
             until(lambda: relay.ask("status")["workers"] == WORKERS)
             yield relay
@@ -146,18 +152,20 @@ def data_of(frame: bytes | None) -> tuple[Addr, bytes | None]:
     return peer, message.first(stun.DATA)
 
 
-def test_clients_of_different_workers_talk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+def test_clients_of_different_workers_talk(tmp_path: Path, six: bool) -> None:
     """Without any peer allowed: only live allocations are peers on our own address."""
-    with running(tmp_path) as relay:
-        (one, here), (other, there) = relay.one_on_each().values()
-        assert [one.permit(ADDRESS).code, other.permit(ADDRESS).code] == [None, None]
+    with running(tmp_path, six=six) as relay:
+        wishes = [(stun.REQUESTED_ADDRESS_FAMILY, bytes([stun.IPV6, 0, 0, 0]))] if six else []
+        (one, here), (other, there) = relay.one_on_each("udp", *wishes).values()
+        assert [one.permit(there[0]).code, other.permit(here[0]).code] == [None, None]
         one.send(b"over", there)
         assert data_of(other.hears()) == (here, b"over")
         other.send(b"and back", here)
         assert data_of(one.hears()) == (there, b"and back")
 
         other.refresh(0)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as squatter:
+        with socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as squatter:
             squatter.bind(there)
             one.send(b"to whom?", there)
             until(lambda: relay.ask("status")["drops"].get("no_allocation"))
@@ -319,6 +327,22 @@ def test_a_dead_hub_is_started_again_and_knows_what_was_reloaded(tmp_path: Path,
         assert codes_of_new_clients(relay, "carol", "old") == {401}
         assert codes_of_new_clients(relay, "carol", "new") == {None}
         assert talks(clients[1][0], echo, b"not even now")
+
+
+def test_a_hub_waits_for_a_configuration_that_it_can_use(tmp_path: Path, echo: Addr) -> None:
+    """Started again with the old one, it would forget what was revoked since."""
+    users, log = tmp_path / "users", tmp_path / "log"
+    users.write_text("carol:old\n")
+    with running(tmp_path, "--users-file", str(users), "--allow-peer", "127.0.0.0/8", log=log) as relay:
+        clients = relay.one_on_each()
+        users.write_text("no password\n")
+        os.kill(hub(relay), signal.SIGKILL)
+        until(lambda: "worker=0 code=3" in log.read_text())
+        assert "a user is NAME:PASSWORD" in log.read_text()
+        assert talks(clients[1][0], echo, b"as if nothing were")
+        users.write_text("carol:new\n")
+        until(lambda: relay.ask("status")["workers"] == WORKERS)
+        assert codes_of_new_clients(relay, "carol", "old") == {401}
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
