@@ -3,7 +3,7 @@
 UDP, TCP and TLS clients in pairs that talk to each other, users that are never the same, some who leave without a
 word; beside them junk at every port, forged Allocates from ever new sources, and connections that begin and never end.
 Each minute one line of figures; in the end memory, descriptors and ports must be back where they began. They began
-after a warm-up of the same, for Python and the C library keep what they needed once.
+after a warm-up of five minutes of the same, for Python and the C library keep what they needed once.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def soak(edge: Edge, minutes: float) -> list[str]:
     chance = random.Random(1)
     callers, strangers = Callers(edge, ALLOCATIONS, chance), Strangers(edge, chance)
     print(f"cold:       {held(edge)}", flush=True)
-    churn(callers, strangers, min(WARM_UP_S, minutes * 60 / 4))
+    churn(callers, strangers, WARM_UP_S)
     empty(edge, callers, strangers)
     before = held(edge)
     print(f"warmed up:  {before}", flush=True)
