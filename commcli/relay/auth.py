@@ -78,6 +78,11 @@ class Login(NamedTuple):
         """The one whom quotas count."""
         return user_of(self.username)
 
+    @property
+    def direct(self) -> bool:
+        """Does this user ask for the direct road?"""
+        return self.username.endswith(DIRECT_SUFFIX)
+
 
 class Denied(NamedTuple):
     """`code` 400, 401 or 438. `forged`: credentials were offered and were wrong (not a mere first request)."""
@@ -87,11 +92,12 @@ class Denied(NamedTuple):
 
 
 def user_of(username: str) -> str:
-    """The name after the colon of a time-limited username, else all of it.
+    """The name after the colon of a time-limited username, else all of it; without DIRECT_SUFFIX.
 
     Every renewal of a credential changes the expiry before the colon: a quota on the whole would count nothing.
     """
-    return username if _expiry(username) is None else username.partition(":")[2]
+    name = username if _expiry(username) is None else username.partition(":")[2]
+    return name[: -len(DIRECT_SUFFIX)] if name.endswith(DIRECT_SUFFIX) else name
 
 
 def time_limited_password(secret: str, username: str) -> str:
@@ -165,9 +171,8 @@ class Authenticator:
     def revokes(self, username: str) -> bool:
         """Is this user (in its direct form too) not to be served any more, nor its calls kept?"""
         user = user_of(username)
-        return user in self._revoked or (
-            user.endswith(DIRECT_SUFFIX) and user[: -len(DIRECT_SUFFIX)] in self._revoked
-        )
+        direct = username.endswith(DIRECT_SUFFIX)
+        return user in self._revoked or (direct and user + DIRECT_SUFFIX in self._revoked)
 
     def challenge(self, client: Client, now: float, request_size: int) -> List[Attribute]:
         """What a 401 or 438 carries after its ERROR-CODE, for a request of so many bytes.

@@ -149,15 +149,17 @@ class Relay(Front):
     def reconfigure(self, config: RelayConfig) -> List[str]:
         """Apply what can change under running calls; the names of the keys that wait for a restart.
 
-        Raises ConfigError when the new certificate can not be used, and then has changed nothing.
+        Raises ConfigError when the certificate can not be used: the old one stays, and all else is applied, since it
+        may revoke somebody.
         """
-        if self.certificates is not None and not self.certificates.reload() and self.certificates.context:
-            raise ConfigError(f"{self.certificates.refused}")
         waiting = self.apply(config)
         if self.fleet is None:
             self.obey(None, ())
         else:
             self.fleet.reload()
+        certificates = self.certificates
+        if certificates is not None and not certificates.reload() and certificates.context is not None:
+            raise ConfigError(f"the certificate stays as it was: {certificates.refused}")
         return waiting
 
     def obey(self, shard: Optional[Shard], services: "Iterable[Addr]") -> None:

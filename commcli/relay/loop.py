@@ -13,7 +13,7 @@ TICK_S = 0.02
 # Few enough that a flood on all of them is over in a tick; the kernel takes those left out first next time.
 MOST_EVENTS = 64
 # A poll that takes longer found nothing at first.
-SLEPT_S = 0.00002
+SLEPT_S = 0.00005
 
 
 def _nothing(_members: List[Any]) -> None:

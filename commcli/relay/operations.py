@@ -44,7 +44,7 @@ class Served(Protocol):
     def reconfigure(self, config: RelayConfig) -> List[str]:
         """Apply what can change under running calls; the names of the keys that wait for a restart.
 
-        Raises ConfigError when it can not be applied, and then has changed nothing.
+        Raises ConfigError for what can not be applied; the text says if the rest was.
         """
 
     def drain_to(self, sessions: int, stop: bool) -> None:
@@ -229,6 +229,7 @@ class Operations:
         self._readiness.reloading(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         try:
             new = self._read()
+            self._hide(new)
             changed = changes(self._relay.config, new)
             restart = self._relay.reconfigure(new)
         except ConfigError as error:
@@ -237,7 +238,6 @@ class Operations:
             return {"ok": False, "error": str(error)}
         finally:
             self._readiness.ready(self._word())
-        self._hide(new)
         self._reloads.update(ok=self._reloads["ok"] + 1, last_ok=True, error=None, restart=restart)
         self._relay.log("reloaded", changed=",".join(changed), restart=",".join(restart))
         return {"ok": True, "changed": changed, "restart": restart}

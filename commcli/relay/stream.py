@@ -35,6 +35,7 @@ ACCEPTS = 16  # a turn of the loop
 BURST_S = 0.01
 ACCEPT_S, HANDSHAKE_S = 0.00004, 0.0004  # what these cost at least, whatever the clock says
 EXHAUSTED_S = 0.5  # out of descriptors or memory: the listener rests, it would only spin
+SPARE_DESCRIPTORS = 32
 SWEEP_S = 1.0  # in which every connection is looked at once
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _IN_ORDER = (
@@ -114,7 +115,9 @@ class Streams:
         self._limits = limits = StreamLimits() if limits is None else limits
         self._listeners: List[_Listener] = []
         self._connections: Dict[Client, Connection] = {}
-        strangers = int(min(limits.half_open, max(1, _descriptor_limit() / 4)))
+        descriptors = _descriptor_limit()
+        strangers = int(min(limits.half_open, max(1, descriptors / 4)))
+        self._most_descriptors = descriptors - SPARE_DESCRIPTORS
         self._half_open: "HalfOpen[Connection]" = HalfOpen(strangers, limits.half_open_per_source)
         now = clock()
         self._accepting = Share(limits.accept_share, BURST_S, ACCEPT_S, now)
@@ -230,6 +233,12 @@ class Streams:
                     self._rest(listener, now + EXHAUSTED_S)
                     break
                 continue  # that client was gone before we came to it
+            if sock.fileno() >= self._most_descriptors:
+                # The lowest free number is given first: this few are left for the operator's socket and the files.
+                self._count("tcp_accept_error")
+                sock.close()
+                self._rest(listener, now + EXHAUSTED_S)
+                break
             self._admit(listener, sock, address, now)
             self._accepting.spend(self._clock() - now)
         self._reap()

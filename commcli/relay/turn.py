@@ -34,7 +34,6 @@ from commcli.relay.allocation import (
 )
 from commcli.relay.alternates import Alternates
 from commcli.relay.auth import (
-    DIRECT_SUFFIX,
     STREAM_CLIENT,
     Authenticator,
     Client,
@@ -75,6 +74,7 @@ PRUNE_EVERY_S = 30.0
 # So what a Send asks not to split is dropped if it would not fit Ethernet's 1500 bytes.
 MAX_UNFRAGMENTED = {stun.IPV4: 1472, stun.IPV6: 1452}
 TOKEN_BYTES = 8
+TRANSPORTS = ("udp", "tcp", "tls")
 
 COUNTED = ("auth_ok", "auth_failed", "allocations_made", "allocations_ended", "quota_user", "quota_total")
 
@@ -447,7 +447,7 @@ class Server:
             relays=self._open(wish, login),
             username=login.username,
             user=login.user,
-            direct=login.user.endswith(DIRECT_SUFFIX),
+            direct=login.direct,
             made=request.now,
             made_by=request.message.transaction,
         )
@@ -647,8 +647,12 @@ class Server:
     def totals(self) -> "Counter[Tuple[str, str, str]]":
         """What was carried: ("packets" or "bytes", "from_client" or "to_client", transport of the client) -> sum."""
         sums = Counter(self._ended)
-        for allocation in self.allocations.values():
-            sums.update(allocation.carried())
+        for transport in TRANSPORTS:
+            carried = [a for a in self.allocations.values() if a.transport == transport]
+            sums["packets", "from_client", transport] += sum(a.packets_in for a in carried)
+            sums["bytes", "from_client", transport] += sum(a.bytes_in for a in carried)
+            sums["packets", "to_client", transport] += sum(a.packets_out for a in carried)
+            sums["bytes", "to_client", transport] += sum(a.bytes_out for a in carried)
         return sums
 
     def reconfigure(self, config: TurnConfig) -> None:

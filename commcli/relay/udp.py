@@ -103,11 +103,11 @@ Received = Tuple[bytes, List[Any], int, Any]
 class BatchSocket:
     """A UDP socket that reads no more often than it has to, and sends trains."""
 
-    __slots__ = ("_budget", "_full", "_receive", "_segment", "_sendto", "drops", "sock")
+    __slots__ = ("_budget", "_last", "_receive", "_run", "_segment", "_sendto", "drops", "sock")
 
     def __init__(self, sock: socket.socket, drops: "Counter[str]") -> None:
         self.sock, self.drops = sock, drops
-        self._budget, self._full = 1, -2
+        self._budget, self._last, self._run = 1, -2, 0
         self._receive, self._sendto = sock.recvmsg, sock.sendto
         self._segment = UNSPLIT  # what is longer than this the kernel splits
         with contextlib.suppress(OSError):
@@ -116,23 +116,26 @@ class BatchSocket:
     def read(self, turn: int) -> "List[Received]":
         """What waits, as `recvmsg` gives it. `turn`: the number of the loop's turn.
 
-        Asking an empty socket costs as much as reading a full one. So as many are asked for as there were last time,
-        and more only if some were left behind: then the socket is ready again in the very next turn.
+        Asking an empty socket costs as much as reading a full one. So as many are asked for as came together last
+        time, and more only if some were left behind: then the socket is ready again in the very next turn.
         """
-        budget, receive = self._budget, self._receive
-        if turn == self._full + 1:
+        budget, receive, before = self._budget, self._receive, 0
+        if turn == self._last + 1:
+            before = self._run
             budget = min(budget * GROWTH, DRAIN)
         received: "List[Received]" = []
         try:
-            for _ in range(budget):
-                received.append(receive(MAX_DATAGRAM, ANCILLARY))
-            self._full = turn
+            if budget == 1:  # the usual case, and the one whose cost counts
+                received = [receive(MAX_DATAGRAM, ANCILLARY)]
+            else:
+                for _ in range(budget):
+                    received.append(receive(MAX_DATAGRAM, ANCILLARY))
         except BlockingIOError:
-            budget = len(received) or 1
+            budget = min(before + len(received), DRAIN) or 1
         except OSError:
             # The ICMP error of an earlier send is reported here: nothing to read now.
             self.drops["receive_error"] += 1
-        self._budget = budget
+        self._last, self._run, self._budget = turn, before + len(received), budget
         return received
 
     def send(self, data: bytes, to: Addr) -> None:

@@ -168,6 +168,8 @@ def test_a_configured_user_with_a_name_like_an_expired_one_is_just_a_name() -> N
         ("tenant:alice", "tenant:alice"),
         ("\u0661\u0662:alice", "\u0661\u0662:alice"),
         ("1" * 12 + ":alice", "alice"),
+        ("alice+direct", "alice"),  # or its quota would be doubled
+        ("1800000000:alice+direct", "alice"),
         ("1" * 13 + ":alice", "1" * 13 + ":alice"),
     ],
 )

@@ -16,6 +16,7 @@ import pytest
 from commcli.relay import control
 from tests.hostile.wire import a_client
 from tests.relay.serving import ADDRESS, dies_with_us, free_port
+from tests.relay.stream_world import write_pair
 from tests.relay.turn_world import REALM
 
 WITHIN_S = 20.0  # for what comes at once; no test waits so long for what does
@@ -107,6 +108,25 @@ def test_a_wrong_reload_leaves_the_old_configuration(tmp_path: Path, users: Path
         code, log = served.ended()
         assert code == 0
         assert log.count("reload_refused") == 1 and "hunter2" not in log
+
+
+def test_a_broken_certificate_stays_out_and_holds_up_nothing_else(tmp_path: Path, users: Path) -> None:
+    certificate, key = write_pair(tmp_path)
+    words = ["--tls-port", str(free_port()), "--tls-cert", str(certificate), "--tls-key", str(key)]
+    revoked = tmp_path / "revoked"
+    revoked.write_text("")
+    with (
+        relay(tmp_path, "--users-file", str(users), "--revoked-file", str(revoked), *words) as served,
+        a_client(served.server) as alice,
+    ):
+        assert alice.allocate().code is None
+        before = served.ask("status")["tls"]["not_after_unix"]
+        certificate.write_text("no certificate\n")
+        revoked.write_text("alice\n")
+        answer = served.ask("reload")
+        assert answer["ok"] is False and "certificate stays as it was" in answer["error"]
+        assert served.ask("status")["tls"]["not_after_unix"] == before
+        assert alice.refresh().code == 401
 
 
 def test_quotas_and_revocations_come_with_a_reload(tmp_path: Path, users: Path) -> None:

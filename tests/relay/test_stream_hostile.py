@@ -15,7 +15,7 @@ import pytest
 from commcli.relay.backlog import FRAME_COST
 from commcli.relay.connection import MAX_GREETING, PATIENCE, StreamLimits
 from commcli.relay.framing import MAX_REQUEST
-from commcli.relay.stream import ACCEPTS
+from commcli.relay.stream import ACCEPTS, SPARE_DESCRIPTORS
 from commcli.relay.tls import Certificates
 from tests.relay.stream_world import BINDING, TlsClient, World, channel_data, read, tls_context, write_pair
 
@@ -467,6 +467,24 @@ def test_no_descriptor_left_is_not_a_busy_loop(world: World) -> None:
     assert world.exchange(honest, BINDING) == BINDING
     world.pass_time(1.0)
     assert is_served(world, late)
+
+
+def test_the_last_descriptors_are_the_operators() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as probe:
+        lowest_free = probe.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + SPARE_DESCRIPTORS + 8, hard))
+    try:
+        world = World()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for n in range(20):
+        world.connect(source=f"127.0.1.{n + 1}")
+        world.turns(3)
+        world.pass_time(1.0)
+    assert 0 < world.figure("open") < 8
+    assert world.drops["tcp_accept_error"] > 0
+    world.close()
 
 
 def test_strangers_leave_descriptors_for_allocations() -> None:
