@@ -6,16 +6,20 @@ CPU and memory are the kernel's figures of the process and its children, read fr
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.relay.serving import ADDRESS, free_port, plain_relay
+from commcli.remote import zipapp
+from tests.relay.serving import ADDRESS, free_port
 
 USER, PASSWORD, REALM = "user", "pass", "lab"
 # Room for 10 000 allocations, below the kernel's ephemeral ports as the tests' ports are.
@@ -74,12 +78,36 @@ def _resident_kib(pid: int) -> int:
     raise RuntimeError(f"process {pid} has ended")
 
 
+def node_python() -> str:
+    """The python3 that a node has, not that of this checkout: distributions build theirs with more care."""
+    system = shutil.which("python3", path="/usr/bin:/bin")
+    return sys.executable if system is None else system
+
+
 @contextmanager
 def commcli() -> Iterator[Rival]:
-    """Our relay as `commcli relay serve` runs it."""
-    options = ("--allow-peer", "127.0.0.0/8", "--relay-ports", OUR_RELAY_PORTS)
-    with plain_relay(*options, user=f"{USER}:{PASSWORD}", realm=REALM) as served:
-        yield Rival("commcli", served.port, served.process.pid)
+    """Our relay as a node runs it: the zipapp, from a base folder, by the node's python3."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="commcli-bench-") as folder:
+        base = Path(folder)
+        low, high = OUR_RELAY_PORTS.split("-")
+        config = {
+            **{"schema": 1, "node": "bench", "base": folder, "address": ADDRESS, "realm": REALM},
+            **{"turn_port": port, "relay_ports": [int(low), int(high)], "allow_peers": ["127.0.0.0/8"]},
+        }
+        (base / "etc").mkdir()
+        (base / "etc/relay.json").write_text(json.dumps(config))
+        (base / "etc/turn.users").write_text(f"{USER}:{PASSWORD}\n")
+        (base / "etc/turn.secret").write_text("")
+        (base / "relay.pyz").write_bytes(zipapp.build())
+        command = [node_python(), "-I", str(base / "relay.pyz"), "serve", "--config"]
+        process = subprocess.Popen([*command, str(base / "etc/relay.json")], stderr=subprocess.DEVNULL)
+        try:
+            _wait_until_it_answers(port, process)
+            yield Rival("commcli", port, process.pid)
+        finally:
+            process.terminate()
+            process.wait(10)
 
 
 @contextmanager
@@ -108,7 +136,7 @@ def _wait_until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
                 sock.sendto(binding, (ADDRESS, port))
                 if sock.recv(1500)[8:20] == b"is it there?":
                     return
-    raise RuntimeError(f"coturn does not answer (exit code {process.poll()})")
+    raise RuntimeError(f"the relay does not answer (exit code {process.poll()})")
 
 
 def starts(bench: str) -> list[Start]:
