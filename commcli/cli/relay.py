@@ -41,6 +41,12 @@ def serve(
         list[str] | None,
         typer.Option(help="ADDRESS:PORT of the TURN server (127.0.0.1:3478); again for the other family."),
     ] = None,
+    external: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Public ADDRESS behind 1:1 NAT, in place of the listen address; again for the other family."
+        ),
+    ] = None,
     relay_ports: Annotated[str, typer.Option(help="LOW-HIGH of the relayed addresses.")] = "49152-65535",
     user: Annotated[
         list[str] | None, typer.Option(help="NAME:PASSWORD; visible in the process list: for tests.")
@@ -95,6 +101,7 @@ def serve(
     def read() -> RelayConfig:
         return standalone(
             listen=listen or ["127.0.0.1:3478"],
+            external=external or [],
             relay_ports=relay_ports,
             users=user or [],
             users_file=users_file,

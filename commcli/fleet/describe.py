@@ -60,6 +60,8 @@ def card(fleet: Fleet, node_id: str) -> Document:
         "lon": region.lon,
         "ssh": asdict(node.ssh),
         "ports": asdict(node.ports),
+        "bind_address": node.bind_address,
+        "bind_address6": node.bind_address6,
         "domain": node.domain,
         "limits": asdict(node.limits),
         "workers": node.workers,

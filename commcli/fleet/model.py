@@ -81,10 +81,11 @@ class Limits:
 class Node:
     """One relay machine.
 
-    `address` is the public IP that media is sent to, `address6` its IPv6 one beside an IPv4 `address`; `domain` is what
-    its TLS certificate names. `country` is that of its region, `base` its folder there, `probe_python` a python there
-    that has aiortc, `variables` what playbooks may read (JSON-able values). `workers` are the relay's processes (0: one
-    a core; None: what the relay does by itself).
+    `address` is the public IP that media is sent to, `address6` its IPv6 one beside an IPv4 `address`; `bind_address`
+    and `bind_address6` what the machine has in their place behind 1:1 NAT; `domain` is what its TLS certificate names.
+    `country` is that of its region, `base` its folder there, `probe_python` a python there that has aiortc, `variables`
+    what playbooks may read (JSON-able values). `workers` are the relay's processes (0: one a core; None: what the relay
+    does by itself).
     """
 
     id: str
@@ -104,6 +105,8 @@ class Node:
     domain: str | None = None
     limits: Limits = Limits()
     workers: int | None = None
+    bind_address: str | None = None
+    bind_address6: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ def read_nodes(
 def check_production(table: Record, nodes: Mapping[str, Node]) -> None:
     """Note what only the lab may do: stand on loopback, and switch its relays' artificial faults on."""
     for node in nodes.values():
-        for name, address in (("address", node.address), ("address6", node.address6)):
+        for name in ("address", "address6", "bind_address", "bind_address6"):
+            address = getattr(node, name)
             if address and ipaddress.ip_address(address).is_loopback:
                 table.problem(
                     f"node {node.id}: {name} {address} is loopback, in a production fleet", key=node.id
@@ -67,6 +68,7 @@ def _node(
         record.problem(f'"{key}" is a word of the selectors and can not be an id')
     region = record.word("region", region_ids, "region")
     address = _address(record, "address", record.text("address"))
+    second = _second_address(record, address)
     shared = replace(shared, address=address, ssh=replace(shared.ssh, host=address))
     node = replace(
         _shared(record, shared),
@@ -74,8 +76,10 @@ def _node(
         region=region,
         country=regions[region].country if region in regions else "",
         state=STATES.get(record.word_or("state", "active", STATES, "state"), "active"),
-        address6=_second_address(record, address),
+        address6=second,
         domain=_domain(record),
+        bind_address=_bind_address(record, "address", address),
+        bind_address6=_bind_address(record, "address6", second),
     )
     if node.domain and node.ports.tls is None:
         record.problem("domain is what the TLS certificate names, but ports has no tls", key="domain")
@@ -169,6 +173,16 @@ def _second_address(record: Record, address: str) -> str | None:
     elif second and ":" in address:
         record.problem("address6 stands beside an IPv4 address; address is IPv6 already", key="address6")
     return second or None
+
+
+def _bind_address(record: Record, known: str, public: str | None) -> str | None:
+    key = f"bind_{known}"
+    own = _address(record, key, record.text_or(key, ""))
+    if own and public is None:
+        record.problem(f"{key} stands for no {known}", key=key)
+    elif own and public and (":" in own) != (":" in public):
+        record.problem(f"{key} {own} is not of the family of {known} {public}", key=key)
+    return own or None
 
 
 def _domain(record: Record) -> str | None:

@@ -22,8 +22,11 @@ class RelayConfig(NamedTuple):
     """One relay's configuration. `turn_port` is UDP and, with `tcp`, TCP; the fleet's ports are UDP, `tls_port` and
     `metrics_port` TCP. `base` None: a plain TURN server.
 
-    `address6` is the second family of a relay whose `address` is IPv4. Quotas count allocations; `None` is no limit.
-    `workers` 0 means one a core. `drain_sessions`: a drained relay counts as empty at that many allocations.
+    `address6` is the second family of a relay whose `address` is IPv4. Behind 1:1 NAT these are the public addresses,
+    by which everything is named, and `bind_address`, `bind_address6` those that the machine has.
+
+    Quotas count allocations; `None` is no limit. `workers` 0 means one a core. `drain_sessions`: a drained relay counts
+    as empty at that many allocations.
 
     `users` are name -> password in the clear and `secrets` the shared secrets of time-limited users
     (`EXPIRY:name`); both only ever come from 0600 files or the operator's own command line. `revoked` are user ids
@@ -60,6 +63,8 @@ class RelayConfig(NamedTuple):
     revoked: FrozenSet[str] = frozenset()
     metrics_address: Optional[str] = None  # None: this machine alone can read the metrics
     control: Optional[Path] = None  # the control socket of a relay without a base folder
+    bind_address: Optional[str] = None
+    bind_address6: Optional[str] = None
 
     def path(self, name: str) -> Path:
         """A file or folder of this relay under its base folder."""
@@ -73,8 +78,23 @@ class RelayConfig(NamedTuple):
 
     @property
     def addresses(self) -> Tuple[str, ...]:
-        """Where it listens and relays: one address a family."""
+        """Where it listens and relays, as others know it: one address a family."""
         return (self.address,) if self.address6 is None else (self.address, self.address6)
+
+    @property
+    def bound(self) -> Dict[str, str]:
+        """Of an address of these that is not the machine's own: the one that its sockets are bound to."""
+        pairs = ((self.address, self.bind_address), (self.address6, self.bind_address6))
+        return {known: own for known, own in pairs if known is not None and own not in (None, known)}
+
+    @property
+    def own_addresses(self) -> Tuple[str, ...]:
+        """Every address that leads to this machine."""
+        return (*self.addresses, *self.bound.values())
+
+    def bind_to(self, address: str) -> str:
+        """The address that a socket named by `address` is bound to."""
+        return self.bound.get(address, address)
 
 
 # What a running relay can take up; everything else was bound or divided up at the start. (The content of a
@@ -104,7 +124,7 @@ _KEYS = {
     "schema", "node", "base", "address", "realm", "turn_port", "relay_ports", "overlay_port", "stamp_port",
     "metrics_port", "allow_peers", "faults", "log_json", "principal", "address6", "tcp", "tls_port", "tls_certificate",
     "tls_key", "user_quota", "total_quota", "session_kbit_s", "node_mbit_s", "drain_sessions", "workers",
-    "password_algorithms", "metrics_address",
+    "password_algorithms", "metrics_address", "bind_address", "bind_address6",
 }  # fmt: skip
 _REQUIRED = {"schema", "node", "base", "address", "realm", "turn_port", "relay_ports"}
 PASSWORD_ALGORITHMS = ("auto", "md5", "always")
@@ -157,6 +177,7 @@ def _parse(raw: Any) -> RelayConfig:
         metrics_address=None if raw.get("metrics_address") is None else _address(raw["metrics_address"]),
         **_limits(raw),
         **_listeners(raw),
+        **_bound(raw),
     )
 
 
@@ -196,6 +217,19 @@ def _listeners(raw: Dict[str, Any]) -> Dict[str, Any]:
         folder = Path(raw["base"]) / "etc" / "tls"
         pair = {"tls_certificate": folder / "fullchain.pem", "tls_key": folder / "privkey.pem"}
     return {"address6": address6, "tcp": _flag(raw, "tcp", True), "tls_port": tls_port, **pair}
+
+
+def _bound(raw: Dict[str, Any]) -> Dict[str, Any]:
+    """What is bound in place of the address and of the second one, by field."""
+    found: Dict[str, Any] = {}
+    for key in ("address", "address6"):
+        own = None if raw.get(f"bind_{key}") is None else _address(raw[f"bind_{key}"])
+        if own is not None and raw.get(key) is None:
+            raise ConfigError(f"bind_{key} {own} without {key}")
+        if own is not None and (":" in own) != (":" in raw[key]):
+            raise ConfigError(f"bind_{key} {own} is not of the family of {raw[key]}")
+        found[f"bind_{key}"] = own
+    return found
 
 
 def _usable(config: RelayConfig) -> RelayConfig:
@@ -284,6 +318,7 @@ def _users(path: Path, absent: Optional[Tuple[str, ...]] = None) -> Tuple[Tuple[
 def standalone(
     *,
     listen: "Union[str, Sequence[str]]",
+    external: Sequence[str] = (),
     relay_ports: str,
     users: Sequence[str] = (),
     secrets: Sequence[str] = (),
@@ -299,6 +334,7 @@ def standalone(
 ) -> RelayConfig:
     """A plain TURN server: `listen` ADDRESS:PORT (or one a family), `relay_ports` LOW-HIGH, `users` NAME:PASSWORD.
 
+    `external` are the addresses by which others know it, where they are not those of `listen` (1:1 NAT).
     `metrics` is [ADDRESS:]PORT. `fields` are further keys of relay.json, None as good as absent: `tcp`, `tls_port`,
     `tls_certificate`, `tls_key`, quotas, `workers`, `drain_sessions`, `password_algorithms`. Call it again to read
     the files again. Raises ConfigError.
@@ -307,7 +343,7 @@ def standalone(
     raw = {
         "schema": 1, "node": "standalone", "base": None, "realm": realm, "relay_ports": _range_text(relay_ports),
         "allow_peers": allow_peers, "log_json": log_json, "metrics_port": metrics_port,
-        "metrics_address": metrics_address, **_listening([listen] if isinstance(listen, str) else listen),
+        "metrics_address": metrics_address, **_listening([listen] if isinstance(listen, str) else listen, external),
         **{key: value for key, value in fields.items() if value is not None},
     }  # fmt: skip
     try:
@@ -329,25 +365,38 @@ def _lines_of(path: Optional[Path]) -> Tuple[str, ...]:
     return () if path is None else read_lines(path)
 
 
-def _listening(listen: Sequence[str]) -> Dict[str, Any]:
-    """`address`, `address6` and `turn_port` of one or two ADDRESS:PORT, the second of the other family."""
+def _listening(listen: Sequence[str], external: Sequence[str]) -> Dict[str, Any]:
+    """Addresses and `turn_port` of one or two ADDRESS:PORT, the second of the other family."""
     ends = sorted((_end(text) for text in listen), key=lambda end: ":" in end[0])
     if not 1 <= len(ends) <= 2:
         raise ConfigError("listen: one address a family")
     if len({port for _, port in ends}) > 1:
         raise ConfigError("listen: both addresses have the same port")
-    second = {} if len(ends) == 1 else {"address6": ends[1][0]}
-    return {"address": ends[0][0], "turn_port": ends[0][1], **second}
+    found: Dict[str, Any] = {"turn_port": ends[0][1]}
+    keys: Dict[bool, str] = {}  # by "is IPv6"
+    for key, (address, _) in zip(("address", "address6"), ends):
+        found[key] = address
+        keys[":" in address] = key
+    for known in map(_plain_address, external):
+        if (":" in known) not in keys:
+            raise ConfigError(f"external {known}: no listen address of its family is left for it")
+        key = keys.pop(":" in known)
+        found[f"bind_{key}"], found[key] = found[key], known
+    return found
+
+
+def _plain_address(text: str) -> str:
+    try:
+        return _address(text.strip("[]"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _end(text: str) -> Tuple[str, int]:
     address, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal():
         raise ConfigError(f"{text!r} is not ADDRESS:PORT")
-    try:
-        return _address(address.strip("[]")), int(port)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return _plain_address(address), int(port)
 
 
 def _metrics(text: Optional[str]) -> Tuple[Optional[str], Optional[int]]:

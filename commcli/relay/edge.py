@@ -12,7 +12,8 @@ import socket
 import time
 from collections import Counter
 from functools import partial
-from typing import Callable, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from types import MappingProxyType
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from commcli.relay.allocation import Allocation
 from commcli.relay.auth import Client
@@ -55,11 +56,15 @@ class StreamSender(Protocol):
 
 
 class Grounds(NamedTuple):
-    """Where an edge stands: the addresses of this node, and which of its relay ports are this process's own."""
+    """Where an edge stands: the addresses of this node, and which of its relay ports are this process's own.
+
+    `bound`: of an address that is not the machine's own (1:1 NAT), the one that its sockets are bound to.
+    """
 
     addresses: Tuple[str, ...]
     relay_ports: Tuple[int, int]
     slice_: Tuple[int, int] = (0, 1)
+    bound: Mapping[str, str] = MappingProxyType({})
 
 
 class Edge:
@@ -78,7 +83,9 @@ class Edge:
         self.streams: Optional[StreamSender] = None
         # Is it a live relayed address of a sister process? Those are reached through the kernel.
         self.is_sisters: Callable[[Addr], bool] = lambda _peer: False
-        self._own = frozenset(grounds.addresses)
+        self._own = frozenset((*grounds.addresses, *grounds.bound.values()))
+        self._bound = grounds.bound
+        self._known = {own: known for known, own in grounds.bound.items()}
         self.opened_by_hand = PeerPolicy()  # what the operator allows on our own addresses
         self._listeners: Dict[bool, BatchSocket] = {}  # by "is IPv6"
         self._relayed: Dict[Addr, Relayed] = {}
@@ -92,6 +99,7 @@ class Edge:
             self._opened,
             self._closed,
             grounds.slice_,
+            grounds.bound,
         )
         self.turn = Server(config, self.pool, policy, os.urandom)
 
@@ -170,20 +178,23 @@ class Edge:
             if here is not None:
                 self.turn.from_peers(((here, src, payloads),), now, self._frames)
                 continue
-            if peer[0] in self._own and not self.is_sisters(peer) and not self.opened_by_hand.permits(*peer):
-                # Some other program's socket among our relay ports: only live allocations are peers there.
-                self.drops["no_allocation"] += len(payloads)
-                continue
+            to = peer
+            if peer[0] in self._own:
+                if not self.is_sisters(peer) and not self.opened_by_hand.permits(*peer):
+                    # Some other program's socket among our relay ports: only live allocations are peers there.
+                    self.drops["no_allocation"] += len(payloads)
+                    continue
+                to = (self._bound.get(peer[0], peer[0]), peer[1])
             if self.carrier is not None:
                 payloads = self._not_carried(self.carrier, allocation, src, peer, payloads, now)
             if allocation.expires <= now:  # it ended between these packets and now
                 self.drops["no_allocation"] += len(payloads)
             elif self.egress.shaper is None:
-                self._relayed[src].send_all(payloads, peer)
+                self._relayed[src].send_all(payloads, to)
             else:
                 self._relayed[src].whole()
                 for payload in payloads:
-                    self.egress.send(self._relayed[src].sock, payload, peer, now)
+                    self.egress.send(self._relayed[src].sock, payload, to, now)
 
     def _not_carried(
         self,
@@ -226,9 +237,23 @@ class Edge:
                     if len(peer) > 2:  # IPv6: without flow and scope
                         peer = peer[:2]
                     received.append((allocation, peer, split(data, ancillary) if ancillary else (data,)))
+            if self._known:
+                received = [
+                    (allocation, self._named(allocation, peer), data) for allocation, peer, data in received
+                ]
             self.turn.from_peers(received, self.loop.now, self._frames)
         if self._frames:
             self._flush()
+
+    def _named(self, allocation: Allocation, peer: Addr) -> Addr:
+        """The name that this client has for a peer: of what came from our own machine, its public address."""
+        known = self._known.get(peer[0])
+        if known is None:
+            return peer
+        public = (known, peer[1])
+        # A service of this machine, opened by hand, may have been addressed by the private address itself.
+        by_private = not self.is_sisters(public) and allocation.permitted(peer[0], self.loop.now)
+        return peer if by_private else public
 
     def _unclaimed(self, relayed: Relayed) -> None:
         """A port that is only reserved, or was closed in this very turn."""

@@ -47,7 +47,7 @@ def open_listeners(config: RelayConfig, *, shared: bool = False) -> Listeners:
     """Bind what `config` names; `shared`: so that several processes may. Raises ConfigError."""
     listeners = Listeners([], [])
     try:
-        for address in config.addresses:
+        for address in map(config.bind_to, config.addresses):
             listeners.udp.append(bound_udp(address, config.turn_port, shared=shared))
             if config.tcp:
                 listeners.streams.append((bound_tcp(address, config.turn_port, shared=shared), "tcp"))
@@ -79,7 +79,7 @@ class Front:
         self.loop = Loop(self._tick, self._survived)
         self.egress = Egress(self.drops)
         self.edge = Edge(
-            Grounds(config.addresses, config.relay_ports, (worker, workers)),
+            Grounds(config.addresses, config.relay_ports, (worker, workers), config.bound),
             _turn_config(config, workers),
             _policy(config, None, ()),
             self.loop,
@@ -211,7 +211,7 @@ def _policy(config: RelayConfig, shard: Optional[Shard], services: "Iterable[Add
     return PeerPolicy(
         config.allow_peers,
         relays=dict.fromkeys(config.addresses, config.relay_ports),
-        own_addresses=config.addresses,
+        own_addresses=config.own_addresses,
         service_ports=[port for port in ports if port is not None],
         neighbours=[(row.address, row.relay_ports) for row in others.values()],
         services=[*services, *((row.address, row.overlay_port) for row in others.values())],
@@ -237,7 +237,7 @@ def _turn_config(config: RelayConfig, workers: int) -> TurnConfig:
 
 def _opened_by_hand(config: RelayConfig) -> PeerPolicy:
     """What the operator allows on our own addresses, beside live allocations."""
-    return PeerPolicy(config.allow_peers, own_addresses=config.addresses)
+    return PeerPolicy(config.allow_peers, own_addresses=config.own_addresses)
 
 
 def _certificates(config: RelayConfig, log: Log) -> Optional[Certificates]:

@@ -45,7 +45,7 @@ class Membership:
     def _udp(self, port: Optional[int], callback: Callable[[int], None]) -> Optional[socket.socket]:
         if port is None:
             return None
-        sock = bound_udp(self.config.address, port)
+        sock = bound_udp(self.config.bind_to(self.config.address), port)
         self.relay.loop.add(sock, callback)
         return sock
 

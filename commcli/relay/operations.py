@@ -273,7 +273,8 @@ def _unix(config: RelayConfig) -> socket.socket:
 
 def _tcp(config: RelayConfig, port: int) -> socket.socket:
     # Unless asked for, metrics are never on a public address: a scraper comes through SSH or from a local agent.
-    own = config.address if config.address.startswith("127.") else "127.0.0.1"
+    bound = config.bind_to(config.address)
+    own = bound if bound.startswith("127.") else "127.0.0.1"
     address = config.metrics_address or own
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:

@@ -15,7 +15,20 @@ import resource
 import socket
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Literal, Optional, Sequence, Tuple
+from types import MappingProxyType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Literal,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from commcli.relay import stun
 from commcli.relay.config import ConfigError
@@ -234,11 +247,14 @@ class RelayPool:
         opened: Callable[[Addr, socket.socket], None],
         closed: Callable[[Addr, socket.socket], None],
         slice_: Tuple[int, int] = (0, 1),
+        bound: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`addresses`: one a family. `below(n)` gives a random int in 0..n-1; `opened`/`closed` tell the loop.
 
-        `slice_` (k, n): of every n pairs of ports the k-th, so that n processes share the range.
+        `slice_` (k, n): of every n pairs of ports the k-th, so that n processes share the range. `bound`: of an
+        address that is not the machine's own, the one to bind.
         """
+        self._bound = bound
         self.sockets: Dict[Addr, socket.socket] = {}
         # Is it kept for somebody, although it is not bound?
         self.is_held: Callable[[Addr], bool] = lambda _relay: False
@@ -311,7 +327,7 @@ class RelayPool:
         if (address, port) in self.sockets:
             return False
         try:
-            sock = open_udp(address, port)
+            sock = open_udp(self._bound.get(address, address), port)
         except OSError as error:
             if error.errno in _NEXT_PORT:
                 return False

@@ -49,6 +49,8 @@ def relay_config(fleet: Fleet, node: Node) -> dict[str, object]:
     said = {
         "principal": None if principal == NAMESPACE else principal,
         "address6": node.address6,
+        "bind_address": node.bind_address,
+        "bind_address6": node.bind_address6,
         "tls_port": ports.tls,
         **asdict(node.limits),
         "workers": node.workers,

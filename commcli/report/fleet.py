@@ -43,6 +43,7 @@ def _draw_show(doc: Document) -> RenderableType:
         "node": f"{node['id']} ({node['state']})",
         "stands in": f"{node['city']}, {node['country']}, {node['continent']} (region {node['region']})",
         "address": " and ".join(filter(None, (node["address"], node["address6"]))),
+        "bound to": " and ".join(filter(None, (node["bind_address"], node["bind_address6"]))) or "the same",
         "ports": f"turn {ports['turn']}, overlay {ports['overlay']}, stamp {ports['stamp']}, "
         f"metrics {ports['metrics']}, relayed {ports['relay_low']}-{ports['relay_high']}, "
         + (f"tls {ports['tls']}" if ports["tls"] else "no tls"),

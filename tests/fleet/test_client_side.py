@@ -29,12 +29,27 @@ def test_the_client_side_of_a_node(tmp_path: Path) -> None:
     assert plain.limits == Limits(user_quota=10)
 
 
+def test_a_node_behind_nat_says_what_it_binds(tmp_path: Path) -> None:
+    more = "address6: 2001:db8::5, bind_address: 10.0.0.5, bind_address6: FD00::5"
+    fleet = load(samples.write(tmp_path, "nodes.yaml", "192.0.2.1,", f"192.0.2.1, {more},"))
+    node, plain = fleet.nodes["sg-1"], fleet.nodes["de-1"]
+    assert (node.address, node.bind_address, node.bind_address6) == ("192.0.2.1", "10.0.0.5", "fd00::5")
+    assert node.ssh.host == "192.0.2.1"
+    assert (plain.bind_address, plain.bind_address6) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("said", "error"),
     [
         ("address6: 192.0.2.9", "address6 192.0.2.9 is no IPv6 address"),
         ("address6: fe80::1", "address6 fe80::1 is not that of one machine"),
         ("address6: sg-1", 'bad address6 "sg-1": it must be an IP address, v4 or v6'),
+        ("bind_address: ten", 'bad bind_address "ten": it must be an IP address, v4 or v6'),
+        ("bind_address: 0.0.0.0", "bind_address 0.0.0.0 is not that of one machine"),
+        ("bind_address: fd00::5", "bind_address fd00::5 is not of the family of address 192.0.2.1"),
+        ("bind_address6: fd00::5", "bind_address6 stands for no address6"),
+        ("address6: 2001:db8::5, bind_address6: 10.0.0.5",
+         "bind_address6 10.0.0.5 is not of the family of address6 2001:db8::5"),
         ("domain: SG-1.relay.test, ports: {tls: 443}",
          "domain must be a host name in lower case, such as sg-1.relay.example.net"),
         ("domain: sg-1.relay.test", "domain is what the TLS certificate names, but ports has no tls"),
@@ -53,7 +68,7 @@ def test_a_mistake_on_the_client_side(tmp_path: Path, said: str, error: str) -> 
 
 
 def test_a_second_address_and_a_name_are_a_nodes_own(tmp_path: Path) -> None:
-    for said in ("address6: 2001:db8::1", "domain: relay.test"):
+    for said in ("address6: 2001:db8::1", "bind_address: 10.0.0.5", "domain: relay.test"):
         folder = samples.write(tmp_path, "nodes.yaml", "defaults:", f"defaults:\n  {said}")
         assert errors_of(folder) == [f'nodes.yaml:2: defaults: unknown key "{said.split(":")[0]}"']
 

@@ -366,11 +366,14 @@ def test_zones_that_forbid_every_path_together(tmp_path: Path) -> None:
 
 
 def test_what_only_the_lab_may_do(tmp_path: Path) -> None:
-    nodes = samples.FILES["nodes.yaml"].replace("192.0.2.2,", "127.77.0.2, variables: {faults: true},")
+    nodes = samples.FILES["nodes.yaml"].replace(
+        "192.0.2.2,", "127.77.0.2, bind_address: 127.0.0.1, variables: {faults: true},"
+    )
     assert load(samples.write(tmp_path, nodes=nodes)).nodes["de-1"].address == "127.77.0.2"
     fleet = samples.FILES["fleet.yaml"] + "production: true\n"
     assert errors_of(samples.write(tmp_path, nodes=nodes, fleet=fleet)) == [
         "nodes.yaml:5: node de-1: address 127.77.0.2 is loopback, in a production fleet",
+        "nodes.yaml:5: node de-1: bind_address 127.0.0.1 is loopback, in a production fleet",
         "nodes.yaml:5: node de-1: variables: faults is the lab's, not a production fleet's",
     ]
 

@@ -73,7 +73,9 @@ def test_the_relay_reads_the_client_side_of_its_node(tmp_path: Path) -> None:
     limits = Limits(user_quota=4, total_quota=100, session_kbit_s=2000, node_mbit_s=900)
     plain = FLEET.nodes["sg-1"]
     door: dict[str, Any] = {
-        "address6": "::1",
+        "address6": "2001:db8::1",
+        "bind_address": "127.0.0.9",
+        "bind_address6": "::1",
         "workers": 0,
         "ports": replace(plain.ports, tls=5349),
         "domain": "sg-1.test",
@@ -83,7 +85,8 @@ def test_the_relay_reads_the_client_side_of_its_node(tmp_path: Path) -> None:
     (tmp_path / "etc/relay.json").write_text(json.dumps(relayfiles.relay_config(FLEET, node)))
     (tmp_path / "etc/turn.secret").write_text("a-secret-that-is-long\n")
     config = relay_config.load(tmp_path / "etc/relay.json")
-    assert (config.address6, config.tls_port, config.workers) == ("::1", 5349, 0)
+    assert (config.address6, config.tls_port, config.workers) == ("2001:db8::1", 5349, 0)
+    assert config.bound == {node.address: "127.0.0.9", "2001:db8::1": "::1"}
     assert Limits(config.user_quota, config.total_quota, config.session_kbit_s, config.node_mbit_s) == limits
 
 
