@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +159,15 @@ class _Inbox(asyncio.DatagramProtocol):
         self.received.put_nowait(data)
 
 
-async def _client(node: str, user: str = "probe") -> tuple[Any, _Inbox]:
+async def _client(
+    node: str, user: str = "probe", servers: Mapping[str, str] = ADDRESSES
+) -> tuple[Any, _Inbox]:
     from commcli.relay.auth import time_limited_password
 
     name = f"{int(time.time()) + 600}:{user}"
     transport, protocol = await turn.create_turn_endpoint(
         _Inbox,
-        server_addr=(ADDRESSES[node], TURN),
+        server_addr=(servers[node], TURN),
         username=name,
         password=time_limited_password("the shared secret", name),
     )
