@@ -43,6 +43,7 @@ class Edge:
         # Runs side by side must not meet.
         self.address = f"127.{130 + os.getpid() % 100}.{os.getpid() // 100 % 250}.{node[-1]}"
         self.allow_peers, self.turn_port, self.more = allow_peers, turn_port, more
+        self.most_descriptors: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
         (self.base / "etc").mkdir(parents=True)
 
@@ -98,6 +99,8 @@ class Edge:
         command = [
             sys.executable, "-m", "commcli.relay", "serve", "--config", str(self.base / "etc/relay.json")
         ]  # fmt: skip
+        if self.most_descriptors is not None:
+            command = ["sh", "-c", f'ulimit -n {self.most_descriptors} && exec "$@"', "sh", *command]
         with (self.base / "log").open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -169,6 +170,24 @@ def test_a_pool_of_eight_ports_is_emptied_and_refilled(tmp_path: Path) -> None:
                 client.wire.close()  # of a stream that is the end of its allocation
             small.wait(lambda status: status["allocations"] == 0)
         serves(small)
+
+
+def test_without_descriptors_the_operator_still_gets_his_answer(tmp_path: Path) -> None:
+    """Clients take all that they may have, and strangers at the TCP port whatever is left."""
+    small = Edge(tmp_path, "edge-8", relay_ports=[40000, 41000])
+    small.most_descriptors = 256
+    with running(small), contextlib.ExitStack() as held:
+        clients: list[SocketClient] = []
+        while not clients or clients[-1].allocate().code is None:
+            clients.append(SocketClient(small.server()))
+            held.callback(clients[-1].wire.close)
+        for _ in range(120):
+            held.enter_context(connect(small.server("tcp"), "tcp", fresh_source()))
+        status = small.wait(lambda status: status["streams"]["accepted"] >= 30)
+        assert status["allocations"] == len(clients) - 1 > 100
+        assert small.descriptors() < 256
+        assert "commcli_relay_allocations" in _page(small)
+        assert clients[0].refresh(600).code is None
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
