@@ -95,8 +95,8 @@ def serve(
     SIGHUP reads the files and certificates again, SIGUSR1 drains, SIGUSR2 takes clients again, SIGTERM ends it.
     """
     from commcli import __version__
-    from commcli.relay import daemon
     from commcli.relay.config import ConfigError, RelayConfig, standalone
+    from commcli.relay.process import daemon
 
     def read() -> RelayConfig:
         return standalone(

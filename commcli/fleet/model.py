@@ -121,7 +121,7 @@ class Market:
 @dataclass(frozen=True, slots=True)
 class Zone:
     """A compliance rule, the same in both directions: media between these markets must not touch `forbid`,
-    and must stay inside `allow` if that is given. Whether a path obeys is decided in `relay/zones.py` alone.
+    and must stay inside `allow` if that is given. Whether a path obeys is decided in `relay/table/zones.py` alone.
     """
 
     id: str

@@ -1,6 +1,6 @@
 """prefixes.yaml: client networks, and the edges nearest to them. Optional.
 
-What a network is, and how many a table may hold, is the relay's word (`relay/prefixes.py`).
+What a network is, and how many a table may hold, is the relay's word (`relay/table/prefixes.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from commcli.fleet.record import Record
-from commcli.relay.prefixes import MAX_EDGES, MAX_PREFIXES, network
+from commcli.relay.table.prefixes import MAX_EDGES, MAX_PREFIXES, network
 
 
 def read_prefixes(table: Record, node_ids: Collection[str] | None) -> dict[str, tuple[str, ...]]:

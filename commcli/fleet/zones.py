@@ -1,6 +1,6 @@
 """zones.yaml: the compliance rules, and whether they leave every pair of markets a way at all.
 
-Whether a path obeys a zone is decided in `relay/zones.py`, for planner, relay and this check alike.
+Whether a path obeys a zone is decided in `relay/table/zones.py`, for planner, relay and this check alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from commcli.fleet.countries import COUNTRIES
 from commcli.fleet.model import EVERY_MARKET, Market, Node, Zone
 from commcli.fleet.record import Record, listed
 from commcli.fleet.yamlfile import YamlList
-from commcli.relay.zones import Place, violated
+from commcli.relay.table.zones import Place, violated
 
 
 def read_zones(table: Record, market_ids: Collection[str] | None) -> tuple[Zone, ...]:

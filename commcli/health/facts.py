@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # A node is looked at in a second or two even from the far side of the world.
 NODE_TIMEOUT_S = 20.0
-_STREAMED = ("commcli.health.onnode", "commcli.relay.control", "commcli.relay.loop")
+_STREAMED = ("commcli.health.onnode", "commcli.relay.process.control", "commcli.relay.loop")
 
 
 @dataclass(frozen=True, slots=True)

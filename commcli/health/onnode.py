@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from commcli.relay import control
+from commcli.relay.process import control
 
 # A relay that lives answers in microseconds; more than this is an answer of its own.
 RELAY_TIMEOUT_S = 3.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from commcli.lab.folder import LabFolder, Record
 from commcli.lab.stage import NotTrue, Running
-from commcli.relay import control
+from commcli.relay.process import control
 
 _POLL_S = 0.1
 #: So much media has passed that the call's own start is behind us.

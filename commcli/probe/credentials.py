@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from commcli.fleet.secrets import Secret
-from commcli.relay.auth import time_limited_password
+from commcli.relay.turn.auth import time_limited_password
 
 USERID = "probe"
 # A relay lets allocations of a userid with this ending bypass the overlay.

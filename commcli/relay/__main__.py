@@ -12,8 +12,8 @@ from typing import List, Optional
 
 from commcli import __version__
 from commcli.relay import config as configs
-from commcli.relay import control, supervise
 from commcli.relay.config import ConfigError
+from commcli.relay.process import control, supervise
 
 PR_SET_PDEATHSIG = 1
 NEEDS_RESTART = 9
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from commcli.relay.daemon import serve
+    from commcli.relay.process.daemon import serve
 
     if options.follow_parent:
         # A supervisor that is SIGKILLed must not leave a relay behind that holds the ports of the next one.

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, Literal, NamedTuple, Optional, Sequence, Tuple, Union
 
-from commcli.relay.signature import NAMESPACE
+from commcli.relay.table.signature import NAMESPACE
 
 
 class ConfigError(Exception):

@@ -12,7 +12,7 @@ from commcli import __version__
 from commcli.errors import BadInput
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
-from commcli.relay.signature import NAMESPACE
+from commcli.relay.table.signature import NAMESPACE
 
 TURN, OVERLAY = "turn", "overlay"
 SHORTEST_SECRET = 16

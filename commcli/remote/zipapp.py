@@ -26,8 +26,9 @@ sys.exit(main())
 def build() -> bytes:
     """The zipapp. Raises ValueError when it has grown over 300 KB."""
     names = ["commcli", "commcli.relay"]
-    names += [f"commcli.relay.{module.name}" for module in pkgutil.iter_modules(relay.__path__)]
-    packages = {"commcli", "commcli.relay"}
+    modules = list(pkgutil.walk_packages(relay.__path__, "commcli.relay."))
+    names += [module.name for module in modules]
+    packages = {"commcli", "commcli.relay", *(module.name for module in modules if module.ispkg)}
     files = {_path(name, name in packages): source_of(name) for name in names}
     data = _zip({"__main__.py": _MAIN, **files})
     if len(data) > MAX_BYTES:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from commcli.fleet.model import Fleet
-from commcli.relay import zones as zone_rule
+from commcli.relay.table import zones as zone_rule
 from commcli.routing import estimate as estimates
 from commcli.routing import planner, policy, table
 from commcli.routing.cost import EdgeCosts, Prices, edge_costs

@@ -9,7 +9,7 @@ import numpy as np
 
 from commcli.errors import BadInput
 from commcli.fleet.model import Fleet
-from commcli.relay import zones as zone_rule
+from commcli.relay.table import zones as zone_rule
 from commcli.routing import planner, policy
 from commcli.routing.decision import Decision, obstacle, path_cost_ms, path_ms
 from commcli.routing.planner import Margin

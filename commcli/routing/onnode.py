@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from commcli.relay import control
+from commcli.relay.process import control
 
 POLL_S = 0.05
 ANSWER_S = 10.0

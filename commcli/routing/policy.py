@@ -1,6 +1,6 @@
 """Policy -> masks, before anything is optimised. Pure.
 
-The rule itself (which zone concerns which pair, which country it lets pass) has one home, `relay/zones.py`:
+The rule itself (which zone concerns which pair, which country it lets pass) has one home, `relay/table/zones.py`:
 here it is only *asked*, once for each kind of pair and each country, so that planner and relay cannot
 disagree.
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from commcli.fleet.model import Fleet, Zone
-from commcli.relay import zones as zone_rule
+from commcli.relay.table import zones as zone_rule
 
 Mask = NDArray[np.bool_]
 ZoneRow = Mapping[str, Any]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from commcli.errors import Refused, RolledBack
 from commcli.fleet.model import Fleet, Node
-from commcli.relay import signature as signatures
+from commcli.relay.table import signature as signatures
 from commcli.remote.outcome import Event, Failed, Lost, OnEvent, Outcome, Unreachable, each, exit_code
 from commcli.routing import table as tables
 from commcli.routing.table import Table
@@ -304,7 +304,7 @@ class SshNodes:
         from commcli.remote.program import Program, bundle, source_of
 
         if self._bundle is None:
-            names = ("commcli.routing.onnode", "commcli.relay.control", "commcli.relay.loop")
+            names = ("commcli.routing.onnode", "commcli.relay.process.control", "commcli.relay.loop")
             self._bundle = bundle({name: source_of(name) for name in names})
         argument = {
             "base": node.base,

@@ -3,7 +3,7 @@ Pure.
 
 Canonical JSON (sorted keys, no spaces, UTF-8): the same routes give the same bytes, so a hash is a
 comparison. The manifest is what is signed; it holds the hash of each shard. The format is the contract with
-`relay/shard.py`.
+`relay/table/shard.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from commcli.errors import BadInput, Refused
-from commcli.relay import shard as shard_rule
-from commcli.relay.prefixes import PrefixMap
+from commcli.relay.table import shard as shard_rule
+from commcli.relay.table.prefixes import PrefixMap
 from commcli.routing.planner import Plan, Routes, incumbent
 from commcli.routing.policy import NodeRow, Policy, ZoneRow
 

@@ -97,7 +97,7 @@ class Store:
     # Mesh
 
     def record_mesh(self, src: str, windows: Iterable[Mapping[str, Any]]) -> int:
-        """Keep closed mesh windows of node `src` (relay/mesh.py: windows); returns how many were new.
+        """Keep closed mesh windows of node `src` (relay/mesh/mesh.py: windows); returns how many were new.
 
         A window that is kept already is left as it is, so reading a node twice adds nothing. Windows older than
         MESH_KEPT_S make room: long histories are for a time-series database.

@@ -1,4 +1,4 @@
-"""A mesh window as a node reports it (relay/mesh.py) and as a row of the table `mesh`, both ways."""
+"""A mesh window as a node reports it (relay/mesh/mesh.py) and as a row of the table `mesh`, both ways."""
 
 from __future__ import annotations
 

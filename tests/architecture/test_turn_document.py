@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import pytest
 from typer.main import get_command
 
 from commcli.cli import app
-from commcli.relay import config, metrics
+from commcli.relay import config
+from commcli.relay.process import metrics
 from tests.relay.test_metrics import figures
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "turn.md").read_text()
 RELAY = ROOT / "commcli" / "relay"
 # The client side and what it shares with the rest; the overlay and the mesh have reasons of their own.
-CLIENT_SIDE = ("turn", "edge", "udp", "stream", "connection", "daemon", "front", "sisters", "workers")
+CLIENT_SIDE = ("server", "edge", "udp", "stream", "connection", "daemon", "front", "sisters", "workers")
 
 
 def section(title: str) -> str:
@@ -48,9 +49,16 @@ def constants() -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if re.fullmatch(r"[a-z_]+\.[A-Za-z_.]+", name)]
 
 
+def path_of(module: str) -> Path:
+    """The one file of the relay with this name, whatever its package."""
+    [path] = RELAY.rglob(f"{module}.py")
+    return path
+
+
 def value_of(name: str) -> Any:
     module, *path = name.split(".")
-    value: Any = importlib.import_module(f"commcli.relay.{module}")
+    where = path_of(module).relative_to(ROOT).with_suffix("")
+    value: Any = importlib.import_module(".".join(where.parts))
     for part in path:
         defaults = getattr(value, "_field_defaults", {})  # of a NamedTuple
         value = defaults[part] if part in defaults else getattr(value, part)
@@ -89,17 +97,15 @@ def test_metrics_are_the_documented_ones() -> None:
     assert named == set(re.findall(r"^# TYPE commcli_relay_(\w+) ", page, flags=re.M))
 
 
-def sources(names: tuple[str, ...]) -> Iterator[ast.Module]:
-    for name in names:
-        path = RELAY / f"{name}.py"
-        if path.exists():
-            yield ast.parse(path.read_text())
+def sources(paths: Iterable[Path]) -> Iterator[ast.Module]:
+    for path in paths:
+        yield ast.parse(path.read_text())
 
 
 def reasons() -> set[str]:
     """Every word that a client-side module counts under `drops`."""
     found = set()
-    for tree in sources(CLIENT_SIDE):
+    for tree in sources(map(path_of, CLIENT_SIDE)):
         for node in ast.walk(tree):
             if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("drops"):
                 found |= strings(node.slice)
@@ -130,7 +136,7 @@ def test_every_reason_of_a_drop_is_documented() -> None:
 def events() -> set[str]:
     """The first word of every call of a log, anywhere on the node."""
     found = set()
-    for tree in sources(tuple(path.stem for path in RELAY.glob("*.py"))):
+    for tree in sources(RELAY.rglob("*.py")):
         for node in ast.walk(tree):
             if (
                 isinstance(node, ast.Call)

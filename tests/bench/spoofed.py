@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 
-from commcli.relay import stun
+from commcli.relay.turn import stun
 from tests.bench import figures, rivals
 from tests.bench.rivals import Rival
 from tests.bench.turn_client import channel_data, connect, udp

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 
-from commcli.relay import stun
+from commcli.relay.turn import stun
 from tests.bench import rivals
 from tests.relay.serving import ADDRESS
 

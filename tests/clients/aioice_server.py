@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from commcli.relay import stun
-from commcli.relay.auth import Client
 from commcli.relay.config import standalone
-from commcli.relay.daemon import Relay
 from commcli.relay.log import Log
-from commcli.relay.turn import Action
+from commcli.relay.process.daemon import Relay
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import Client
+from commcli.relay.turn.server import Action
 from tests.relay.serving import ADDRESS, RELAY_PORTS, free_port
 
 REALM = "test"

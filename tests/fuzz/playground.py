@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from commcli.relay import stun
-from commcli.relay.allocation import MAX_CHANNELS, MAX_PERMISSIONS
-from commcli.relay.auth import Client
-from commcli.relay.peers import PeerPolicy
-from commcli.relay.stun import Addr, Attribute
-from commcli.relay.turn import Action, Server, TurnConfig
+from commcli.relay.turn import stun
+from commcli.relay.turn.allocation import MAX_CHANNELS, MAX_PERMISSIONS
+from commcli.relay.turn.auth import Client
+from commcli.relay.turn.peers import PeerPolicy
+from commcli.relay.turn.server import Action, Server, TurnConfig
+from commcli.relay.turn.stun import Addr, Attribute
 
 REALM = "lab"
 USERS = {"alice": "wonder", "bob": "builder"}

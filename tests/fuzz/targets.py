@@ -13,11 +13,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from commcli.relay import control, shard, stamp, stun
-from commcli.relay.framing import FrameError, Frames
-from commcli.relay.mesh import Mesh, Reflector
-from commcli.relay.overlay import Overlay
-from commcli.relay.stun import Addr
+from commcli.relay.clients.framing import FrameError, Frames
+from commcli.relay.mesh import stamp
+from commcli.relay.mesh.mesh import Mesh, Reflector
+from commcli.relay.overlay.overlay import Overlay
+from commcli.relay.process import control
+from commcli.relay.table import shard
+from commcli.relay.turn import stun
+from commcli.relay.turn.stun import Addr
 from tests.fuzz.playground import Playground, Program
 from tests.relay import overlay_world
 from tests.relay.overlay_world import UNIX_0, Plan

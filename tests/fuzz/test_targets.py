@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay import stun
+from commcli.relay.turn import stun
 from tests.fuzz import inputs
 from tests.fuzz.targets import SEEDS, TARGETS
 from tests.relay.tables_on_disk import shard

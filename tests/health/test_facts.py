@@ -14,7 +14,7 @@ import pytest
 from commcli.fleet.model import Capacity, Node, SshTarget
 from commcli.health import onnode
 from commcli.health.facts import Answer, Disk, Load, Reading, Relay, clock, read
-from commcli.relay import control
+from commcli.relay.process import control
 from commcli.remote.outcome import Outcome
 
 NODE = Node("ae-1", "dxb", "ae", "192.0.2.1", SshTarget("192.0.2.1", "ops"), capacity=Capacity(sessions=50))

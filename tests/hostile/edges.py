@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from commcli.relay import control
-from commcli.relay.stun import Addr
+from commcli.relay.process import control
+from commcli.relay.turn.stun import Addr
 from tests.relay.tables_on_disk import Signer, shard
 
 TURN, OVERLAY, STAMP, TLS, METRICS = 3478, 3479, 3480, 5349, 9478

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.auth import MD5, SHA256, time_limited_password
-from commcli.relay.auth import Client as ClientKey
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import MD5, SHA256, time_limited_password
+from commcli.relay.turn.auth import Client as ClientKey
 from tests.relay.turn_world import (
     CLIENT,
     PEER,

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.stun import Addr, Attribute
+from commcli.relay.turn import stun
+from commcli.relay.turn.stun import Addr, Attribute
 from tests.hostile.edges import METRICS, OVERLAY, RELAY_PORTS, STAMP, TLS, TURN, Edge, Edges, running
 from tests.hostile.wire import TRANSPORTS, SocketClient, a_client
 from tests.relay.serving import free_port

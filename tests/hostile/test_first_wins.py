@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.stun import Addr, Attribute
+from commcli.relay.turn import stun
+from commcli.relay.turn.stun import Addr, Attribute
 from tests.relay.turn_world import CLIENT, PEER, UDP_TRANSPORT, Client, Reply, World, lifetime
 
 ID = b"transaction!"

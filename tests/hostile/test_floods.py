@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.auth import Client as ClientKey
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import Client as ClientKey
 from tests.relay.turn_world import CLIENT, PEER, UDP_TRANSPORT, Client, FakePool, World, config, lifetime
 
 FLOOD = 100_000

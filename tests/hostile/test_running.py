@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.auth import time_limited_password
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import time_limited_password
 from tests.hostile.edges import METRICS, OVERLAY, SECRET, STAMP, TLS, TURN, USERS, Edge, running
 from tests.hostile.wire import TRANSPORTS, SocketClient, a_client, connect, fresh_source
 from tests.relay.turn_world import UDP_TRANSPORT

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.connection import StreamLimits
+from commcli.relay.clients.connection import StreamLimits
+from commcli.relay.turn import stun
 from tests.hostile.edges import Edge
 from tests.hostile.test_running import serves
 from tests.hostile.wire import SocketClient, a_client, connect, fresh_source

@@ -7,9 +7,9 @@ import itertools
 import random
 from collections import Counter
 
-from commcli.relay import stun
-from commcli.relay.auth import Nonces
-from commcli.relay.udp import RelayPool
+from commcli.relay.clients.udp import RelayPool
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import Nonces
 from tests.hostile.edges import Edge
 from tests.hostile.wire import a_client
 

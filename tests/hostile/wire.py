@@ -13,8 +13,8 @@ import ssl
 from collections.abc import Iterator
 from typing import cast
 
-from commcli.relay.stun import Addr
-from commcli.relay.turn import Action
+from commcli.relay.turn.server import Action
+from commcli.relay.turn.stun import Addr
 from tests.relay.turn_world import Client, World
 
 TRANSPORTS = ("udp", "tcp", "tls")

@@ -12,7 +12,7 @@ from commcli.fleet.loader import load
 from commcli.lab import compliance, inventory, keys
 from commcli.lab.folder import LabFolder, Record
 from commcli.lab.up import SSH_PORT, Wish, places
-from commcli.relay import shard, signature
+from commcli.relay.table import shard, signature
 from commcli.routing.publish import Package
 from tests.lab import eight
 

@@ -8,10 +8,10 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from commcli.relay.overlay import Overlay
-from commcli.relay.overlay_wire import Addr
-from commcli.relay.shard import Route, Shard, ShardNode
-from commcli.relay.zones import Zone
+from commcli.relay.overlay.overlay import Overlay
+from commcli.relay.overlay.wire import Addr
+from commcli.relay.table.shard import Route, Shard, ShardNode
+from commcli.relay.table.zones import Zone
 
 UNIX_0 = 1_800_000_000.0
 TICK_S = 0.02

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from commcli.relay import stun
-from commcli.relay.connection import Client, StreamLimits
-from commcli.relay.stream import Streams, bound_tcp
-from commcli.relay.tls import Certificates
+from commcli.relay.clients.connection import Client, StreamLimits
+from commcli.relay.clients.stream import Streams, bound_tcp
+from commcli.relay.clients.tls import Certificates
+from commcli.relay.turn import stun
 
 # Real time that a loopback socket is given before a test is called a failure; nothing is measured by it.
 PATIENCE_S = 20.0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.relay.admission import HalfOpen, Share, source_of
+from commcli.relay.clients.admission import HalfOpen, Share, source_of
 
 
 def test_a_full_house_loses_its_oldest() -> None:

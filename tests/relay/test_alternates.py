@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay.alternates import Alternate, Alternates
-from commcli.relay.prefixes import PrefixMap
-from commcli.relay.shard import Shard, ShardNode
-from commcli.relay.zones import Zone
+from commcli.relay.table.prefixes import PrefixMap
+from commcli.relay.table.shard import Shard, ShardNode
+from commcli.relay.table.zones import Zone
+from commcli.relay.turn.alternates import Alternate, Alternates
 
 NEAR_HK, NEAR_NOBODY = "203.0.113.9", "198.51.100.9"
 

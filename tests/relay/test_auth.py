@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay import stun
-from commcli.relay.auth import (
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import (
     MAX_CREDENTIAL_LIFETIME_S,
     Authenticator,
     Denied,

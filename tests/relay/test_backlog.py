@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay import stun
-from commcli.relay.backlog import BATCH_BYTES, BATCH_FRAMES, FRAME_COST, Backlog, is_media
+from commcli.relay.clients.backlog import BATCH_BYTES, BATCH_FRAMES, FRAME_COST, Backlog, is_media
+from commcli.relay.turn import stun
 from tests.relay.stream_world import BINDING, channel_data
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from commcli.relay import stun
+from commcli.relay.clients.udp import RelayPool
 from commcli.relay.config import ConfigError, RelayConfig, load, standalone
-from commcli.relay.daemon import Relay
-from commcli.relay.front import _policy
 from commcli.relay.log import Log
-from commcli.relay.stun import IPV4, Addr
-from commcli.relay.udp import RelayPool
+from commcli.relay.process.daemon import Relay
+from commcli.relay.process.front import _policy
+from commcli.relay.turn import stun
+from commcli.relay.turn.stun import IPV4, Addr
 from tests.hostile.wire import SocketClient
 from tests.relay.serving import ADDRESS, ADDRESS6, free_port, plain_relay
 from tests.relay.test_workers import data_of, echo, running, talks

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay import stun
-from commcli.relay.auth import (
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import (
     MD5,
     PASSWORD_ALGORITHMS_BIT,
     SHA256,
@@ -23,7 +23,7 @@ from commcli.relay.auth import (
     PasswordAlgorithms,
     time_limited_password,
 )
-from commcli.relay.stun import Attribute
+from commcli.relay.turn.stun import Attribute
 from tests.relay.turn_world import CLIENT, REALM, seeded
 
 NOW, UNIX = 5000.0, 1_800_000_000.0

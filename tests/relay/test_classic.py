@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.relay import classic
+from commcli.relay.turn import classic
 
 CLIENT = ("192.0.2.1", 32853)
 TRANSACTION = bytes(range(16))

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from commcli.relay import control
 from commcli.relay.loop import Loop
+from commcli.relay.process import control
 
 
 class _Served:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from commcli.relay.config import standalone
-from commcli.relay.daemon import Relay
 from commcli.relay.log import Log
+from commcli.relay.process.daemon import Relay
 from tests.relay.serving import ADDRESS, free_port
 
 
@@ -48,7 +48,7 @@ def test_a_bug_of_ours_is_counted_and_told_with_its_place(relay: Relay, out: io.
 
 
 def test_the_metrics_page_needs_no_more_than_the_figures(relay: Relay) -> None:
-    from commcli.relay import metrics
+    from commcli.relay.process import metrics
 
     assert 'commcli_relay_allocations{transport="udp"} 0' in metrics.render(relay.figures())
     assert relay.status().keys() - relay.figures().keys() == {"overlay"}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from commcli.relay.drain import Drain
+from commcli.relay.process.drain import Drain
 
 
 def test_done_at_the_threshold_and_only_while_it_drains() -> None:

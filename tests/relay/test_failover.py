@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from commcli.relay.failover import (
+from commcli.relay.overlay.failover import (
     DEAD,
     IN_USE_INTERVAL_S,
     MAX_PENDING,

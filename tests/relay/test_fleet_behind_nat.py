@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from commcli.relay.stun import Addr
-from commcli.relay.udp import open_udp
+from commcli.relay.clients.udp import open_udp
+from commcli.relay.turn.stun import Addr
 from tests.relay.test_fleet_of_relays import ADDRESSES, IDS, OVERLAY, STAMP, _client, _Fleet, _roles, _talk
 
 PRIVATE = {node: f"127.80.0.{number}" for number, node in enumerate(IDS, 1)}

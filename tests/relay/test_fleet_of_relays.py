@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from aioice import turn
 
-from commcli.relay import control
+from commcli.relay.process import control
 from tests.relay.tables_on_disk import Signer, shard
 
 NETWORK = "127.79.0"
@@ -162,7 +162,7 @@ class _Inbox(asyncio.DatagramProtocol):
 async def _client(
     node: str, user: str = "probe", servers: Mapping[str, str] = ADDRESSES
 ) -> tuple[Any, _Inbox]:
-    from commcli.relay.auth import time_limited_password
+    from commcli.relay.turn.auth import time_limited_password
 
     name = f"{int(time.time()) + 600}:{user}"
     transport, protocol = await turn.create_turn_endpoint(

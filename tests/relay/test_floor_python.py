@@ -15,10 +15,13 @@ ROUND = """
 import hashlib, importlib, json, pkgutil, sys
 sys.path.insert(0, sys.argv[1])
 import commcli.relay as island
-for module in pkgutil.iter_modules(island.__path__):
-    if module.name != "__main__":
-        importlib.import_module("commcli.relay." + module.name)
-from commcli.relay import mesh, overlay, shaping, shard
+for module in pkgutil.walk_packages(island.__path__, "commcli.relay."):
+    if module.name != "commcli.relay.__main__":
+        importlib.import_module(module.name)
+from commcli.relay import shaping
+from commcli.relay.mesh import mesh
+from commcli.relay.overlay import overlay
+from commcli.relay.table import shard
 
 created, expires = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 nodes = {

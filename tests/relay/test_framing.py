@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay import stun
-from commcli.relay.allocation import CHANNEL_HIGH, CHANNEL_LOW
-from commcli.relay.framing import MAX_REQUEST, FrameError, Frames
+from commcli.relay.clients.framing import MAX_REQUEST, FrameError, Frames
+from commcli.relay.turn import stun
+from commcli.relay.turn.allocation import CHANNEL_HIGH, CHANNEL_LOW
 from tests.relay.stream_world import BINDING, channel_data
 
 SEND = stun.build(stun.SEND, stun.INDICATION, b"s" * 12, [(stun.DATA, b"x" * 33)])

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commcli.relay import stamp
-from commcli.relay.mesh import MAX_WINDOWS, MEMORY, Mesh, Reflector
-from commcli.relay.mesh_window import (
+from commcli.relay.mesh import stamp
+from commcli.relay.mesh.mesh import MAX_WINDOWS, MEMORY, Mesh, Reflector
+from commcli.relay.mesh.window import (
     BACK,
     FORWARD,
     NEW_SESSION,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from commcli.relay import metrics
+from commcli.relay.process import metrics
 
 
 def figures(**changes: Any) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from commcli.relay import config as configs
-from commcli.relay import control
 from commcli.relay.config import ConfigError, RelayConfig
 from commcli.relay.log import Log
 from commcli.relay.loop import Loop
-from commcli.relay.operations import Operations
-from commcli.relay.readiness import Readiness
+from commcli.relay.process import control
+from commcli.relay.process.operations import Operations
+from commcli.relay.process.readiness import Readiness
 from tests.relay.test_metrics import figures
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commcli.relay.overlay import MAX_PROBES_A_TICK, MAX_STEPS, Overlay
-from commcli.relay.overlay_flows import Flow, FlowTable
-from commcli.relay.overlay_wire import Addr, ReplayWindow, node_number, pack_endpoints
-from commcli.relay.zones import Zone
+from commcli.relay.overlay.flows import Flow, FlowTable
+from commcli.relay.overlay.overlay import MAX_PROBES_A_TICK, MAX_STEPS, Overlay
+from commcli.relay.overlay.wire import Addr, ReplayWindow, node_number, pack_endpoints
+from commcli.relay.table.zones import Zone
 from tests.relay.overlay_world import PORTS, UNIX_0, Plan, World, pair_key
 
 CHAINS = [["br-1", "hk-1"], ["br-1", "us-1", "hk-1"], ["br-1", "us-1", "sg-1", "hk-1"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from commcli.relay.zones import Zone
+from commcli.relay.table.zones import Zone
 from tests.relay.overlay_world import Plan, World
 
 NODES = ["br-1", "us-1", "hk-1"]

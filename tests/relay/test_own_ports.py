@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from commcli.relay import config
-from commcli.relay.allocation import Allocation
-from commcli.relay.daemon import Relay
+from commcli.relay.clients.udp import open_udp
 from commcli.relay.log import Log
-from commcli.relay.stun import IPV4
-from commcli.relay.udp import open_udp
+from commcli.relay.process.daemon import Relay
+from commcli.relay.turn.allocation import Allocation
+from commcli.relay.turn.stun import IPV4
 from tests.relay.serving import ADDRESS, free_port
 
 PORTS = (22100, 22140)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay.peers import PeerPolicy
+from commcli.relay.turn.peers import PeerPolicy
 
 # The address forms among the reference's dangerous peers. The five kinds of service port are tested further down.
 DANGEROUS = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay.prefixes import MAX_EDGES, MAX_PREFIXES, PrefixMap, network, packed
+from commcli.relay.table.prefixes import MAX_EDGES, MAX_PREFIXES, PrefixMap, network, packed
 
 ADDRESSES = st.ip_addresses(v=4) | st.ip_addresses(v=6)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from commcli.relay.readiness import Readiness
+from commcli.relay.process.readiness import Readiness
 
 
 class _Manager:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from commcli.relay.allocation import Allocation
-from commcli.relay.auth import Client
-from commcli.relay.register import Census, LiveRelays, Register
-from commcli.relay.stun import IPV4, Addr
-from commcli.relay.udp import RelayPool
+from commcli.relay.clients.udp import RelayPool
+from commcli.relay.process.register import Census, LiveRelays, Register
+from commcli.relay.turn.allocation import Allocation
+from commcli.relay.turn.auth import Client
+from commcli.relay.turn.stun import IPV4, Addr
 
 FOUR, SIX = "127.0.0.1", "::1"
 PORTS = (23_500, 23_531)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.stun import StunError
+from commcli.relay.turn import stun
+from commcli.relay.turn.stun import StunError
 
 ID = bytes.fromhex("b7e7a701bc34d686fa87dfae")
 PASSWORD = b"VOkJxbRl1RmTxUk/WvJxBt"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from commcli.relay import control
+from commcli.relay.process import control
 from tests.hostile.wire import a_client
 from tests.relay.serving import ADDRESS, dies_with_us, free_port
 from tests.relay.stream_world import write_pair

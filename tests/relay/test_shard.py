@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay.overlay_wire import node_number
-from commcli.relay.shard import Route, Shard, ShardRefused, load
+from commcli.relay.overlay.wire import node_number
+from commcli.relay.table.shard import Route, Shard, ShardRefused, load
 
 Document = dict[str, Any]
 CREATED, EXPIRES = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"

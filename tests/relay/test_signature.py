@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from commcli.relay.shard import ShardRefused
-from commcli.relay.signature import MAX_SIGNATURE_BYTES, SYSTEM_PATH, SignatureRefused, verify
+from commcli.relay.table.shard import ShardRefused
+from commcli.relay.table.signature import MAX_SIGNATURE_BYTES, SYSTEM_PATH, SignatureRefused, verify
 from tests.relay.serving import need
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from commcli.relay import sisters
+from commcli.relay.clients.udp import Addr
 from commcli.relay.config import RelayConfig
 from commcli.relay.loop import Loop
-from commcli.relay.register import Register
-from commcli.relay.sisters import CONFIG, FIGURES, HELLO, PACKET, STALE_S, TABLE, Hub, Link, Packet
-from commcli.relay.udp import Addr
+from commcli.relay.process import sisters
+from commcli.relay.process.register import Register
+from commcli.relay.process.sisters import CONFIG, FIGURES, HELLO, PACKET, STALE_S, TABLE, Hub, Link, Packet
 from tests.relay.test_metrics import figures
 
 SRC, DST = ("192.0.2.1", 50000), ("198.51.100.2", 50001)

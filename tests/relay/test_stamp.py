@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay import stamp
-from commcli.relay.stamp import UNKNOWN_CLOCK, ErrorEstimate, Request
+from commcli.relay.mesh import stamp
+from commcli.relay.mesh.stamp import UNKNOWN_CLOCK, ErrorEstimate, Request
 
 KEY = bytes(range(32))
 NTP_2026 = 0xECFF1D00_00000000  # 2026-01-01T00:00:00Z: 3976214400 s since 1900

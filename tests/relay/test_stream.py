@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from commcli.relay import stun
+from commcli.relay.clients.connection import StreamLimits
+from commcli.relay.clients.stream import bound_tcp
+from commcli.relay.clients.tls import Certificates
 from commcli.relay.config import ConfigError
-from commcli.relay.connection import StreamLimits
-from commcli.relay.stream import bound_tcp
-from commcli.relay.tls import Certificates
+from commcli.relay.turn import stun
 from tests.relay.stream_world import (
     BINDING,
     TlsClient,

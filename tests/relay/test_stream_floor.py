@@ -18,10 +18,10 @@ import select, socket, ssl, sys, threading
 sys.path.insert(0, sys.argv[1])
 from collections import Counter
 from pathlib import Path
-from commcli.relay import stun
+from commcli.relay.turn import stun
 from commcli.relay.loop import Loop
-from commcli.relay.stream import Streams, bound_tcp
-from commcli.relay.tls import Certificates
+from commcli.relay.clients.stream import Streams, bound_tcp
+from commcli.relay.clients.tls import Certificates
 
 REQUEST = stun.build(stun.BINDING, stun.REQUEST, b"t" * 12)
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from commcli.relay.backlog import FRAME_COST
-from commcli.relay.connection import MAX_GREETING, PATIENCE, StreamLimits
-from commcli.relay.framing import MAX_REQUEST
-from commcli.relay.stream import ACCEPTS, SPARE_DESCRIPTORS
-from commcli.relay.tls import Certificates
+from commcli.relay.clients.backlog import FRAME_COST
+from commcli.relay.clients.connection import MAX_GREETING, PATIENCE, StreamLimits
+from commcli.relay.clients.framing import MAX_REQUEST
+from commcli.relay.clients.stream import ACCEPTS, SPARE_DESCRIPTORS
+from commcli.relay.clients.tls import Certificates
 from tests.relay.stream_world import BINDING, TlsClient, World, channel_data, read, tls_context, write_pair
 
 LIMITS = StreamLimits()

@@ -12,8 +12,8 @@ from aioice import stun as other
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay import stun
-from commcli.relay.stun import StunError
+from commcli.relay.turn import stun
+from commcli.relay.turn.stun import StunError
 
 ID = bytes.fromhex("b7e7a701bc34d686fa87dfae")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from commcli.relay.config import RelayConfig
-from commcli.relay.supervise import bound_log, running, stop
+from commcli.relay.process.supervise import bound_log, running, stop
 
 SUPERVISE = """
 import sys
 from pathlib import Path
 from commcli.relay.config import RelayConfig
-from commcli.relay.supervise import supervise
+from commcli.relay.process.supervise import supervise
 config = RelayConfig("n", "127.0.0.1", 1, (2000, 2001), "r", base=Path(sys.argv[1]))
 child = (Path(sys.argv[1]) / "child.py").read_text()
 command = [sys.executable, "-c", child, sys.argv[1] + "/started"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from commcli.relay.config import RelayConfig
-from commcli.relay.tables import TableFiles
+from commcli.relay.table.files import TableFiles
 from tests.relay.tables_on_disk import Signer, shard
 
 IN_TIME = 1_768_000_000.0  # 2026-01-09

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay.tls import CIPHERS, Certificates, Session, TlsError, not_after_unix
+from commcli.relay.clients.tls import CIPHERS, Certificates, Session, TlsError, not_after_unix
 from tests.relay.stream_world import BINDING, TlsClient, World, tls_context, write_pair
 
 

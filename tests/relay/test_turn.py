@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.auth import time_limited_password
-from commcli.relay.stun import Addr, Attribute
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import time_limited_password
+from commcli.relay.turn.stun import Addr, Attribute
 from tests.relay.turn_world import (
     CLIENT,
     PEER,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.allocation import MAX_CHANNELS, MAX_PERMISSIONS
-from commcli.relay.stun import Addr, Attribute
+from commcli.relay.turn import stun
+from commcli.relay.turn.allocation import MAX_CHANNELS, MAX_PERMISSIONS
+from commcli.relay.turn.stun import Addr, Attribute
 from tests.relay.turn_world import (
     CLIENT,
     PEER,

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from commcli.relay import stun
-from commcli.relay.peers import PeerPolicy
-from commcli.relay.stun import Addr, Attribute
-from commcli.relay.turn import Action
+from commcli.relay.turn import stun
+from commcli.relay.turn.peers import PeerPolicy
+from commcli.relay.turn.server import Action
+from commcli.relay.turn.stun import Addr, Attribute
 from tests.relay.test_peers import DANGEROUS
 from tests.relay.turn_world import (
     CLIENT,

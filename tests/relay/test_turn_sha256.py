@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from commcli.relay import stun
-from commcli.relay.auth import SHA256
-from commcli.relay.stun import Attribute, Message
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import SHA256
+from commcli.relay.turn.stun import Attribute, Message
 from tests.relay.turn_world import CLIENT, REALM, UDP_TRANSPORT, World, config
 
 STREAM = (*CLIENT, "tcp")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from commcli.relay.clients.udp import Egress, RelayPool, bound_udp, open_udp
 from commcli.relay.config import ConfigError
 from commcli.relay.shaping import Shaper
-from commcli.relay.stun import IPV4, Addr
-from commcli.relay.udp import Egress, RelayPool, bound_udp, open_udp
+from commcli.relay.turn.stun import IPV4, Addr
 
 ADDRESS = "127.0.0.1"
 PORTS = (10400, 10407)  # below the ephemeral ports
@@ -64,7 +64,7 @@ def test_processes_share_the_range_and_never_a_pair() -> None:
     parts = [RelayPool([ADDRESS], PORTS, lambda _: 0, _nobody, _nobody, (part, 3)) for part in range(3)]
     given = [[port for _ in range(8) for _, port in pool.open(IPV4)] for pool in parts]
     try:
-        assert sorted(sum(given, [])) == list(range(10400, 10408))
+        assert sorted(port for ports in given for port in ports) == list(range(10400, 10408))
         assert {port >> 1 for port in given[0]}.isdisjoint({port >> 1 for port in given[1] + given[2]})
     finally:
         for pool in parts:
@@ -85,7 +85,7 @@ def test_without_descriptors_a_client_is_refused_at_once_and_some_are_left_over(
     """In a process of its own: the limit would hold for every later test."""
     script = """
 import resource, socket
-from commcli.relay.udp import SPARE_DESCRIPTORS, RelayPool
+from commcli.relay.clients.udp import SPARE_DESCRIPTORS, RelayPool
 resource.setrlimit(resource.RLIMIT_NOFILE, (SPARE_DESCRIPTORS + 16, SPARE_DESCRIPTORS + 16))
 asked = []
 def below(size):

@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from commcli.relay import control, stun
 from commcli.relay.config import standalone
 from commcli.relay.log import Log
-from commcli.relay.stun import Addr
-from commcli.relay.workers import LOOK_EVERY_S, STUCK_S, Parent
+from commcli.relay.process import control
+from commcli.relay.process.workers import LOOK_EVERY_S, STUCK_S, Parent
+from commcli.relay.turn import stun
+from commcli.relay.turn.stun import Addr
 from tests.hostile.wire import SocketClient
 from tests.relay.serving import ADDRESS, ADDRESS6, RELAY_PORTS, Served, free_port, plain_relay
 from tests.relay.stream_world import write_pair

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay.zones import Zone, concerns, permits, violated
+from commcli.relay.table.zones import Zone, concerns, permits, violated
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from commcli.relay import stun
-from commcli.relay.allocation import Allocation
-from commcli.relay.peers import PeerPolicy
-from commcli.relay.stun import Addr, Attribute, Message
-from commcli.relay.turn import Action, Server, TurnConfig
+from commcli.relay.turn import stun
+from commcli.relay.turn.allocation import Allocation
+from commcli.relay.turn.peers import PeerPolicy
+from commcli.relay.turn.server import Action, Server, TurnConfig
+from commcli.relay.turn.stun import Addr, Attribute, Message
 
 UNIX = 1_800_000_000.0
 REALM = "lab"

@@ -21,7 +21,7 @@ from commcli.errors import BadInput
 from commcli.fleet.model import Limits
 from commcli.fleet.secrets import Secret
 from commcli.relay import config as relay_config
-from commcli.relay import neighbours
+from commcli.relay.mesh import neighbours
 from commcli.remote import playbook, relayfiles, zipapp
 from commcli.remote.compile import compile_play
 from tests.remote.sshd import Host

@@ -8,7 +8,7 @@ from typing import Any
 
 from commcli.errors import Refused
 from commcli.fleet import Node
-from commcli.relay import shard as shard_rule
+from commcli.relay.table import shard as shard_rule
 from commcli.remote.outcome import Failed, Lost, TimedOut, Unreachable
 from commcli.routing.publish import Package
 from tests.routing.worlds import NOW

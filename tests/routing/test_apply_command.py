@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from commcli.relay.control import ask
+from commcli.relay.process.control import ask
 from commcli.remote import zipapp
 from commcli.store.sqlite import Store
 from tests.remote import asyncserver

@@ -12,7 +12,7 @@ from tests.routing.strategies import policy
 
 @given(policy())
 def test_masks_say_what_the_one_rule_says(rules: Policy) -> None:
-    """Every pair and every relay between them: the arrays must agree with relay/zones.py."""
+    """Every pair and every relay between them: the arrays must agree with relay/table/zones.py."""
     found = masks(rules)
     for i, source in enumerate(rules.ids):
         for j, target in enumerate(rules.ids):

@@ -15,7 +15,7 @@ import pytest
 
 from commcli.errors import Refused
 from commcli.fleet import Fleet, Node, Signing
-from commcli.relay.control import ask
+from commcli.relay.process.control import ask
 from commcli.remote.outcome import Unreachable
 from commcli.remote.sshsig import sign
 from commcli.routing import table as tables

@@ -9,8 +9,8 @@ from hypothesis import given
 
 from commcli.errors import BadInput, Refused
 from commcli.fleet.model import Ports
-from commcli.relay import shard as shard_rule
-from commcli.relay.alternates import Alternates
+from commcli.relay.table import shard as shard_rule
+from commcli.relay.turn.alternates import Alternates
 from commcli.routing import policy as policies
 from commcli.routing import table as tables
 from commcli.routing.cost import Prices

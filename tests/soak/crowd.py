@@ -8,8 +8,8 @@ import socket
 import time
 from collections import Counter, deque
 
-from commcli.relay import stun
-from commcli.relay.auth import time_limited_password
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import time_limited_password
 from tests.hostile.edges import OVERLAY, SECRET, STAMP, TURN, Edge
 from tests.hostile.wire import SocketClient, connect, fresh_source
 from tests.relay.turn_world import UDP_TRANSPORT

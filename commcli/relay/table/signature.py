@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Optional, Union
 
-from commcli.relay.shard import ShardRefused
+from commcli.relay.table.shard import ShardRefused
 
 NAMESPACE = "commcli-table"
 # Who may put a program first in the PATH of whoever started us must not be the judge of tables.

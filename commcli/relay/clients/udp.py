@@ -30,8 +30,8 @@ from typing import (
     Tuple,
 )
 
-from commcli.relay import stun
 from commcli.relay.config import ConfigError
+from commcli.relay.turn import stun
 
 if TYPE_CHECKING:
     from commcli.relay.shaping import Shaper

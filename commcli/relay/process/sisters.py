@@ -24,12 +24,12 @@ from collections import Counter
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
-from commcli.relay import metrics
+from commcli.relay.clients.udp import DRAIN, SOCKET_BUFFER, Addr
 from commcli.relay.config import LIVE, RelayConfig
 from commcli.relay.loop import Loop
-from commcli.relay.overlay_wire import endpoint_bytes, pack_endpoints, unpack_endpoints
-from commcli.relay.register import Register
-from commcli.relay.udp import DRAIN, SOCKET_BUFFER, Addr
+from commcli.relay.overlay.wire import endpoint_bytes, pack_endpoints, unpack_endpoints
+from commcli.relay.process import metrics
+from commcli.relay.process.register import Register
 
 HELLO, FIGURES, PACKET = b"hfp"
 # Topics: what can change of the configuration and whether to drain; the table; the ports of the other nodes' services;

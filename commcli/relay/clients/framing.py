@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import List
 
-from commcli.relay.allocation import CHANNEL_HIGH, CHANNEL_LOW
-from commcli.relay.stun import COOKIE_BYTES, HEADER_SIZE
+from commcli.relay.turn.allocation import CHANNEL_HIGH, CHANNEL_LOW
+from commcli.relay.turn.stun import COOKIE_BYTES, HEADER_SIZE
 
 # No UDP payload that a relay can pass on needs more, its STUN or ChannelData header included.
 MAX_FRAME = 1 << 16

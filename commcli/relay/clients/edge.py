@@ -15,12 +15,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
-from commcli.relay.allocation import Allocation
-from commcli.relay.auth import Client
+from commcli.relay.clients.udp import Addr, BatchSocket, Egress, RelayPool, kernel_drops, split
 from commcli.relay.loop import Loop
-from commcli.relay.peers import PeerPolicy
-from commcli.relay.turn import Frames, FromPeer, Server, TurnConfig, Ways
-from commcli.relay.udp import Addr, BatchSocket, Egress, RelayPool, kernel_drops, split
+from commcli.relay.turn.allocation import Allocation
+from commcli.relay.turn.auth import Client
+from commcli.relay.turn.peers import PeerPolicy
+from commcli.relay.turn.server import Frames, FromPeer, Server, TurnConfig, Ways
 
 
 class Relayed(BatchSocket):

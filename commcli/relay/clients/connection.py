@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from typing import Any, List, NamedTuple, Optional, Tuple
 
-from commcli.relay.backlog import Backlog
-from commcli.relay.framing import MAX_FRAME, MAX_REQUEST, FrameError, Frames
-from commcli.relay.tls import RECORD, Session, TlsError
+from commcli.relay.clients.backlog import Backlog
+from commcli.relay.clients.framing import MAX_FRAME, MAX_REQUEST, FrameError, Frames
+from commcli.relay.clients.tls import RECORD, Session, TlsError
 
 Client = Tuple[Any, ...]  # (ip, port, "tcp" or "tls")
 

@@ -11,12 +11,12 @@ import time
 from types import FrameType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
 
-from commcli.relay import control, metrics
 from commcli.relay.config import ConfigError, RelayConfig, changes
-from commcli.relay.drain import Drain
 from commcli.relay.log import Log
 from commcli.relay.loop import Loop
-from commcli.relay.readiness import Readiness
+from commcli.relay.process import control, metrics
+from commcli.relay.process.drain import Drain
+from commcli.relay.process.readiness import Readiness
 
 LOOK_EVERY_S = 0.5
 # Any local user may ask for the metrics, and ten thousand allocations are not counted up in no time.

@@ -9,17 +9,17 @@ import time
 from collections import Counter
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional
 
-from commcli.relay import sisters
+from commcli.relay.clients.udp import Addr, raise_descriptor_limit
 from commcli.relay.config import ConfigError, RelayConfig
-from commcli.relay.front import Front, Listeners, open_listeners
 from commcli.relay.log import Log
-from commcli.relay.membership import NO_TABLE, Membership
-from commcli.relay.operations import Operations
-from commcli.relay.readiness import Readiness
-from commcli.relay.register import Register
-from commcli.relay.shard import Shard
-from commcli.relay.sisters import Hub, Packet
-from commcli.relay.udp import Addr, raise_descriptor_limit
+from commcli.relay.process import sisters
+from commcli.relay.process.front import Front, Listeners, open_listeners
+from commcli.relay.process.membership import NO_TABLE, Membership
+from commcli.relay.process.operations import Operations
+from commcli.relay.process.readiness import Readiness
+from commcli.relay.process.register import Register
+from commcli.relay.process.sisters import Hub, Packet
+from commcli.relay.table.shard import Shard
 
 WAYS_EVERY_S, RTT_EVERY_S = 0.1, 5.0  # how soon other processes know of changes
 
@@ -223,7 +223,7 @@ def serve(config: RelayConfig, version: str, read: Optional[Callable[[], RelayCo
     try:
         workers = config.workers or len(os.sched_getaffinity(0))
         if workers > 1:
-            from commcli.relay.workers import Parent
+            from commcli.relay.process.workers import Parent
 
             return Parent(config, version, log, read or (lambda: config), workers).run()
         relay = Relay(config, version, log, read)

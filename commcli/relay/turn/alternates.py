@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from commcli.relay.prefixes import packed
-from commcli.relay.shard import Shard, ShardNode
-from commcli.relay.zones import EVERY_MARKET, Zone
+from commcli.relay.table.prefixes import packed
+from commcli.relay.table.shard import Shard, ShardNode
+from commcli.relay.table.zones import EVERY_MARKET, Zone
 
 Addr = Tuple[str, int]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, Optional, Sequence
 
-from commcli.relay import stun
-from commcli.relay.auth import Client, Login
-from commcli.relay.stun import Attribute, Message
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import Client, Login
+from commcli.relay.turn.stun import Attribute, Message
 
 UDP = 17
 # Comprehension-required attributes that mean something to us; any other one is 420.

@@ -23,8 +23,8 @@ from typing import (
     Union,
 )
 
-from commcli.relay import classic, stun
-from commcli.relay.allocation import (
+from commcli.relay.turn import classic, stun
+from commcli.relay.turn.allocation import (
     CHANNEL_HIGH,
     CHANNEL_LOW,
     Allocation,
@@ -32,8 +32,8 @@ from commcli.relay.allocation import (
     family_of,
     transport_of,
 )
-from commcli.relay.alternates import Alternates
-from commcli.relay.auth import (
+from commcli.relay.turn.alternates import Alternates
+from commcli.relay.turn.auth import (
     STREAM_CLIENT,
     Authenticator,
     Client,
@@ -43,9 +43,9 @@ from commcli.relay.auth import (
     RandomBytes,
     Throttle,
 )
-from commcli.relay.limits import Bucket
-from commcli.relay.peers import PeerPolicy
-from commcli.relay.request import (
+from commcli.relay.turn.limits import Bucket
+from commcli.relay.turn.peers import PeerPolicy
+from commcli.relay.turn.request import (
     KNOWN,
     Rejected,
     Request,
@@ -56,7 +56,7 @@ from commcli.relay.request import (
     refuse_unknown,
     relayed_address,
 )
-from commcli.relay.stun import Addr, Attribute, Message
+from commcli.relay.turn.stun import Addr, Attribute, Message
 
 # What the socket side is to do: send bytes to a client, or a payload from an allocation to a peer.
 Action = Union[Tuple[Literal["client"], Client, bytes], Tuple[Literal["peer"], Allocation, Addr, bytes]]

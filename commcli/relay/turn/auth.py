@@ -30,8 +30,8 @@ from typing import (
     Union,
 )
 
-from commcli.relay import stun
-from commcli.relay.stun import Attribute
+from commcli.relay.turn import stun
+from commcli.relay.turn.stun import Attribute
 
 RandomBytes = Callable[[int], bytes]
 PasswordAlgorithms = Literal["auto", "md5", "always"]

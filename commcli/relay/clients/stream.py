@@ -18,10 +18,10 @@ from collections import Counter, OrderedDict
 from functools import partial
 from typing import Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
-from commcli.relay.admission import HalfOpen, Share, source_of
+from commcli.relay.clients.admission import HalfOpen, Share, source_of
+from commcli.relay.clients.connection import Client, Connection, Gone, StreamLimits
+from commcli.relay.clients.tls import Certificates, Session
 from commcli.relay.config import ConfigError
-from commcli.relay.connection import Client, Connection, Gone, StreamLimits
-from commcli.relay.tls import Certificates, Session
 
 __all__ = ["Client", "Handlers", "StreamLimits", "Streams", "bound_tcp"]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from typing import Callable, Deque, Dict, List, Mapping, Optional, Tuple
 
-from commcli.relay import neighbours, stamp
-from commcli.relay.mesh_window import (
+from commcli.relay.mesh import neighbours, stamp
+from commcli.relay.mesh.neighbours import Neighbour
+from commcli.relay.mesh.window import (
     NEW_SESSION,
     Jitter,
     Record,
@@ -20,7 +21,6 @@ from commcli.relay.mesh_window import (
     spread_ms,
     summary,
 )
-from commcli.relay.neighbours import Neighbour
 
 Addr = Tuple[str, int]
 

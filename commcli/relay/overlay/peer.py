@@ -5,8 +5,8 @@ from __future__ import annotations
 import hmac
 from typing import Optional
 
-from commcli.relay.neighbours import Neighbour
-from commcli.relay.overlay_wire import SEQUENCE_AND_TIME, TAG_BYTES, Addr, ReplayWindow, keyed, node_number
+from commcli.relay.mesh.neighbours import Neighbour
+from commcli.relay.overlay.wire import SEQUENCE_AND_TIME, TAG_BYTES, Addr, ReplayWindow, keyed, node_number
 
 # Before a relay has heard anything from a neighbour, its replay window is empty: an old recording would pass.
 # So the first datagram must be this fresh. Nothing later depends on the clocks agreeing.

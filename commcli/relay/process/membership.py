@@ -8,15 +8,16 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
-from commcli.relay import neighbours, shaping
-from commcli.relay.mesh import Mesh, Reflector
-from commcli.relay.overlay import Overlay
-from commcli.relay.tables import TableFiles
-from commcli.relay.udp import Addr, bound_udp, waiting
+from commcli.relay import shaping
+from commcli.relay.clients.udp import Addr, bound_udp, waiting
+from commcli.relay.mesh import neighbours
+from commcli.relay.mesh.mesh import Mesh, Reflector
+from commcli.relay.overlay.overlay import Overlay
+from commcli.relay.table.files import TableFiles
 from commcli.relay.watched import WatchedJson
 
 if TYPE_CHECKING:
-    from commcli.relay.daemon import Relay
+    from commcli.relay.process.daemon import Relay
 
 FILES_EVERY_S = 0.5
 

@@ -18,9 +18,9 @@ import os
 import struct
 from typing import Callable, Dict, Optional, Sequence, Tuple
 
-from commcli.relay.allocation import Allocation
-from commcli.relay.auth import Client
-from commcli.relay.udp import Addr, RelayPool
+from commcli.relay.clients.udp import Addr, RelayPool
+from commcli.relay.turn.allocation import Allocation
+from commcli.relay.turn.auth import Client
 
 _WORD = struct.Struct("=Q")
 _SECOND = 1  # in `users`: the allocation's other address, so that it counts once

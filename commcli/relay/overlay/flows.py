@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Dict, Hashable, List, Optional, Sequence, Tuple
 
-from commcli.relay.overlay_wire import Addr
+from commcli.relay.overlay.wire import Addr
 
 MAX_FLOWS = 4096
 IDLE_S = 300.0

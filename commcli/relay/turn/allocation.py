@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from commcli.relay.auth import STREAM_CLIENT, Client
-from commcli.relay.limits import Bucket
-from commcli.relay.stun import IPV4, IPV6, Addr
+from commcli.relay.turn.auth import STREAM_CLIENT, Client
+from commcli.relay.turn.limits import Bucket
+from commcli.relay.turn.stun import IPV4, IPV6, Addr
 
 PERMISSION_LIFETIME_S = 300.0  # RFC 8656 section 9: fixed, not negotiable
 CHANNEL_LIFETIME_S = 600.0  # RFC 8656 section 12

@@ -23,19 +23,19 @@ import time
 from collections import Counter
 from typing import Callable, Dict, List, Optional, Set, Tuple
 
-from commcli.relay import shard as shards
-from commcli.relay import sisters
+from commcli.relay.clients.udp import Addr
 from commcli.relay.config import ConfigError, RelayConfig, live
-from commcli.relay.daemon import Group, Relay
-from commcli.relay.front import TOLD, Front, Listeners, open_listeners
 from commcli.relay.log import Log
-from commcli.relay.overlay import Overlay
-from commcli.relay.readiness import Readiness, sender
-from commcli.relay.register import Register
-from commcli.relay.shard import Shard
-from commcli.relay.sisters import FIGURES, HELLO, PACKET, Link, Packet
-from commcli.relay.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S
-from commcli.relay.udp import Addr
+from commcli.relay.overlay.overlay import Overlay
+from commcli.relay.process import sisters
+from commcli.relay.process.daemon import Group, Relay
+from commcli.relay.process.front import TOLD, Front, Listeners, open_listeners
+from commcli.relay.process.readiness import Readiness, sender
+from commcli.relay.process.register import Register
+from commcli.relay.process.sisters import FIGURES, HELLO, PACKET, Link, Packet
+from commcli.relay.process.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S
+from commcli.relay.table import shard as shards
+from commcli.relay.table.shard import Shard
 
 LOOK_EVERY_S = 0.2
 STUCK_S = 30.0  # a worker whose loop stands still for so long is ended, and so started again

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
-from commcli.relay import zones
-from commcli.relay.overlay_wire import MAX_HOPS, MIN_HOPS, node_number
-from commcli.relay.prefixes import PrefixMap
+from commcli.relay.overlay.wire import MAX_HOPS, MIN_HOPS, node_number
+from commcli.relay.table import zones
+from commcli.relay.table.prefixes import PrefixMap
 
 SCHEMA = 1
 MAX_BYTES = 16 << 20

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Callable, Deque, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
 
-from commcli.relay import failover, neighbours, zones
-from commcli.relay.overlay_flows import Flow, FlowTable
-from commcli.relay.overlay_peer import Peer
-from commcli.relay.overlay_wire import (
+from commcli.relay.mesh import neighbours
+from commcli.relay.overlay import failover
+from commcli.relay.overlay.flows import Flow, FlowTable
+from commcli.relay.overlay.peer import Peer
+from commcli.relay.overlay.wire import (
     DATA,
     ECHO,
     FIXED_BYTES,
@@ -33,7 +34,8 @@ from commcli.relay.overlay_wire import (
     prefix,
     unpack_endpoints,
 )
-from commcli.relay.shard import Path, Shard
+from commcli.relay.table import zones
+from commcli.relay.table.shard import Path, Shard
 
 # Send these bytes to that overlay port; or give the payload of `src` to the relayed address `dst`.
 Effect = Union[Tuple[Literal["send"], Addr, bytes], Tuple[Literal["deliver"], Addr, Addr, bytes]]

@@ -10,20 +10,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from commcli.relay import metrics
-from commcli.relay.allocation import family_of
-from commcli.relay.alternates import Alternates
+from commcli.relay.clients.edge import Edge, Grounds
+from commcli.relay.clients.stream import Streams, bound_tcp
+from commcli.relay.clients.tls import Certificates
+from commcli.relay.clients.udp import Addr, Egress, bound_udp, kernel_drops
 from commcli.relay.config import ConfigError, RelayConfig, live, needing_restart
-from commcli.relay.edge import Edge, Grounds
 from commcli.relay.log import Log
 from commcli.relay.loop import TICK_S, Loop
-from commcli.relay.peers import PeerPolicy
-from commcli.relay.register import Census, LiveRelays, Register
-from commcli.relay.shard import Shard
-from commcli.relay.stream import Streams, bound_tcp
-from commcli.relay.tls import Certificates
-from commcli.relay.turn import TurnConfig
-from commcli.relay.udp import Addr, Egress, bound_udp, kernel_drops
+from commcli.relay.process import metrics
+from commcli.relay.process.register import Census, LiveRelays, Register
+from commcli.relay.table.shard import Shard
+from commcli.relay.turn.allocation import family_of
+from commcli.relay.turn.alternates import Alternates
+from commcli.relay.turn.peers import PeerPolicy
+from commcli.relay.turn.server import TurnConfig
 
 EXPIRE_EVERY_S = 0.5
 REFUSALS_PER_SECOND = 10  # of a node, to one source

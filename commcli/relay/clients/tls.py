@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
+from commcli.relay.clients.framing import MOST
 from commcli.relay.config import ConfigError
-from commcli.relay.framing import MOST
 
 # Forward secrecy and authenticated encryption only; TLS 1.3 has nothing else. Every WebRTC stack has these.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"

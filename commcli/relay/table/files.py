@@ -18,10 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Callable, Mapping, NamedTuple, Optional, Tuple
 
-from commcli.relay import shard as shards
-from commcli.relay import signature
 from commcli.relay.config import RelayConfig
-from commcli.relay.shard import Shard
+from commcli.relay.table import shard as shards
+from commcli.relay.table import signature
+from commcli.relay.table.shard import Shard
 
 Mark = Tuple[str, int, int]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from typing import Optional
 
-from commcli.relay import stun
-from commcli.relay.auth import Client
+from commcli.relay.turn import stun
+from commcli.relay.turn.auth import Client
 
 MAPPED_ADDRESS = 0x0001
 # CHANGE-REQUEST with neither of its flags: stay as you are.

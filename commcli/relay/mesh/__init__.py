@@ -1,0 +1,1 @@
+"""Relays measuring each other with STAMP (RFC 8762)."""

@@ -1,0 +1,1 @@
+"""Packets between relays: source routes, their authentication, and which path is alive."""

@@ -1,0 +1,1 @@
+"""TURN as a value machine (RFC 8656): messages, credentials, allocations, whom a client may reach. No socket here."""
