@@ -13,7 +13,7 @@ from commcli.relay.turn import stun
 from commcli.relay.turn.allocation import MAX_CHANNELS, MAX_PERMISSIONS
 from commcli.relay.turn.auth import Client
 from commcli.relay.turn.peers import PeerPolicy
-from commcli.relay.turn.server import Action, Server, TurnConfig
+from commcli.relay.turn.server import Action, Alone, Server, TurnConfig
 from commcli.relay.turn.stun import Addr, Attribute
 
 REALM = "lab"
@@ -264,9 +264,10 @@ class Playground:
         server, live = self.server, list(self.server.allocations.values())
         assert {a.client: a for a in live} == server.allocations
         assert {relay: a for a in live for relay in a.relays} == server.by_relay
-        held = {a.reserved[1] for a in live if a.reserved is not None}
-        assert held | set(server.by_relay) == self.ports.open_now
-        assert {a.reserved[0]: a for a in live if a.reserved is not None} == server._reserved
+        assert isinstance(server.sisters, Alone)
+        held = {relay for _, relay in server.sisters._offers.values()}
+        assert held | set(server.by_relay) == self.ports.open_now and not held & set(server.by_relay)
+        assert set(server.sisters._offers) <= {a.reserved for a in live} | set(server._lapsing)
         assert server._users == Counter(a.user for a in live)
         assert len(live) <= TOTAL_QUOTA and max(server._users.values(), default=0) <= USER_QUOTA
         assert server.counters["allocations_made"] - server.counters["allocations_ended"] == len(live)

@@ -137,8 +137,8 @@ def test_the_same_user_elsewhere_holds_nothing(world: World, victim: Client, oth
 
 
 def test_a_reserved_port_is_not_for_who_guesses_or_steals_its_token(world: World, victim: Client) -> None:
-    assert victim.allocation.reserved is not None
-    token, address = victim.allocation.reserved
+    token, address = victim.allocation.reserved, (victim.allocation.relay[0], victim.allocation.relay[1] + 1)
+    assert token is not None
     bob = Client(world, "bob", "builder", addr=(CLIENT[0], 2), seed=8)
     assert bob.allocate((stun.RESERVATION_TOKEN, token)).code == 508
     guess = bytes([token[0] ^ 1]) + token[1:]

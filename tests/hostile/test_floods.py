@@ -163,7 +163,7 @@ def test_a_pool_that_was_emptied_in_every_way_is_whole_again() -> None:
                 world.server.closed(client.addr)
         world.passes(600)
         assert sorted(world.pool.free) == list(range(50000, 50040)) and not world.pool.opened
-        assert not world.server.allocations and not world.server._users and not world.server._reserved
+        assert not world.server.allocations and not world.server._users and not world.server._lapsing
 
 
 def test_a_client_can_not_grow_its_own_tables_without_end() -> None:

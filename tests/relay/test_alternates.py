@@ -111,8 +111,30 @@ def test_an_edge_that_does_not_answer_is_not_named() -> None:
 # Draining
 
 
+NEAR_SG = "203.0.113.200"
+# sg-1 drains, and the table says so.
+SHUT = {**NODES, "sg-1": replace(NODES["sg-1"], turn_port=None, tls_port=None)}
+
+
 def test_a_drained_edge_names_the_next_one_of_the_row() -> None:
-    assert at_sg().choose("203.0.113.200", "udp", True) == (("192.0.2.2", 3478), None)
+    assert at_sg(SHUT).choose(NEAR_SG, "udp", True) == (("192.0.2.2", 3478), None)
+
+
+@pytest.mark.parametrize("draining", [False, True])
+@pytest.mark.parametrize("client", [NEAR_SG, NEAR_HK, NEAR_NOBODY, "2001:db8:77::9"])
+@pytest.mark.parametrize("nodes", [NODES, SHUT], ids=["drained by hand", "drained by the table"])
+def test_whoever_is_named_keeps_the_client(nodes: dict[str, ShardNode], client: str, draining: bool) -> None:
+    """Else the client would go to and fro, and give up (RFC 8489 section 10)."""
+    named = at_sg(nodes).choose(client, "udp", draining)
+    if named is not None:
+        addresses = {row.address: name for name, row in nodes.items()}
+        addresses |= {row.address6: name for name, row in nodes.items() if row.address6 is not None}
+        assert at_sg(nodes, node=addresses[named.address[0]]).choose(client, "udp", False) is None
+
+
+def test_the_first_of_a_row_names_nobody_until_the_table_shuts_its_door() -> None:
+    assert at_sg().choose(NEAR_SG, "udp", True) is None
+    assert at_sg(node="hk-1").choose(NEAR_SG, "udp", True) == (("192.0.2.6", 3478), None)
 
 
 def test_without_a_row_it_names_the_nearest_edge_that_shares_a_market() -> None:
@@ -131,9 +153,9 @@ def test_a_row_may_name_an_edge_of_no_common_market_and_nothing_else_may() -> No
 
 
 def test_who_must_go_takes_an_edge_that_answers_before_one_that_does_not() -> None:
-    alternates = at_sg()
+    alternates = at_sg(SHUT)
     alternates.measured({"hk-1": None, "id-1": 12.0})
-    assert alternates.choose("203.0.113.200", "udp", True) == (("192.0.2.3", 3478), None)
+    assert alternates.choose(NEAR_SG, "udp", True) == (("192.0.2.3", 3478), None)
     alternates.measured({"hk-1": None, "id-1": None})
     assert alternates.choose("203.0.113.200", "udp", True) == (("192.0.2.2", 3478), None)
 

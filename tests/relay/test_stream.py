@@ -72,10 +72,20 @@ def test_a_frame_comes_whole_however_it_was_sent(world: World) -> None:
 
 
 def test_frames_of_one_read_come_in_one_call(world: World) -> None:
-    sock = world.connect()
+    sock = world.admitted(hold=True)
+    world.calls.clear()
+    world.got.clear()
     sock.sendall(BINDING * 9)
     world.until(lambda: len(world.got) == 9)
     assert world.calls == [9]
+    assert world.exchange(sock, b"", 9 * 20) == BINDING * 9
+
+
+def test_strangers_get_less_of_a_turn(world: World) -> None:
+    sock = world.connect()
+    sock.sendall(BINDING * 9)
+    world.until(lambda: len(world.got) == 9)
+    assert world.calls == [4, 4, 1]
     assert world.exchange(sock, b"", 9 * 20) == BINDING * 9
 
 

@@ -189,6 +189,10 @@ def test_a_second_allocate_is_437(world: World, allocated: Client) -> None:
         pytest.param([UDP_TRANSPORT, TOKEN], 508, id="token"),
         pytest.param([UDP_TRANSPORT, TOKEN, EVEN], 400, id="token-and-even-port"),
         pytest.param([UDP_TRANSPORT, TOKEN, FAMILY_4], 400, id="token-and-family"),
+        pytest.param(
+            [UDP_TRANSPORT, TOKEN, (stun.REQUESTED_ADDRESS_FAMILY, b"\3\0\0\0")], 400, id="token-and-family-3"
+        ),
+        pytest.param([UDP_TRANSPORT, (stun.RESERVATION_TOKEN, b"")], 400, id="empty-token"),
         pytest.param([UDP_TRANSPORT, (0x7001, b"")], 420, id="unknown"),
     ],
 )
@@ -230,6 +234,7 @@ def test_an_ipv6_relay_serves_who_asks_for_ipv6() -> None:
     assert client.allocate(FAMILY_6).relayed == ("2a01:4f8::1", 50000)
     assert client.refresh(600, FAMILY_4).code == 443
     assert client.permit(PEER[0]).code == 443
+    assert client.permit("127.0.0.1").code == client.bind(0x4001, ("127.0.0.1", 1)).code == 443
     assert client.permit(PEER6[0]).code is None
     assert client.bind(0x4000, PEER6).code is None
     assert client.channel(0x4000, b"hi") == [(PEER6, b"hi")]
@@ -269,13 +274,52 @@ def test_a_reserved_port_goes_to_whoever_shows_its_token(world: World) -> None:
     assert world.pool.opened == []
 
 
-def test_a_reserved_port_is_its_users_and_goes_with_the_allocation(world: World) -> None:
-    first, token = _reserved(world)
+def test_a_reserved_port_is_its_users(world: World) -> None:
+    _, token = _reserved(world)
     stranger = Client(world, "bob", "builder", addr=OTHER_CLIENT)
     assert stranger.allocate(token).code == 508
+    assert Client(world, addr=("198.51.100.9", 1)).allocate(token).code is None
+
+
+def test_a_reserved_port_is_held_for_half_a_minute_whatever_becomes_of_the_allocation(world: World) -> None:
+    first, token = _reserved(world)
     first.refresh(0)
+    world.passes(29)
+    second = Client(world, addr=OTHER_CLIENT)
+    assert second.allocate(token).relayed == ("5.9.0.1", 50001)
+    world.passes(2)
+    assert world.pool.opened == [("5.9.0.1", 50001)]
+    second.refresh(0)
     assert world.pool.opened == []
-    assert Client(world, addr=("198.51.100.9", 1)).allocate(token).code == 508
+
+
+def test_a_reserved_port_goes_when_nobody_comes_for_it(world: World) -> None:
+    first, token = _reserved(world)
+    world.passes(40)
+    assert len(world.pool.opened) == 2  # its allocation lives
+    first.refresh(0)
+    world.passes(1)
+    assert world.pool.opened == []
+    assert Client(world, addr=OTHER_CLIENT).allocate(token).code == 508
+
+
+def test_ports_that_are_only_held_count_for_the_quota() -> None:
+    world = World(config(user_quota=2))
+    for n in (1, 2):
+        client = Client(world, addr=(CLIENT[0], n))
+        assert client.allocate(PAIR).code is None
+        client.refresh(0)
+    assert Client(world, addr=(CLIENT[0], 3)).allocate().code == 486
+    world.passes(31)
+    assert Client(world, addr=(CLIENT[0], 3)).allocate().code is None
+    assert len(world.pool.opened) == 1
+
+
+def test_a_reservation_of_an_ipv6_relay() -> None:
+    world = World(config(relay_families=(stun.IPV6,)))
+    reply = Client(world).allocate(FAMILY_6, PAIR)
+    token = stun.RESERVATION_TOKEN, reply.message.first(stun.RESERVATION_TOKEN) or b""
+    assert Client(world, addr=OTHER_CLIENT).allocate(token).relayed == ("2a01:4f8::1", 50001)
 
 
 def test_a_pair_needs_two_ports_in_a_row() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -287,7 +288,7 @@ class Churn(RuleBasedStateMachine):
         super().__init__()
         self.world = World(config(user_quota=3, total_quota=5), pool=FakePool(ports=range(50000, 50006)))
         self.clients = [
-            Client(self.world, *credentials, addr=(CLIENT[0], 1000 + n), seed=n)
+            Client(self.world, *credentials, addr=(f"198.51.{n >> 8}.{n & 255}", 1), seed=n)
             for n, credentials in enumerate([("alice", "wonder"), ("bob", "builder")] * 4)
         ]
 
@@ -327,3 +328,59 @@ class Churn(RuleBasedStateMachine):
 
 TestChurn = Churn.TestCase
 TestChurn.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+# What one user can have done in one go
+
+
+def test_many_allocations_end_in_portions() -> None:
+    world = World(pool=FakePool(ports=range(20000, 20450)))
+    for n in range(450):
+        assert Client(world, addr=(f"198.51.{n >> 8}.{n & 255}", 1), seed=n).allocate().code is None
+    world.now += 600
+    left = []
+    while world.server.expire(world.now):
+        left.append(len(world.server.allocations))
+    assert left == [250, 50] and not world.server.allocations and not world.pool.opened
+
+
+def test_a_new_policy_is_applied_in_portions_and_an_equal_one_not_at_all() -> None:
+    world = World(pool=FakePool(ports=range(20000, 20050)))
+    for n in range(20):
+        client = Client(world, addr=(f"198.51.{n >> 8}.{n & 255}", 1), seed=n)
+        client.allocate()
+        for block in range(8):
+            assert client.permit(*(f"8.8.{block}.{m}" for m in range(1, 21))).code is None
+    allocations = list(world.server.allocations.values())
+    before = world.server.policy
+    world.server.obey(PeerPolicy())
+    assert world.server.policy is before
+    world.server.obey(PeerPolicy(services=[("8.8.1.1", 53)], neighbours=[("8.8.4.4", (1, 2))]))
+    world.server.obey(PeerPolicy(allow=["10.0.0.0/8"]))
+    ticks = 0
+    while world.server._unjudged:
+        world.server.judge()
+        ticks += 1
+    assert ticks == 2
+    assert all(len(allocation.permissions) == 160 for allocation in allocations)
+
+
+def test_empty_packets_are_not_free() -> None:
+    world = World(config(session_kbit_s=8))
+    client = Client(world)
+    client.allocate()
+    client.bind(0x4000, PEER)
+    carried = sum(bool(client.channel(0x4000, b"")) for _ in range(5000))
+    assert 1000 < carried < 3000
+    assert world.server.drops["session_rate"] == 5000 - carried
+
+
+def test_guessing_on_a_stream_meets_silence() -> None:
+    world = World()
+    stream: Any = (*CLIENT, "tcp")
+    client = Client(world, password="guess", addr=stream)
+    codes = [client.ask(stun.REFRESH).code for _ in range(10)]
+    assert codes == [401] * 10
+    assert world.reply(client.request(stun.REFRESH), client.addr) is None
+    other: Any = (CLIENT[0], 9, "tcp")
+    assert Client(world, addr=other).allocate().code is None

@@ -7,10 +7,21 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 
-from commcli.relay.clients.udp import Egress, RelayPool, bound_udp, open_udp
+from commcli.relay.clients.udp import (
+    DRAIN,
+    UDP_GRO,
+    UDP_SEGMENT,
+    BatchSocket,
+    Egress,
+    RelayPool,
+    bound_udp,
+    open_udp,
+    split,
+)
 from commcli.relay.config import ConfigError
 from commcli.relay.shaping import Shaper
 from commcli.relay.turn.stun import IPV4, Addr
@@ -185,3 +196,121 @@ def test_loss_and_dead_sockets_are_counted_never_raised(pair: _Pair) -> None:
     egress.send_now(gone, b"x", pair.to)
     egress.send_now(pair.out, b"x" * 70_000, pair.to)
     assert drops == {"lab_loss": 1, "send_error": 2}
+
+
+class Inbox:
+    """A socket of recvmsg's kind that holds what a test puts in, and counts how often it is asked."""
+
+    def __init__(self, *waiting: tuple[bytes, int]) -> None:
+        self.waiting, self.asked = list(waiting), 0
+
+    def setsockopt(self, *_option: object) -> None: ...
+
+    def sendto(self, *_datagram: object) -> None: ...
+
+    def recvmsg(self, _most: int, _ancillary: int) -> tuple[bytes, list[object], int, Addr]:
+        self.asked += 1
+        if not self.waiting:
+            raise BlockingIOError
+        data, segment = self.waiting.pop(0)
+        train = [(socket.IPPROTO_UDP, UDP_GRO, segment.to_bytes(4, sys.byteorder))] if segment else []
+        return data, list(train), 0, (ADDRESS, 1)
+
+
+def reader(*waiting: tuple[bytes, int]) -> tuple[Inbox, BatchSocket]:
+    inbox = Inbox(*waiting)
+    return inbox, BatchSocket(inbox, Counter())  # type: ignore[arg-type]  # as much of a socket as it needs
+
+
+def test_a_lone_datagram_is_not_followed_by_a_look_into_an_empty_socket() -> None:
+    inbox, batches = reader((b"one", 0))
+    assert len(batches.read(10)) == 1
+    assert inbox.asked == 1
+
+
+def test_what_was_left_behind_is_read_in_growing_numbers_and_remembered() -> None:
+    inbox, batches = reader(*[(b"x", 0)] * 10)
+    assert [len(batches.read(turn)) for turn in (1, 2, 3)] == [1, 4, 5]
+    inbox.waiting, inbox.asked = [(b"x", 0)] * 10, 0
+    assert len(batches.read(9)) == 10  # as many as came together last time
+    assert inbox.asked == 10
+    inbox.waiting = [(b"x", 0)]
+    assert len(batches.read(20)) == 1
+    inbox.waiting, inbox.asked = [(b"x", 0)], 0
+    assert len(batches.read(30)) == 1
+    assert inbox.asked == 1  # and forgotten again
+
+
+def test_a_turn_is_so_many_datagrams_however_they_are_packed() -> None:
+    """A flood that the network card has put into trains must not hold the loop up for longer than any other."""
+    inbox, batches = reader(*[(b"x" * 64, 1)] * 64)
+    for turn in range(1, 9):
+        received = batches.read(turn)
+        assert sum(len(split(data, ancillary)) for data, ancillary, _, _ in received) <= 2 * DRAIN
+    assert len(inbox.waiting) > 48
+
+
+def test_after_a_train_a_long_datagram_leaves_whole(pair: _Pair) -> None:
+    batches = BatchSocket(pair.out, Counter())
+    batches.send_all([b"a" * 100, b"b" * 100, b"c" * 30], pair.to)
+    batches.send(b"d" * 1000, pair.to)
+    batches.send_all([b"e" * 50] * 2, pair.to)
+    batches.send_all([b"", b"f"], pair.to)
+    assert pair.received() == [
+        b"a" * 100,
+        b"b" * 100,
+        b"c" * 30,
+        b"d" * 1000,
+        b"e" * 50,
+        b"e" * 50,
+        b"",
+        b"f",
+    ]
+    assert batches.drops == {}
+
+
+def test_a_datagram_that_fails_beside_trains_is_tried_as_it_is() -> None:
+    class Narrow(Inbox):
+        """A path that takes no datagram while trains are split."""
+
+        splits = 0
+        sent: ClassVar[list[bytes]] = []
+
+        def setsockopt(self, *option: object) -> None:
+            if option[1] == UDP_SEGMENT:
+                self.splits = int(str(option[2]))
+
+        def sendto(self, *datagram: object) -> None:
+            data = datagram[0]
+            assert isinstance(data, bytes)
+            if self.splits and len(data) <= self.splits:
+                raise OSError(errno.EMSGSIZE, "too long")
+            self.sent.append(data)
+
+    batches = BatchSocket(Narrow(), Counter())  # type: ignore[arg-type]  # as much of a socket as it needs
+    batches.send_all([b"x" * 10] * 2, (ADDRESS, 1))
+    batches.send(b"victim", (ADDRESS, 1))
+    assert Narrow.sent == [b"x" * 20, b"victim"]
+    assert batches.drops == {}
+
+
+def test_a_pair_is_not_looked_for_where_half_of_it_is_ours() -> None:
+    opened: list[int] = []
+    pool = RelayPool(
+        [ADDRESS],
+        (10420, 10499),
+        random.Random(2).randrange,
+        lambda relay, _: opened.append(relay[1]),
+        _nobody,
+    )
+    try:
+        while pool.open(IPV4):
+            pass
+        for port in range(10420, 10500, 2):
+            pool.close((ADDRESS, port))
+        opened.clear()
+        assert pool.open(IPV4, "pair") == []
+        assert opened == []
+    finally:
+        for relay in list(pool.sockets):
+            pool.close(relay)

@@ -6,7 +6,7 @@ import socket
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 from commcli.relay.clients.backlog import Backlog
-from commcli.relay.clients.framing import MAX_FRAME, MAX_REQUEST, FrameError, Frames
+from commcli.relay.clients.framing import MAX_FRAME, MAX_REQUEST, MOST, FrameError, Frames
 from commcli.relay.clients.tls import RECORD, Session, TlsError
 
 Client = Tuple[Any, ...]  # (ip, port, "tcp" or "tls")
@@ -14,6 +14,7 @@ Client = Tuple[Any, ...]  # (ip, port, "tcp" or "tls")
 READ = 1 << 16
 # Who has no allocation has only requests to send, and gets little of our time for them.
 STRANGER_READ = 1 << 13
+STRANGER_FRAMES = 4  # a turn
 # The largest ClientHello with a post-quantum key is a few kB; we ask for no client certificate.
 MAX_GREETING = 1 << 15
 
@@ -136,13 +137,13 @@ class Connection:
         return found
 
     def _split(self, data: bytes, now: float) -> List[bytes]:
-        session = self.session
+        session, most = self.session, MOST if self.held else STRANGER_FRAMES
         if session is None:
-            found = self.frames.feed(data)
+            found = self.frames.feed(data, most)
             self.more = self.frames.more
         else:
             # First what is decrypted already.
-            found = self.frames.feed(b"" if self.frames.more else b"".join(session.receive(data)))
+            found = self.frames.feed(b"" if self.frames.more else b"".join(session.receive(data)), most)
             rest = session.outgoing()  # an answer of TLS itself: a new key, a refused renegotiation
             if rest:
                 self._put(rest, now)

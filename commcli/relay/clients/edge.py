@@ -22,6 +22,9 @@ from commcli.relay.turn.auth import Client
 from commcli.relay.turn.peers import PeerPolicy
 from commcli.relay.turn.server import Frames, FromPeer, Server, TurnConfig, Ways
 
+# From peers in one turn of the loop, so that it stays within a tick.
+MOST_DATAGRAMS = 1024
+
 
 class Relayed(BatchSocket):
     """The socket of one relayed address."""
@@ -227,8 +230,12 @@ class Edge:
         """Read the relayed sockets that are ready, and send what this turn brought for clients."""
         if ready:
             received: List[FromPeer] = []
-            by_relay, turns = self.turn.by_relay, self.loop.turns
-            for relayed in ready:
+            by_relay, turns, count = self.turn.by_relay, self.loop.turns, 0
+            # Not always the same ones first: what is over the limit has to wait.
+            first = turns % len(ready)
+            for relayed in ready[first:] + ready[:first]:
+                if count > MOST_DATAGRAMS:
+                    break
                 allocation = by_relay.get(relayed.relay)
                 if allocation is None:
                     self._unclaimed(relayed)
@@ -236,7 +243,9 @@ class Edge:
                 for data, ancillary, _flags, peer in relayed.read(turns):
                     if len(peer) > 2:  # IPv6: without flow and scope
                         peer = peer[:2]
-                    received.append((allocation, peer, split(data, ancillary) if ancillary else (data,)))
+                    datagrams = split(data, ancillary) if ancillary else (data,)
+                    received.append((allocation, peer, datagrams))
+                    count += len(datagrams)
             if self._known:
                 received = [
                     (allocation, self._named(allocation, peer), data) for allocation, peer, data in received

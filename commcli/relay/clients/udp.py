@@ -140,9 +140,14 @@ class BatchSocket:
         try:
             if budget == 1:  # the usual case, and the one whose cost counts
                 received = [receive(MAX_DATAGRAM, ANCILLARY)]
+                if received[0][1]:
+                    budget = len(split(received[0][0], received[0][1]))
             else:
-                for _ in range(budget):
-                    received.append(receive(MAX_DATAGRAM, ANCILLARY))
+                count = 0
+                while count < budget:  # datagrams, however many of them come as one train
+                    got = receive(MAX_DATAGRAM, ANCILLARY)
+                    received.append(got)
+                    count += len(split(got[0], got[1])) if got[1] else 1
         except BlockingIOError:
             budget = min(before + len(received), DRAIN) or 1
         except OSError:
@@ -160,6 +165,11 @@ class BatchSocket:
         except BlockingIOError:
             self.drops["send_buffer_full"] += 1
         except OSError:
+            if self._segment != UNSPLIT:
+                # Where trains are split nothing is fragmented, not even what is a datagram by itself.
+                self.whole()
+                self.send(data, to)
+                return
             # Unreachable, refused by a firewall, or the allocation closed while the lab held the packet.
             self.drops["send_error"] += 1
 
@@ -238,6 +248,8 @@ class RelayPool:
     """The relayed transport addresses: an unpredictable free port for each allocation (RFC 8656 s. 7.2)."""
 
     TRIES = 64
+    # Ports that other programs hold cost a system call each to find out.
+    MOST_TAKEN = 256
 
     def __init__(
         self,
@@ -274,10 +286,16 @@ class RelayPool:
         """The new relayed address, with "pair" the next port's too; [] when none is free or no socket to be had."""
         address = self._addresses[family]
         try:
+            tries = 0
             for port in self._candidates(address, self._ports[kind]):
+                if kind == "pair" and (address, port + 1) in self.sockets:
+                    continue
                 opened = self._bind(address, port, 2 if kind == "pair" else 1)
                 if opened:
                     return opened
+                tries += 1
+                if tries >= self.MOST_TAKEN:
+                    break
         except OSError as error:
             # Out of descriptors or buffers, or our address is gone from its interface: this client is refused,
             # the calls that are up stay up.

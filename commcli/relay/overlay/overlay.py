@@ -147,7 +147,8 @@ class Overlay:
         self._owners = {}
         for node, row in nodes.items():
             if node != self._node:
-                self._owners.setdefault(row.address, []).append((*row.relay_ports, node))
+                for address in row.addresses:
+                    self._owners.setdefault(address, []).append((*row.relay_ports, node))
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -349,7 +350,7 @@ class Overlay:
         if self._shard is None:
             return False
         row = self._shard.nodes[node]
-        return addr[0] == row.address and row.relay_ports[0] <= addr[1] <= row.relay_ports[1]
+        return addr[0] in row.addresses and row.relay_ports[0] <= addr[1] <= row.relay_ports[1]
 
     def _passed(self, message: bytes, step: _Step, following: Peer, unix: float) -> Effect:
         front = bytes((message[0], step.passed)) + message[2:8]

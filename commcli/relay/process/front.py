@@ -150,7 +150,8 @@ class Front:
         return self.egress.release(now)
 
     def _every_half_second(self, now: float) -> None:
-        self.turn.expire(now)
+        if self.turn.expire(now):
+            self._next_expire = now  # there is more of it: at the next tick
         if self.register is not None:
             self.register.beats[self.worker] += 1
         if self.certificates is not None:
@@ -158,6 +159,7 @@ class Front:
 
     def _every_tick(self, now: float) -> None:
         self.streams.tick(now)
+        self.turn.judge()
 
     def _survived(self, error: Exception) -> None:
         """A bug of ours: counted and told, and calls go on."""
@@ -206,15 +208,15 @@ class Front:
 
 def _policy(config: RelayConfig, shard: Optional[Shard], services: "Iterable[Addr]") -> PeerPolicy:
     """Who may be a peer: public addresses, what the configuration allows, and the fleet's relayed addresses."""
-    others = {} if shard is None else {name: row for name, row in shard.nodes.items() if name != config.node}
+    others = [] if shard is None else [row for name, row in shard.nodes.items() if name != config.node]
     ports = (config.turn_port, config.tls_port, config.overlay_port, config.stamp_port, config.metrics_port)
     return PeerPolicy(
         config.allow_peers,
         relays=dict.fromkeys(config.addresses, config.relay_ports),
         own_addresses=config.own_addresses,
         service_ports=[port for port in ports if port is not None],
-        neighbours=[(row.address, row.relay_ports) for row in others.values()],
-        services=[*services, *((row.address, row.overlay_port) for row in others.values())],
+        neighbours=[(address, row.relay_ports) for row in others for address in row.addresses],
+        services=[*services, *((row.address, row.overlay_port) for row in others)],
     )
 
 

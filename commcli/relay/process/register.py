@@ -112,7 +112,7 @@ class Register:
 
     def _mark(self, user: str, token: bytes = b"") -> int:
         person = b"token" if token else b"user"
-        text = token + user.encode("utf-8", "surrogatepass")
+        text = bytes([len(token)]) + token + user.encode("utf-8", "surrogatepass")
         digest = hashlib.blake2s(text, key=self._key, person=person, digest_size=8).digest()
         return int.from_bytes(digest, "little") | _SECOND + 1
 
@@ -152,6 +152,10 @@ class Census:
         """Give a port up for whoever shows its token, to whichever worker: held, but not bound."""
         self._register.reserve(relay, token, user)
         self._pool.close(relay)
+
+    def offered(self, token: bytes, user: str) -> bool:
+        """Is the port of this token still to be had?"""
+        return self._register.reserved(token, user) is not None
 
     def redeem(self, token: bytes, user: str) -> Optional[Addr]:
         """Open the port of a token; None if there is none, or if it is taken."""

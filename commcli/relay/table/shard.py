@@ -58,6 +58,11 @@ class ShardNode:
     tls_port: Optional[int] = None
     domain: Optional[str] = None
 
+    @property
+    def addresses(self) -> Tuple[str, ...]:
+        """Where its relayed addresses are: one a family."""
+        return (self.address,) if self.address6 is None else (self.address, self.address6)
+
 
 @dataclass(frozen=True)
 class Route:

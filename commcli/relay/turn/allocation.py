@@ -38,8 +38,8 @@ def family_of(ip: str) -> int:
 class Allocation:
     """State of one 5-tuple. The tables are plain dictionaries: the data path reads them directly.
 
-    `relays`: its relayed transport addresses, one a family; `relay` is the first. `reserved`: the next port, held for
-    whoever shows its token (RFC 8656 section 7.2). `rate`: what its packets are held to, if anything.
+    `relays`: its relayed transport addresses, one a family; `relay` is the first. `reserved`: the token of the
+    next port, which is held for whoever shows it (RFC 8656 section 7.2). `rate`: what its packets are held to.
 
     `permissions`: peer IP -> expiry. `channels`: number -> (peer, expiry); `numbers`: peer -> number, its inverse.
     Expiries are monotonic seconds; an entry that is past its own counts as absent, whether it is still there or not.
@@ -85,7 +85,7 @@ class Allocation:
         self.streamed = self.transport != "udp"
         self.relays = tuple(relays)
         self.relay = self.relays[0]
-        self.reserved: Optional[Tuple[bytes, Addr]] = None  # token, address
+        self.reserved: Optional[bytes] = None
         self.rate: Optional[SessionRate] = None
         self.username = username
         self.user = user  # the name that quotas count

@@ -49,19 +49,29 @@ class Alternates:
         client_ip: as it came from the socket; transport: "udp", "tcp" or "tls".
         """
         raw = packed(client_ip)
-        if (
-            raw is None or raw in self._fleet
-        ):  # a node is a client in probe calls: it asks the edge that it means
+        # A node is a client in probe calls: it asks the edge that it means.
+        if raw is None or raw in self._fleet:
             return None
         row = self._shard.prefixes.look_up(client_ip)
         if not draining:
             return self._nearest(row, len(raw) == 16, transport)
+        if self._takes_first(row, len(raw) == 16, transport):
+            return None  # by the same table, whoever we name would send the client back
         for silent in (False, True):  # whoever must go takes a doubtful edge rather than none
             for name in (*row, *self._by_rtt(self._stand_ins)):
                 alternate = self._door(name, len(raw) == 16, transport)
                 if alternate is not None and self._silent(name) == silent:
                     return alternate
         return None
+
+    def _takes_first(self, row: Sequence[str], six: bool, transport: str) -> bool:
+        """Do we stand in this row, and by the table take such clients, before anybody else does?"""
+        for name in row:
+            if name == self._shard.node:
+                return _way_in(self._own, six, transport) is not None
+            if self._door(name, six, transport) is not None:
+                return False
+        return False
 
     def _nearest(self, row: Sequence[str], six: bool, transport: str) -> Optional[Alternate]:
         """The first edge of the row that takes this client; None if that is us."""
@@ -74,16 +84,9 @@ class Alternates:
         return None
 
     def _door(self, name: str, six: bool, transport: str) -> Optional[Alternate]:
-        """The edge's address for such a client, None if it has none. Families must agree (RFC 8489 section 14.15)."""
+        """Another edge's address for such a client, None if it has none."""
         edge = self._edges.get(name)
-        if edge is None:
-            return None
-        own_six = ":" in edge.address
-        address = edge.address if own_six == six else edge.address6 if six else None
-        port = edge.tls_port if transport == "tls" else edge.turn_port
-        if address is None or port is None:
-            return None
-        return Alternate((address, port), edge.domain if transport == "tls" else None)
+        return None if edge is None else _way_in(edge, six, transport)
 
     def _silent(self, name: str) -> bool:
         return name in self._rtt_ms and self._rtt_ms[name] is None
@@ -94,6 +97,16 @@ class Alternates:
             rtt_ms = self._rtt_ms.get(name)
             known[name] = float("inf") if rtt_ms is None else rtt_ms
         return sorted(names, key=lambda name: known[name])
+
+
+def _way_in(edge: ShardNode, six: bool, transport: str) -> Optional[Alternate]:
+    """Where such a client enters this edge, None if it can not. Families must agree (RFC 8489 section 14.15)."""
+    own_six = ":" in edge.address
+    address = edge.address if own_six == six else edge.address6 if six else None
+    port = edge.tls_port if transport == "tls" else edge.turn_port
+    if address is None or port is None or edge.turn_port is None:
+        return None
+    return Alternate((address, port), edge.domain if transport == "tls" else None)
 
 
 def _replaces(zones: Sequence[Zone], own: ShardNode, other: ShardNode) -> bool:

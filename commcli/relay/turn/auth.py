@@ -164,7 +164,7 @@ class Authenticator:
         }
         self._by_hash = {stun.userhash(name, self.realm): name for name in plain}
         self._secrets = list(secrets)
-        self._revoked = revoked
+        self._revoked = frozenset(opaque_string(user.strip()) for user in revoked)
         # A client that is told of username anonymity must send USERHASH: only names in the table can be told by it.
         self._features = PASSWORD_ALGORITHMS_BIT | (0 if self._secrets else USERNAME_ANONYMITY_BIT)
 

@@ -13,7 +13,6 @@ from typing import Optional
 from commcli.relay.turn import stun
 from commcli.relay.turn.auth import Client
 
-MAPPED_ADDRESS = 0x0001
 # CHANGE-REQUEST with neither of its flags: stay as you are.
 _NO_CHANGE = b"\0\3\0\4\0\0\0\0"
 _REQUEST, _RESPONSE = 0x0001, 0x0101
@@ -32,6 +31,6 @@ def answer(data: bytes, client: Client) -> Optional[bytes]:
     return (
         struct.pack("!HH", _RESPONSE, 4 + len(address))
         + transaction
-        + struct.pack("!HH", MAPPED_ADDRESS, len(address))
+        + struct.pack("!HH", stun.MAPPED_ADDRESS, len(address))
         + address
     )

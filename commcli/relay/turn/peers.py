@@ -83,6 +83,16 @@ class PeerPolicy:
         self._service_ports = frozenset(service_ports)
         self._memory: Dict[Tuple[str, Optional[int]], bool] = {}
 
+    def __eq__(self, other: object) -> bool:
+        """Is every answer the same?"""
+        return isinstance(other, PeerPolicy) and self._terms() == other._terms()
+
+    __hash__ = None  # type: ignore[assignment]  # compared, never looked up
+
+    def _terms(self) -> Tuple[object, ...]:
+        relays = {address: sorted(ranges) for address, ranges in self._relays.items()}
+        return self._allow, relays, self._neighbours, self._services, self._own, self._service_ports
+
     def permits(self, ip: str, port: Optional[int] = None) -> bool:
         """May a client's packets go to this peer? Without a port: to any port of it (the permission of RFC 8656
         section 9 is for an address; each packet is then asked about with its port)."""

@@ -9,6 +9,7 @@ from commcli.relay.turn.auth import Client, Login
 from commcli.relay.turn.stun import Attribute, Message
 
 UDP = 17
+TOKEN_BYTES = 8  # RFC 8656 section 18.10
 # Comprehension-required attributes that mean something to us; any other one is 420.
 KNOWN = frozenset(
     {
@@ -26,6 +27,12 @@ KNOWN = frozenset(
         stun.RESERVATION_TOKEN,
         stun.USERHASH,
         stun.PASSWORD_ALGORITHM,
+        # Known, with nothing to say in a request: to be passed over (RFC 8489 section 6.3).
+        stun.MAPPED_ADDRESS,
+        stun.XOR_MAPPED_ADDRESS,
+        stun.XOR_RELAYED_ADDRESS,
+        stun.ERROR_CODE,
+        stun.UNKNOWN_ATTRIBUTES,
     }
 )
 
@@ -100,14 +107,16 @@ def relayed_address(message: Message, families: Sequence[int]) -> Wish:
 
     `families` are those that we can relay in; of none of them is 440. Without a wish it is IPv4, where we have it.
     """
+    even_port = message.first(stun.EVEN_PORT)
+    token = message.first(stun.RESERVATION_TOKEN)
+    if token is not None:
+        return _reserved(message, token)
     wanted = family(message, stun.REQUESTED_ADDRESS_FAMILY)
+    if (wanted or stun.IPV4) not in families:
+        raise Rejected(440)
     additional = family(message, stun.ADDITIONAL_ADDRESS_FAMILY) or family(
         message, stun.DRAFT_ADDITIONAL_ADDRESS_FAMILY
     )
-    even_port = message.first(stun.EVEN_PORT)
-    token = message.first(stun.RESERVATION_TOKEN)
-    if token is not None and (even_port is not None or wanted or additional):
-        raise Rejected(400)
     if (wanted and additional) or additional == stun.IPV4:
         raise Rejected(400)
     if even_port is not None and len(even_port) != 1:
@@ -117,6 +126,17 @@ def relayed_address(message: Message, families: Sequence[int]) -> Wish:
         kind = "pair" if even_port[0] & 0x80 else "even"
     if kind == "pair" and additional:
         raise Rejected(400)
-    if (wanted or stun.IPV4) not in families:
-        raise Rejected(440)
-    return Wish(wanted or stun.IPV4, kind, additional, token)
+    return Wish(wanted or stun.IPV4, kind, additional)
+
+
+def _reserved(message: Message, token: bytes) -> Wish:
+    """A token says all that there is to say about the address."""
+    others = (
+        stun.EVEN_PORT,
+        stun.REQUESTED_ADDRESS_FAMILY,
+        stun.ADDITIONAL_ADDRESS_FAMILY,
+        stun.DRAFT_ADDITIONAL_ADDRESS_FAMILY,
+    )
+    if len(token) != TOKEN_BYTES or any(message.first(kind) is not None for kind in others):
+        raise Rejected(400)
+    return Wish(0, token=token)

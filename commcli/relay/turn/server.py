@@ -32,7 +32,6 @@ from commcli.relay.turn.allocation import (
     family_of,
     transport_of,
 )
-from commcli.relay.turn.alternates import Alternates
 from commcli.relay.turn.auth import (
     STREAM_CLIENT,
     Authenticator,
@@ -47,6 +46,7 @@ from commcli.relay.turn.limits import Bucket
 from commcli.relay.turn.peers import PeerPolicy
 from commcli.relay.turn.request import (
     KNOWN,
+    TOKEN_BYTES,
     Rejected,
     Request,
     Wish,
@@ -70,10 +70,14 @@ FromPeer = Tuple[Allocation, Addr, Sequence[bytes]]
 # What still fits a UDP datagram with a Data indication around it: 20 + 24 (an IPv6 peer) + 4, padded to fours.
 MAX_PAYLOAD = (65507 - 48) & ~3
 PRUNE_EVERY_S = 30.0
+# What a user with many allocations can have done in one go: some milliseconds of work.
+FREED_AT_ONCE = 200
+JUDGED_AT_ONCE = 1000  # permissions and channels
+OVERHEAD = 28  # of IPv4 and UDP: an empty packet is none to the wire
 # DONT-FRAGMENT: Linux sets the bit on every datagram that fits the path's MTU, asked or not, and splits what does not.
 # So what a Send asks not to split is dropped if it would not fit Ethernet's 1500 bytes.
 MAX_UNFRAGMENTED = {stun.IPV4: 1472, stun.IPV6: 1452}
-TOKEN_BYTES = 8
+RESERVED_S = 30.0  # RFC 8656 section 7.2: at the least
 TRANSPORTS = ("udp", "tcp", "tls")
 
 COUNTED = ("auth_ok", "auth_failed", "allocations_made", "allocations_ended", "quota_user", "quota_total")
@@ -95,6 +99,24 @@ class RelaySockets(Protocol):
         """Give the port back."""
 
 
+class Alternate(Protocol):
+    """Another edge. `domain`: the name in its certificate, where that matters."""
+
+    @property
+    def address(self) -> Addr: ...
+
+    @property
+    def domain(self) -> Optional[str]: ...
+
+
+class Alternates(Protocol):
+    """Which other edge suits a client better, None if none does."""
+
+    def choose(self, client_ip: str, transport: str, draining: bool) -> Optional[Alternate]: ...
+
+    def measured(self, rtt_ms: Mapping[str, Optional[float]]) -> None: ...
+
+
 class Sisters(Protocol):
     """Servers in other processes that share our addresses: what counts for all of them together.
 
@@ -110,11 +132,54 @@ class Sisters(Protocol):
     def offer(self, token: bytes, user: str, relay: Addr) -> None:
         """Give this port up to whoever shows its token."""
 
+    def offered(self, token: bytes, user: str) -> bool:
+        """Is the port of this token still to be had?"""
+
     def redeem(self, token: bytes, user: str) -> Optional[Addr]:
         """The port of this token, bound; None if there is none."""
 
     def withdraw(self, token: bytes, user: str) -> None:
         """Let go of the port of this token, if it is still on offer."""
+
+
+class Alone:
+    """`Sisters` of a server that has none."""
+
+    def __init__(
+        self, allocations: Mapping[Client, Allocation], users: Mapping[str, int], sockets: RelaySockets
+    ) -> None:
+        self._allocations, self._users, self._sockets = allocations, users, sockets
+        self._offers: Dict[bytes, Tuple[str, Addr]] = {}
+
+    def sessions(self) -> int:
+        """Live allocations."""
+        return len(self._allocations)
+
+    def sessions_of(self, user: str) -> int:
+        """Those of one user."""
+        return self._users[user]
+
+    def offer(self, token: bytes, user: str, relay: Addr) -> None:
+        """Keep this port, which is bound, for whoever shows its token."""
+        self._offers[token] = user, relay
+
+    def offered(self, token: bytes, user: str) -> bool:
+        """Is the port of this token still to be had?"""
+        return token in self._offers
+
+    def redeem(self, token: bytes, user: str) -> Optional[Addr]:
+        """The port of this token; None if there is none, or if it is another user's."""
+        owner, relay = self._offers.get(token, (None, None))
+        if owner != user:
+            return None
+        del self._offers[token]
+        return relay
+
+    def withdraw(self, token: bytes, user: str) -> None:
+        """Let go of the port of this token, if it is still on offer."""
+        relay = self.redeem(token, user)
+        if relay is not None:
+            self._sockets.close(relay)
 
 
 @dataclass(frozen=True)
@@ -166,7 +231,6 @@ class Server:
         self.allocations: Dict[Client, Allocation] = {}
         self.by_relay: Dict[Addr, Allocation] = {}
         self.drain = False
-        self.sisters: Optional[Sisters] = None
         self.alternates: Optional[Alternates] = None  # where new clients are sent instead (300), if anywhere
         self.drops: Counter[str] = Counter()
         # Also "error_CODE": replies by error code. The names are there from the start: 0 is an answer too.
@@ -177,8 +241,11 @@ class Server:
         self._throttle = Throttle(random_bytes(32), config.refusals_per_second)
         self._node_rate: Optional[Bucket] = None
         self._users: Counter[str] = Counter()  # live allocations by user
-        self._reserved: Dict[bytes, Allocation] = {}  # by token: the allocation that reserved the next port
+        self.sisters: Sisters = Alone(self.allocations, self._users, sockets)
+        # By token: when the reservation of an allocation that is gone may end, and whose it is.
+        self._lapsing: Dict[bytes, Tuple[float, str]] = {}
         self._prune_at = 0.0
+        self._unjudged: List[Allocation] = []
         self.reconfigure(config)
         self._handlers = {
             stun.ALLOCATE: self._allocate,
@@ -291,6 +358,7 @@ class Server:
 
     def _passes(self, allocation: Allocation, way: int, size: int, now: float) -> bool:
         """May this packet pass the limits of its session (way 0: from the client, 1: to it) and of the node?"""
+        size += OVERHEAD
         if allocation.rate is not None and not allocation.rate[way].take(size, now):
             self.drops["session_rate"] += 1
             return False
@@ -352,15 +420,15 @@ class Server:
         """401 and 438 carry a new nonce and the realm; nothing about why (RFC 8489 section 9.2.4)."""
         if denied.forged:
             self.counters["auth_failed"] += 1
-        if not self._may_refuse(client, now):
+        if not self._may_refuse(client, now, forged=denied.forged):
             return None
         challenge: List[Attribute] = []
         if denied.code != 400:
             challenge = self.auth.challenge(client, now, len(message.raw))
         return self._error(message, Rejected(denied.code, *challenge), None)
 
-    def _may_refuse(self, client: Client, now: float) -> bool:
-        if len(client) == STREAM_CLIENT:
+    def _may_refuse(self, client: Client, now: float, forged: bool = False) -> bool:
+        if len(client) == STREAM_CLIENT and not forged:
             return True  # its address is its own, and who waits on a stream asks no second time
         allowed = self._throttle.allows(client[0], now)
         if not allowed:
@@ -388,7 +456,8 @@ class Server:
         check_transport(message)
         granted_s = lifetime_s(message, config.default_lifetime_s, config.max_lifetime_s)
         wish = relayed_address(message, config.relay_families)
-        self._check_alternate(request)
+        if wish.token is None:  # the reserved port is here and nowhere else
+            self._check_alternate(request)
         self._check_capacity(request.login)
         allocation = self._install(request, wish, granted_s)
         attributes = [
@@ -400,7 +469,7 @@ class Server:
             *_mapped(message, request.client),
         ]
         if allocation.reserved is not None:
-            attributes.append((stun.RESERVATION_TOKEN, allocation.reserved[0]))
+            attributes.append((stun.RESERVATION_TOKEN, allocation.reserved))
         for wished in (wish.family, wish.additional):
             if wish.additional and wished not in allocation.families:
                 # One family is better than none: the client is told which one it did not get.
@@ -427,18 +496,16 @@ class Server:
         quota, total = self.config.user_quota, self.config.total_quota
         if self.drain:
             raise Rejected(486)
-        if quota is not None and self._sessions_of(login.user) >= quota:
+        if quota is not None and self._held_by(login.user) >= quota:
             self.counters["quota_user"] += 1
             raise Rejected(486)
-        if total is not None and self._sessions() >= total:
+        if total is not None and self.sisters.sessions() + len(self._lapsing) >= total:
             self.counters["quota_total"] += 1
             raise Rejected(508)
 
-    def _sessions(self) -> int:
-        return len(self.allocations) if self.sisters is None else self.sisters.sessions()
-
-    def _sessions_of(self, user: str) -> int:
-        return self._users[user] if self.sisters is None else self.sisters.sessions_of(user)
+    def _held_by(self, user: str) -> int:
+        """Allocations of a user, and ports that are still held for it without one."""
+        return self.sisters.sessions_of(user) + sum(user == owner for _, owner in self._lapsing.values())
 
     def _install(self, request: Request, wish: Wish, granted_s: int) -> Allocation:
         login = request.login
@@ -477,31 +544,18 @@ class Server:
         return relays
 
     def _reserve(self, allocation: Allocation) -> None:
-        """Hold the second port of a pair for whoever shows the token, as long as the first one's allocation lives.
-
-        The RFC's 30 seconds are a minimum. Bound to the allocation, what a user reserves is no more than it holds.
-        """
+        """Hold the second port of a pair for whoever shows the token: for as long as the first one's allocation lives,
+        and RESERVED_S at least (section 7.2)."""
         first, second = allocation.relays
         allocation.relays = (first,)
-        token = self._random_bytes(TOKEN_BYTES)
-        allocation.reserved = (token, second)
-        if self.sisters is not None:
-            self.sisters.offer(token, allocation.user, second)
-        else:
-            self._reserved[token] = allocation
+        allocation.reserved = self._random_bytes(TOKEN_BYTES)
+        self.sisters.offer(allocation.reserved, allocation.user, second)
 
     def _redeem(self, token: bytes, login: Login) -> Addr:
-        if self.sisters is not None:
-            taken = self.sisters.redeem(token, login.user)
-            if taken is None:
-                raise Rejected(508)
-            return taken
-        holder = self._reserved.get(token)
-        if holder is None or holder.reserved is None or holder.user != login.user:
+        relay = self.sisters.redeem(token, login.user)
+        if relay is None:
             raise Rejected(508)
-        relay = holder.reserved[1]
-        holder.reserved = None
-        del self._reserved[token]
+        self._lapsing.pop(token, None)
         return relay
 
     def _session_rate(self) -> Optional[SessionRate]:
@@ -598,10 +652,10 @@ class Server:
         return allocation
 
     def _check_peer(self, allocation: Allocation, ip: str, port: Optional[int]) -> None:
-        if not self.policy.permits(ip, port):
-            raise Rejected(403)
         if family_of(ip) not in allocation.families:
             raise Rejected(443)
+        if not self.policy.permits(ip, port):
+            raise Rejected(403)
 
     def _live(self, client: Client, now: float) -> Optional[Allocation]:
         """The client's allocation; one past its time is freed on the spot."""
@@ -619,13 +673,8 @@ class Server:
             return
         del self.allocations[allocation.client]
         self._close(*allocation.relays)
-        if allocation.reserved is not None:
-            token, held = allocation.reserved
-            if self.sisters is not None:
-                self.sisters.withdraw(token, allocation.user)
-            else:
-                del self._reserved[token]
-                self._sockets.close(held)
+        if allocation.reserved is not None and self.sisters.offered(allocation.reserved, allocation.user):
+            self._lapsing[allocation.reserved] = (allocation.made + RESERVED_S, allocation.user)
         allocation.expires = allocation.made  # whoever still holds it sees that it is over
         self._users[allocation.user] -= 1
         if not self._users[allocation.user]:
@@ -639,7 +688,7 @@ class Server:
             self._sockets.close(relay)
 
     def closed(self, client: Client) -> None:
-        """The stream of this client is gone, and its allocation with it (RFC 8656 section 5)."""
+        """The stream of this client is gone, and its allocation with it (RFC 8656 section 3.1)."""
         allocation = self.allocations.get(client)
         if allocation is not None:
             self._free(allocation)
@@ -670,25 +719,44 @@ class Server:
         for allocation in list(self.allocations.values()):
             if self.auth.revokes(allocation.username):
                 self._free(allocation)
+                if allocation.reserved is not None and allocation.reserved in self._lapsing:
+                    del self._lapsing[allocation.reserved]
+                    self.sisters.withdraw(allocation.reserved, allocation.user)
             else:
                 allocation.rate = self._session_rate()
 
     def obey(self, policy: PeerPolicy) -> None:
         """Ask this policy from now on. What it does not grant ends now: a channel is not asked about again until
         its refresh, minutes later."""
+        if policy == self.policy:
+            return
         self.policy = policy
-        for allocation in self.allocations.values():
-            allocation.revoke(policy.permits)
+        self._unjudged = list(self.allocations.values())
+        self.judge()
 
-    def expire(self, now: float) -> None:
-        """Free what is past its time. Cheap: call it every half a second."""
-        for allocation in [a for a in self.allocations.values() if a.expires <= now]:
+    def judge(self) -> None:
+        """End what a new policy does not grant, of so many allocations that the loop does not feel it: call it again
+        at every tick. Those whose turn is still to come have what they had."""
+        entries = 0
+        while self._unjudged and entries < JUDGED_AT_ONCE:
+            allocation = self._unjudged.pop()
+            entries += len(allocation.permissions) + len(allocation.channels)
+            allocation.revoke(self.policy.permits)
+
+    def expire(self, now: float) -> bool:
+        """Free what is past its time; is there more of it? Cheap: call it every half a second, or at once for more."""
+        past = [a for a in self.allocations.values() if a.expires <= now]
+        for allocation in past[:FREED_AT_ONCE]:
             self._free(allocation)
+        for token, user in [(token, user) for token, (until, user) in self._lapsing.items() if until <= now]:
+            del self._lapsing[token]
+            self.sisters.withdraw(token, user)
         if now >= self._prune_at:
             # Expired permissions and channels no longer count; this only gives their memory back.
             self._prune_at = now + PRUNE_EVERY_S
             for allocation in self.allocations.values():
                 allocation.forget_expired(now)
+        return len(past) > FREED_AT_ONCE
 
 
 def _mapped(message: Message, client: Client) -> List[Attribute]:

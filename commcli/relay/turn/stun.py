@@ -38,6 +38,7 @@ CREATE_PERMISSION = 0x008
 CHANNEL_BIND = 0x009
 
 # Attributes (RFC 8489 section 18.3, RFC 8656 section 18). Up to 0x7fff comprehension is required.
+MAPPED_ADDRESS = 0x0001
 USERNAME = 0x0006
 MESSAGE_INTEGRITY = 0x0008
 ERROR_CODE = 0x0009
