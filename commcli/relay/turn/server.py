@@ -70,6 +70,7 @@ FromPeer = Tuple[Allocation, Addr, Sequence[bytes]]
 # What still fits a UDP datagram with a Data indication around it: 20 + 24 (an IPv6 peer) + 4, padded to fours.
 MAX_PAYLOAD = (65507 - 48) & ~3
 PRUNE_EVERY_S = 30.0
+MAX_REFUSAL = 64  # bytes, to who has shown no credentials and is offered no SHA-256
 # What a user with many allocations can have done in one go: some milliseconds of work.
 FREED_AT_ONCE = 200
 JUDGED_AT_ONCE = 1000  # permissions and channels
@@ -440,7 +441,12 @@ class Server:
         self.counters[f"error_{rejected.code}"] += 1
         phrase = stun.REASONS[rejected.code] if login is not None else ""
         attributes = [(stun.ERROR_CODE, stun.pack_error(rejected.code, phrase)), *rejected.attributes]
-        return _reply(message, stun.ERROR, attributes, login)
+        reply = _reply(message, stun.ERROR, attributes, login)
+        if login is None and MAX_REFUSAL < len(reply) <= MAX_REFUSAL + stun.FINGERPRINT_SIZE:
+            # A FINGERPRINT is only for demultiplexers, and these bytes go to whomever the source address names.
+            message.fingerprinted = False
+            reply = _reply(message, stun.ERROR, attributes, login)
+        return reply
 
     # Requests, in the order of RFC 8656
 

@@ -91,7 +91,7 @@ _INTEGRITY_SIZE = 20
 _INTEGRITY_TLV = 4 + _INTEGRITY_SIZE
 _SHA256_SIZE = 32  # RFC 8489 section 14.6 lets a usage allow truncation; TURN does not
 _SHA256_TLV = 4 + _SHA256_SIZE
-_FINGERPRINT_TLV = 8
+FINGERPRINT_SIZE = 8
 _PAD = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 _header = struct.Struct("!HHI12s")
@@ -218,7 +218,7 @@ def _read_integrity(message: Message, number: int, offset: int, size: int) -> No
 
 
 def _check_fingerprint(data: bytes, offset: int) -> None:
-    if offset + _FINGERPRINT_TLV != len(data) or data[offset + 2 : offset + 4] != b"\0\4":
+    if offset + FINGERPRINT_SIZE != len(data) or data[offset + 2 : offset + 4] != b"\0\4":
         raise StunError("fingerprint not last")
     if data[offset + 4 :] != _fingerprint(data[:offset]):
         raise StunError("fingerprint")
@@ -250,7 +250,7 @@ def build(
         _set_length(out, _INTEGRITY_TLV)
         out += _tlv.pack(MESSAGE_INTEGRITY, _INTEGRITY_SIZE) + hmac.digest(key, out, "sha1")
     if fingerprint:
-        _set_length(out, _FINGERPRINT_TLV)
+        _set_length(out, FINGERPRINT_SIZE)
         out += _tlv.pack(FINGERPRINT, 4) + _fingerprint(out)
     _set_length(out, 0)
     return bytes(out)
