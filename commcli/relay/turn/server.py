@@ -70,6 +70,7 @@ FromPeer = Tuple[Allocation, Addr, Sequence[bytes]]
 # What still fits a UDP datagram with a Data indication around it: 20 + 24 (an IPv6 peer) + 4, padded to fours.
 MAX_PAYLOAD = (65507 - 48) & ~3
 PRUNE_EVERY_S = 30.0
+GUESSES_PER_SECOND = 100  # wrong passwords of a source on streams that are answered
 MAX_REFUSAL = 64  # bytes, to who has shown no credentials and is offered no SHA-256
 # What a user with many allocations can have done in one go: some milliseconds of work.
 FREED_AT_ONCE = 200
@@ -240,6 +241,7 @@ class Server:
         self._sockets = sockets
         self._random_bytes = random_bytes
         self._throttle = Throttle(random_bytes(32), config.refusals_per_second)
+        self._guesses = Throttle(random_bytes(32), GUESSES_PER_SECOND)
         self._node_rate: Optional[Bucket] = None
         self._users: Counter[str] = Counter()  # live allocations by user
         self.sisters: Sisters = Alone(self.allocations, self._users, sockets)
@@ -429,9 +431,11 @@ class Server:
         return self._error(message, Rejected(denied.code, *challenge), None)
 
     def _may_refuse(self, client: Client, now: float, forged: bool = False) -> bool:
-        if len(client) == STREAM_CLIENT and not forged:
-            return True  # its address is its own, and who waits on a stream asks no second time
-        allowed = self._throttle.allows(client[0], now)
+        if len(client) == STREAM_CLIENT:
+            # Its address is its own, and who waits on a stream asks no second time. But it may guess passwords.
+            allowed = not forged or self._guesses.allows(client[0], now)
+        else:
+            allowed = self._throttle.allows(client[0], now)
         if not allowed:
             self.drops["refusal_silenced"] += 1
         return allowed
