@@ -56,6 +56,9 @@ def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:
     # SIGTERM takes the road of Ctrl-C, so that one clean-up serves both; only the exit code differs.
     global _terminated
     _terminated = True
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell without job control starts what ends in `&`.
+        raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import select
 import sys
 import time
 from typing import Any, Callable, Dict, Iterable, TextIO, Tuple
@@ -15,6 +17,8 @@ MOST_EVENTS = 256
 # A password of fewer characters would blank out parts of words.
 SHORTEST_HIDDEN = 6
 MOST_CHARACTERS = 500  # of one value
+# Of a line: a pipe with room has room for 4096 bytes (pipe(7)). A longer one has its values cut again.
+MOST_LINE, MOST_SHORT = 4000, 40
 
 
 class Log:
@@ -71,16 +75,34 @@ class Log:
     def _write(self, event: str, fields: "dict[str, Any]") -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._unix()))
         shown = {key: self._shown(value) for key, value in fields.items()}
-        if self._as_json:
-            line = json.dumps({"time": stamp, "event": event, **shown}, default=str)
-        else:
-            line = " ".join([stamp, event] + [f"{key}={_plain(value)}" for key, value in shown.items()])
+        line = self._line(stamp, event, shown)
+        if len(line.encode("utf-8", "replace")) > MOST_LINE:
+            line = self._line(stamp, event, {key: str(value)[:MOST_SHORT] for key, value in shown.items()})
         try:
+            if not self._has_room():
+                # Whoever reads it has stopped: that must not stop the calls as well.
+                self.held_back += 1
+                return
             self._out.write(line + "\n")
             self._out.flush()
         except (OSError, ValueError):
             # A full disk, a closed pipe or a closed stream must not stop calls; there is nowhere left to say so.
             self.held_back += 1
+
+    def _line(self, stamp: str, event: str, fields: "dict[str, Any]") -> str:
+        if self._as_json:
+            return json.dumps({"time": stamp, "event": event, **fields}, default=str)
+        return " ".join([stamp, event] + [f"{key}={_plain(value)}" for key, value in fields.items()])
+
+    def _has_room(self) -> bool:
+        """Would one line go out at once? What is no descriptor always has room. Raises ValueError when it is closed."""
+        try:
+            descriptor = self._out.fileno()
+        except io.UnsupportedOperation:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def _shown(self, value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float)):

@@ -49,6 +49,13 @@ def test_a_stop_is_one_line_or_one_document(number: int, code: int, line: str, t
     assert (error["exit_code"], error["messages"]) == (code, [line])
 
 
+def test_a_background_job_of_a_script_ends_by_sigterm(tmp_path: Path) -> None:
+    """A shell without job control starts it with SIGINT ignored."""
+    act = "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.raise_signal(signal.SIGTERM)"
+    done = commcli(act, state=tmp_path)
+    assert (done.returncode, done.stderr) == (143, "ended by SIGTERM\n")
+
+
 def test_a_stop_while_the_program_loads_waits_until_it_can_be_answered(tmp_path: Path) -> None:
     loading = (
         "import os, signal, sys\n"

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
 import pytest
 
-from commcli.relay.log import BURST, LINES_A_SECOND, MOST_EVENTS, Log
+from commcli.relay.log import BURST, LINES_A_SECOND, MOST_EVENTS, MOST_LINE, MOST_SHORT, Log
 
 
 class _Clock:
@@ -109,3 +110,20 @@ class _Full(io.StringIO):
 def test_a_full_disk_stops_nothing() -> None:
     clock = _Clock()
     Log(out=_Full(), unix=clock, monotonic=clock)("relay_started")
+
+
+def test_a_reader_that_stops_reading_holds_up_nothing() -> None:
+    """In a pipe that nobody empties every write beyond its size would wait for ever."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as out, os.fdopen(reading, "rb"):
+        log = Log(out=out)
+        for number in range(400):
+            log(f"event_{number % 200}", text="x" * 400)
+        assert log.held_back > 0
+
+
+def test_a_long_line_fits_where_there_is_room_for_one() -> None:
+    out = io.StringIO()
+    Log(out=out, as_json=True)("event", **{f"key{n}": "\u00e9" * 500 for n in range(8)})
+    assert len(out.getvalue().encode()) < MOST_LINE
+    assert json.loads(out.getvalue())["key7"] == "\u00e9" * MOST_SHORT

@@ -159,7 +159,7 @@ class Relay(Front):
             self.fleet.reload()
         certificates = self.certificates
         if certificates is not None and not certificates.reload() and certificates.context is not None:
-            raise ConfigError(f"the certificate stays as it was: {certificates.refused}")
+            raise ConfigError(f"the certificate stays as it was, all else is applied: {certificates.refused}")
         return waiting
 
     def obey(self, shard: Optional[Shard], services: "Iterable[Addr]") -> None:

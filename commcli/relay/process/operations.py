@@ -187,6 +187,9 @@ class Operations:
         }
 
     def _drain_command(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        unknown = sorted(set(request) - {"cmd", "sessions", "stop"})
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}; known: sessions stop")
         sessions, stop = request.get("sessions"), request.get("stop", False)
         if sessions is None:
             sessions = self._relay.config.drain_sessions
