@@ -20,7 +20,7 @@ from commcli.cli.options import (
     YesOpt,
     settings_from,
 )
-from commcli.errors import Usage
+from commcli.errors import BadInput, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -95,7 +95,7 @@ def serve(
     SIGHUP reads the files and certificates again, SIGUSR1 drains, SIGUSR2 takes clients again, SIGTERM ends it.
     """
     from commcli import __version__
-    from commcli.relay.config import ConfigError, RelayConfig, standalone
+    from commcli.relay.config import BadFile, ConfigError, RelayConfig, standalone
     from commcli.relay.process import daemon
 
     def read() -> RelayConfig:
@@ -127,6 +127,8 @@ def serve(
 
     try:
         config = read()
+    except BadFile as error:
+        raise BadInput(str(error)) from error
     except ConfigError as error:
         raise Usage(str(error)) from error
     raise typer.Exit(daemon.serve(config, __version__, read))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
+import os
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, Literal, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -12,6 +14,10 @@ from commcli.relay.table.signature import NAMESPACE
 
 class ConfigError(Exception):
     """The configuration can not be used; the text is one line."""
+
+
+class BadFile(ConfigError):
+    """A file that the configuration names can not be read or used; the text begins with its path."""
 
 
 class NotAUser(ConfigError):
@@ -142,7 +148,7 @@ def load(path: Path) -> RelayConfig:
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
     config = config._replace(
-        users=_users(config.path("etc/turn.users"), absent=()),
+        users=_users(config.path("etc/turn.users")) or (),
         # One shared secret a line, so that an old and a new one hold at once during a rotation.
         secrets=read_lines(config.path("etc/turn.secret")),
         revoked=frozenset(read_lines(config.path("etc/turn.revoked"), absent=())),
@@ -232,9 +238,11 @@ def _bound(raw: Dict[str, Any]) -> Dict[str, Any]:
     return found
 
 
-def _usable(config: RelayConfig) -> RelayConfig:
+def _usable(config: RelayConfig, files: Sequence[Path] = ()) -> RelayConfig:
+    """`files`: where users and secrets might have stood."""
     if not config.users and not config.secrets:
-        raise ConfigError("no user and no secret: nobody could use this relay")
+        nobody = "no user and no secret: nobody could use this relay"
+        raise BadFile(f"{', '.join(map(str, files))}: {nobody}") if files else ConfigError(nobody)
     return config
 
 
@@ -291,28 +299,42 @@ def _networks(values: List[str]) -> Tuple[str, ...]:
 def read_lines(path: Path, absent: Optional[Tuple[str, ...]] = None) -> Tuple[str, ...]:
     """The lines of a file that are not empty; `absent` is what it means that there is no such file.
 
-    Raises ConfigError, whose text never quotes a line.
+    Raises BadFile, whose text never quotes a line.
     """
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError as error:
+    lines = _numbered(path)
+    if lines is None:
         if absent is not None:
             return absent
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None  # the error itself would quote the secret
-    # Not splitlines: a password may hold what Unicode takes for the end of a line.
-    return tuple(line.rstrip("\r") for line in text.split("\n") if line.strip())
+        raise BadFile(f"{path}: {os.strerror(errno.ENOENT)}")
+    return tuple(line for _, line in lines)
 
 
-def _users(path: Path, absent: Optional[Tuple[str, ...]] = None) -> Tuple[Tuple[str, str], ...]:
-    """One NAME:PASSWORD a line. Raises ConfigError, which quotes none of them."""
+def _numbered(path: Path) -> Optional[List[Tuple[int, str]]]:
+    """The lines that are not empty with their numbers, from 1; None if there is no such file. Raises BadFile."""
     try:
-        return tuple(_user(line) for line in read_lines(path, absent))
-    except NotAUser as error:
-        raise ConfigError(f"{path}: {error}") from None
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadFile(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise BadFile(f"{path}: is not UTF-8 text") from None  # the error itself would quote the secret
+    # Not splitlines: a password may hold what Unicode takes for the end of a line.
+    lines = enumerate(text.split("\n"), 1)
+    return [(number, line.rstrip("\r")) for number, line in lines if line.strip()]
+
+
+def _users(path: Path) -> Optional[Tuple[Tuple[str, str], ...]]:
+    """One NAME:PASSWORD a line; None if there is no such file. Raises BadFile, which quotes none of them."""
+    lines, found = _numbered(path), []
+    if lines is None:
+        return None
+    for number, line in lines:
+        try:
+            found.append(_user(line))
+        except NotAUser as error:
+            raise BadFile(f"{path}:{number}: {error}") from None
+    return tuple(found)
 
 
 def standalone(
@@ -337,7 +359,7 @@ def standalone(
     `external` are the addresses by which others know it, where they are not those of `listen` (1:1 NAT).
     `metrics` is [ADDRESS:]PORT. `fields` are further keys of relay.json, None as good as absent: `tcp`, `tls_port`,
     `tls_certificate`, `tls_key`, quotas, `workers`, `drain_sessions`, `password_algorithms`. Call it again to read
-    the files again. Raises ConfigError.
+    the files again. Raises ConfigError, and of that BadFile for what stands in a file.
     """
     metrics_address, metrics_port = _metrics(metrics)
     raw = {
@@ -350,15 +372,20 @@ def standalone(
         config = _parse(raw)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    named = () if users_file is None else _users(users_file)
-    return _usable(
-        config._replace(
-            users=(*(_user(text) for text in users), *named),
-            secrets=(*secrets, *_lines_of(secret_file)),
-            revoked=frozenset(_lines_of(revoked_file)),
-            control=control,
-        )
+    config = config._replace(
+        users=(*(_user(text) for text in users), *_users_of(users_file)),
+        secrets=(*secrets, *_lines_of(secret_file)),
+        revoked=frozenset(_lines_of(revoked_file)),
+        control=control,
     )
+    return _usable(config, [file for file in (users_file, secret_file) if file is not None])
+
+
+def _users_of(path: Optional[Path]) -> Tuple[Tuple[str, str], ...]:
+    found = () if path is None else _users(path)
+    if found is None:
+        raise BadFile(f"{path}: {os.strerror(errno.ENOENT)}")
+    return found
 
 
 def _lines_of(path: Optional[Path]) -> Tuple[str, ...]:

@@ -8,6 +8,7 @@ import pytest
 
 from commcli.relay.config import (
     LIVE,
+    BadFile,
     ConfigError,
     RelayConfig,
     changes,
@@ -110,8 +111,8 @@ def test_the_users_and_revocations_beside_it(tmp_path: Path) -> None:
     (tmp_path / "etc/turn.revoked").write_text("mallory\n")
     assert load(path).users == (("anna", "p:q"), ("boris", "x\u2028y"))
     assert load(path).revoked == {"mallory"}
-    (tmp_path / "etc/turn.users").write_text("hunter2\n")
-    with pytest.raises(ConfigError, match=r"turn\.users: a user is NAME:PASSWORD") as caught:
+    (tmp_path / "etc/turn.users").write_text("anna:p\n\nhunter2\n")
+    with pytest.raises(BadFile, match=r"turn\.users:3: a user is NAME:PASSWORD") as caught:
         load(path)
     assert "hunter2" not in str(caught.value)
 
@@ -201,6 +202,29 @@ def test_standalone_reads_its_files_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "content", "says"),
+    [
+        ("users_file", None, "{}: No such file or directory"),
+        ("users_file", b"a:1\r\n \n\nhunter2\n", "{}:4: a user is NAME:PASSWORD"),
+        ("users_file", b"a:\xff\n", "{}: is not UTF-8 text"),
+        ("users_file", b"\n", "{}: no user and no secret: nobody could use this relay"),
+        ("secret_file", None, "{}: No such file or directory"),
+        ("secret_file", b"\n", "{}: no user and no secret: nobody could use this relay"),
+        ("revoked_file", None, "{}: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_from_wrong_words(
+    tmp_path: Path, option: str, content: bytes | None, says: str
+) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(BadFile) as caught:
+        _standalone(users=["u:p"] if option == "revoked_file" else [], **{option: file})
+    assert str(caught.value) == says.format(file)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"listen": ["127.0.0.1:1", "127.0.0.2:1"]}, {"listen": ["127.0.0.1:1", "[::1]:2"]}, {"listen": []},
@@ -210,8 +234,9 @@ def test_standalone_reads_its_files_each_time(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_wrong_standalone_words_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as caught:
         _standalone(**changes)
+    assert not isinstance(caught.value, BadFile)
 
 
 def test_what_a_running_relay_takes_up_and_what_waits() -> None:
