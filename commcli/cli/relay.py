@@ -95,6 +95,7 @@ def serve(
     SIGHUP reads the files and certificates again, SIGUSR1 drains, SIGUSR2 takes clients again, SIGTERM ends it.
     """
     from commcli import __version__
+    from commcli.relay.clients import tls
     from commcli.relay.config import BadFile, ConfigError, RelayConfig, standalone
     from commcli.relay.process import daemon
 
@@ -127,6 +128,9 @@ def serve(
 
     try:
         config = read()
+        # A fleet's relay waits for its certificate; here nobody will bring one.
+        if config.tls_certificate is not None and config.tls_key is not None:
+            tls.check(config.tls_certificate, config.tls_key)
     except BadFile as error:
         raise BadInput(str(error)) from error
     except ConfigError as error:

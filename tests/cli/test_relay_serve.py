@@ -30,6 +30,11 @@ def test_a_bad_line_is_named_and_not_quoted(tmp_path: Path) -> None:
     assert serve("--users-file", "users", cwd=tmp_path) == (3, "users:2: a user is NAME:PASSWORD\n")
 
 
+def test_a_certificate_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    words = ("--user", "u:p", "--tls-port", "5349", "--tls-cert", "typo", "--tls-key", "key")
+    assert serve(*words, cwd=tmp_path) == (3, f"{tmp_path}/typo: No such file or directory\n")
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay.clients.tls import CIPHERS, Certificates, Session, TlsError, not_after_unix
+from commcli.relay.clients.tls import CIPHERS, Certificates, Session, TlsError, check, not_after_unix
+from commcli.relay.config import BadFile
 from tests.relay.stream_world import BINDING, TlsClient, World, tls_context, write_pair
 
 
@@ -226,6 +227,33 @@ def test_a_wrong_pair_leaves_the_old_one_in_force(tmp_path: Path, log: Lines) ->
     write_pair(tmp_path)
     assert certificates.poll()
     assert certificates.context is not context
+
+
+def test_at_the_start_a_wrong_pair_is_told_by_its_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(*write_pair(tmp_path))
+    chain, key = tmp_path / "fullchain.pem", tmp_path / "privkey.pem"
+    both = f"{chain}, {key}: "
+    says = {
+        "another's key": both + "key values mismatch",
+        "junk": both + "not a certificate and its key",
+        "empty": both + "not a certificate and its key",
+        "encrypted": both + "the key is encrypted",
+        "no key": f"{key}: No such file or directory",
+        "a pipe for a key": f"{key}: not a PEM file",
+    }
+    for name, _ in _wrong_pairs(tmp_path):
+        if name == "expired":  # better than none
+            check(chain, key)
+            continue
+        with pytest.raises(BadFile) as caught:
+            check(chain, key)
+        assert str(caught.value) == says.pop(name)
+    assert not says
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadFile, match=f"^{tmp_path}/typo: No such file or directory$"):
+        check(Path("typo"), key)
 
 
 def test_an_expired_pair_is_better_than_none(tmp_path: Path, log: Lines) -> None:

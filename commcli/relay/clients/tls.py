@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
 from commcli.relay.clients.framing import MOST
-from commcli.relay.config import ConfigError
+from commcli.relay.config import BadFile, ConfigError
 
 # Forward secrecy and authenticated encryption only; TLS 1.3 has nothing else. Every WebRTC stack has these.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -28,6 +28,25 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re
 _INTEGER, _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x02, 0x30, 0x17, 0x18, 0xA0
 
 _Marks = Tuple[Tuple[int, int, int], Tuple[int, int, int]]
+
+
+class Unusable(ConfigError):
+    """What is wrong with one of the two files or with both; the text has their names without their folders."""
+
+    def __init__(self, reason: str, *files: Path) -> None:
+        super().__init__(f"{', '.join(file.name for file in files)}: {reason}")
+        self.reason, self.files = reason, files
+
+
+def check(certificate: Path, key: Path) -> None:
+    """Raises BadFile, which names the whole paths, unless TLS can be served with this pair."""
+    try:
+        for path in (certificate, key):
+            _mark(path)
+            _text_of(path)
+        server_context(certificate, key)
+    except Unusable as error:
+        raise BadFile(f"{', '.join(str(file.absolute()) for file in error.files)}: {error.reason}") from None
 
 
 class Certificates:
@@ -71,7 +90,7 @@ class Certificates:
         # Taken before the files are read: one that changes meanwhile differs from this, and is read again.
         try:
             return _mark(self.certificate), _mark(self.key)
-        except ConfigError as error:
+        except Unusable as error:
             self._seen = None
             self._refuse(str(error))
             return None
@@ -82,7 +101,7 @@ class Certificates:
             context = server_context(self.certificate, self.key)
             not_after = not_after_unix(_text_of(self.certificate))
             self._check_expiry(not_after)
-        except ConfigError as error:
+        except Unusable as error:
             self._refuse(str(error))
             return False
         self.context, self._not_after, self.refused = context, not_after, None
@@ -94,7 +113,7 @@ class Certificates:
         if not_after is None or not_after > self._unix() or self.context is None:
             return
         if self._not_after is None or self._not_after > not_after:
-            raise ConfigError(f"{self.certificate.name}: expired on {_day(not_after)}")
+            raise Unusable(f"expired on {_day(not_after)}", self.certificate)
 
     def _refuse(self, reason: str) -> None:
         if reason != self.refused:  # polled for weeks: once is enough
@@ -103,13 +122,13 @@ class Certificates:
 
 
 def _mark(path: Path) -> Tuple[int, int, int]:
-    """What changes when the file does. Raises ConfigError."""
+    """What changes when the file does. Raises Unusable."""
     try:
         status = path.stat()
     except OSError as error:
-        raise ConfigError(f"{path.name}: {error.strerror}") from None
+        raise Unusable(error.strerror or "can not be read", path) from None
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_PEM:
-        raise ConfigError(f"{path.name}: not a PEM file")  # a pipe would hold up every call
+        raise Unusable("not a PEM file", path)  # a pipe would hold up every call
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
@@ -117,11 +136,11 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text("latin-1")
     except OSError as error:
-        raise ConfigError(f"{path.name}: {error.strerror}") from None
+        raise Unusable(error.strerror or "can not be read", path) from None
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.2 or newer with this chain and key. Raises ConfigError."""
+    """TLS 1.2 or newer with this chain and key. Raises Unusable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
@@ -133,9 +152,11 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
         reason = (error.reason or "not a certificate and its key").replace("_", " ").lower()
-        raise ConfigError(f"{certificate.name}, {key.name}: {reason}") from None
+        if reason in ("pem lib", "no start line"):
+            reason = "not a certificate and its key"
+        raise Unusable(reason, certificate, key) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{certificate.name}, {key.name}: {error}") from None
+        raise Unusable(str(error), certificate, key) from None
     return context
 
 
