@@ -32,6 +32,7 @@ def figures(**changes: Any) -> dict[str, Any]:
         "process": {"cpu_s": 1.25, "rss_bytes": 20 << 20},
         "reload": {"ok": 2, "refused": 1, "last_ok": False, "error": "no realm", "restart": []},
         "log_held_back": 6,
+        "worker_restarts": 1,
         "table": {"serial": 17, "expires": "2030-01-01T00:00:00Z", "expired": False, "refused": None},
         **changes,
     }  # fmt: skip
@@ -61,6 +62,7 @@ def test_every_figure_has_its_line() -> None:
         "config_last_reload_successful 0",
         "draining 0",
         "workers 1",
+        "worker_restarts_total 1",
         "table_serial 17",
         "table_refused 0",
     ):

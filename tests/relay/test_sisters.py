@@ -136,7 +136,10 @@ def test_a_worker_that_died_twice_is_still_counted(pair: Pair) -> None:
         pair.worker.send(FIGURES, sisters.document(figures()))
         pair.turn()
     sums = pair.hub.figures(figures(), pair.loop.now)
-    assert sums["turn"]["allocations_made"] == 4 * figures()["turn"]["allocations_made"]
+    made, ended = figures()["turn"]["allocations_made"], figures()["turn"]["allocations_ended"]
+    assert sums["turn"]["allocations_made"] == 4 * made
+    # Two live, and two of which every allocation is over.
+    assert sums["turn"]["allocations_ended"] == 2 * ended + 2 * made
     assert sums["process"]["rss_bytes"] == 2 * figures()["process"]["rss_bytes"]
     assert sums["workers"] == 2
 

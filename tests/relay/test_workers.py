@@ -310,6 +310,11 @@ def test_a_dead_worker_costs_its_own_calls_and_comes_back(tmp_path: Path, echo: 
         after = until(lambda: (relay.ask("status")["workers"] == WORKERS) and relay.ask("status"))
         assert after["turn"]["allocations_made"] >= made["turn"]["allocations_made"]
         assert relay.ask("status")["allocations"] == 2
+        assert "commcli_relay_worker_restarts_total 1" in relay.ask("metrics")["text"].splitlines()
+        # Sooner or later the last that the workers say fits: made, less what ended or was lost, lives.
+        until(
+            lambda: (turn := relay.ask("status")["turn"])["allocations_made"] - turn["allocations_ended"] == 2
+        )
 
 
 def test_a_dead_hub_is_started_again_and_knows_what_was_reloaded(tmp_path: Path, echo: Addr) -> None:
@@ -439,6 +444,7 @@ def test_a_worker_that_dies_at_once_is_started_ever_more_slowly(watching: Watchi
         child = watching.parent._children[1]
         assert child.pid == 0
         pauses.append(child.due - now)
+    assert watching.parent._register.restarts() == 8
     assert pauses == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
     assert {line["code"] for line in watching.said()} == {1}
     gone = watching.child(1, "false")

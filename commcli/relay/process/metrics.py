@@ -17,6 +17,7 @@ The figures document (JSON-able). A section that is absent or None was not measu
     process          {"cpu_s": since the start, "rss_bytes": now}
     reload           {"ok", "refused": since the start, "last_ok": bool or None}
     log_held_back    lines, since the start
+    worker_restarts  workers that died and were started again, since the start: the node's; of one process none
     table            {"serial", "expired", "refused"}: the node's, not a worker's; serial None without a table
 """
 
@@ -78,6 +79,13 @@ def counted(part: Figures) -> Figures:
     for key, counts in (("streams", ("accepted", "handshakes_done")), ("process", ("cpu_s",))):
         held[key] = {name: part[key][name] for name in counts if name in (part.get(key) or {})}
     return held
+
+
+def ended(part: Figures) -> Figures:
+    """`counted` of a worker that died: with it ended every allocation that it had made."""
+    held = counted(part)
+    turn = held.get("turn") or {}
+    return {**held, "turn": {**turn, "allocations_ended": turn.get("allocations_made")}}
 
 
 def _sum(values: Sequence[Any]) -> Any:
@@ -188,6 +196,9 @@ def _machine(figures: Figures) -> List[Metric]:
         _gauge("info", "Always 1.", version),
         _gauge("uptime_seconds", "Seconds since the start.", figures.get("uptime_s")),
         _gauge("workers", "Processes that serve clients.", figures.get("workers")),
+        _counter(
+            "worker_restarts_total", "Workers that died and came again.", figures.get("worker_restarts")
+        ),
         _gauge("loop_lag_p50_seconds", "How late the loop was, median.", _seconds(lag.get("p50"))),
         _gauge("loop_lag_p99_seconds", "How late the loop was, p99.", _seconds(lag.get("p99"))),
         _counter("cpu_seconds_total", "User and system time.", used.get("cpu_s")),

@@ -4,6 +4,7 @@
     owners  u16 a port and family: 1 + the number of the worker that has an allocation there; 0: none has
     live    u64 a worker: its allocations
     beats   u64 a worker: grows while its loop turns
+    deaths  u64 a worker: how often it died; the parent's to write
 
 There are no locks: a cell is one machine word and has one writer, the worker whose allocation it is; the binding of the
 port's socket decides whose that is. So a look at the whole is a moment old: two workers that count the last place of a
@@ -35,12 +36,11 @@ class Register:
         self._low, self._span, self._addresses = low, high + 1 - low, tuple(addresses)
         self._rows = {address: number * self._span for number, address in enumerate(addresses)}
         cells = self._span * len(addresses)
-        self._memory = mmap.mmap(-1, 8 * (cells + 2 * workers) + 2 * cells)  # shared with children, all zero
-        words = memoryview(self._memory)[: 8 * (cells + 2 * workers)].cast("Q")
-        self.users, self.live, self.beats = (
-            words[:cells],
-            words[cells : cells + workers],
-            words[cells + workers :],
+        self._memory = mmap.mmap(-1, 8 * (cells + 3 * workers) + 2 * cells)  # shared with children, all zero
+        words = memoryview(self._memory)[: 8 * (cells + 3 * workers)].cast("Q")
+        self.users = words[:cells]
+        self.live, self.beats, self.deaths = (
+            words[start : start + workers] for start in range(cells, len(words), workers)
         )
         self.owners = memoryview(self._memory)[8 * len(words) :].cast("H")
         self._key = os.urandom(32)
@@ -63,6 +63,10 @@ class Register:
     def sessions(self) -> int:
         """Live allocations of the node."""
         return sum(self.live)
+
+    def restarts(self) -> int:
+        """Processes that died, and so were started again, since the start."""
+        return sum(self.deaths)
 
     def sessions_of(self, user: str) -> int:
         """Those of one user."""
@@ -99,12 +103,13 @@ class Register:
                 return self._addresses[row], self._low + port
 
     def clear(self, worker: int, is_of: Callable[[int], bool]) -> None:
-        """Worker `worker` is gone, and all that it had; `is_of(port)`: is that port one of its slice?"""
+        """Worker `worker` died (counted), and all that it had is gone; `is_of(port)`: is that port of its slice?"""
         for cell, owner in enumerate(self.owners):
             held = not owner and self.users[cell] and is_of(self._low + cell % self._span)
             if held or owner == worker + 1:
                 self.owners[cell] = self.users[cell] = 0
         self.live[worker] = self.beats[worker] = 0
+        self.deaths[worker] += 1
 
     def _cell(self, relay: Addr) -> Optional[int]:
         row, port = self._rows.get(relay[0]), relay[1] - self._low

@@ -205,7 +205,7 @@ class Hub:
     def _bury(self, sister: _Sister) -> None:
         """What a worker had counted before it died stays counted, or the node's sums would fall."""
         if sister.figures is not None:
-            self._ended = [metrics.merge([metrics.counted(sister.figures), *self._ended])]
+            self._ended = [metrics.merge([metrics.ended(sister.figures), *self._ended])]
         sister.figures = None
 
     def figures(self, own: metrics.Figures, now: float) -> metrics.Figures:
@@ -215,7 +215,8 @@ class Hub:
             if sister.figures is not None:
                 lives = now - sister.heard < STALE_S
                 parts.append(sister.figures if lives else metrics.counted(sister.figures))
-        return {**metrics.merge([*parts, *self._ended]), "allocations": self._register.sessions()}
+        known = {"allocations": self._register.sessions(), "worker_restarts": self._register.restarts()}
+        return {**metrics.merge([*parts, *self._ended]), **known}
 
 
 def document(content: Any) -> bytes:

@@ -267,6 +267,7 @@ class Parent:
             code = os.waitstatus_to_exitcode(status)
             if worker == 0 and (code == 0 or (code == BAD_CONFIG and not self._served)):
                 return code
+            lost = self._register.live[worker]
             # Its sockets are closed, so nobody writes there now, and whoever comes next to these ports may.
             self._register.clear(worker, self._slice_of(worker))
             steady = now - child.began > STEADY_S
@@ -274,7 +275,7 @@ class Parent:
                 FIRST_PAUSE_S if steady else min(max(child.pause_s, FIRST_PAUSE_S / 2) * 2, LONGEST_PAUSE_S)
             )
             child.due = now + child.pause_s
-            self._log("worker_ended", worker=worker, code=code, pause_s=child.pause_s)
+            self._log("worker_ended", worker=worker, code=code, allocations=lost, pause_s=child.pause_s)
         return None
 
     def _slice_of(self, worker: int) -> Callable[[int], bool]:
