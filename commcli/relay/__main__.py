@@ -20,7 +20,7 @@ NEEDS_RESTART = 9
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run one verb. Exit code: 0 good, 1 the relay said no, 3 bad configuration, 4 no answer, 75 runs.
+    """Run one verb. Exit code: 0 good, 1 the relay said no, 2 wrong use, 3 bad configuration, 4 no answer, 75 runs.
 
     `reload` also: 9 what changed needs a restart (and what did not is in force).
     """
@@ -101,8 +101,12 @@ def _reload(options: argparse.Namespace) -> int:
 def _ctl(options: argparse.Namespace) -> int:
     try:
         arguments = json.loads(options.arguments)
-        if not isinstance(arguments, dict):
-            raise ValueError("the arguments are no JSON object")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        print("commcli-relay: the arguments are no JSON object", file=sys.stderr)
+        return 2
+    try:
         answer = control.ask(options.socket, {**arguments, "cmd": options.cmd})
     except (OSError, ValueError) as error:
         print(f"commcli-relay: {options.socket}: {error}", file=sys.stderr)

@@ -135,6 +135,7 @@ _KEYS = {
 _REQUIRED = {"schema", "node", "base", "address", "realm", "turn_port", "relay_ports"}
 PASSWORD_ALGORITHMS = ("auto", "md5", "always")
 MOST_WORKERS = 256
+LONGEST_REALM = 127  # RFC 8489 section 14.9
 
 
 def load(path: Path) -> RelayConfig:
@@ -171,7 +172,7 @@ def _parse(raw: Any) -> RelayConfig:
         address=_address(raw["address"]),
         turn_port=_port(raw, "turn_port"),
         relay_ports=_port_range(raw["relay_ports"]),
-        realm=str(raw["realm"]),
+        realm=_realm(raw["realm"]),
         base=None if raw["base"] is None else Path(raw["base"]),
         overlay_port=_optional_port(raw, "overlay_port"),
         stamp_port=_optional_port(raw, "stamp_port"),
@@ -222,6 +223,8 @@ def _listeners(raw: Dict[str, Any]) -> Dict[str, Any]:
             raise ConfigError("a TLS port needs a certificate and its key")
         folder = Path(raw["base"]) / "etc" / "tls"
         pair = {"tls_certificate": folder / "fullchain.pem", "tls_key": folder / "privkey.pem"}
+    if tls_port is None and pair["tls_key"] is not None and raw.get("base") is None:
+        raise ConfigError("a certificate and its key without a TLS port")
     return {"address6": address6, "tcp": _flag(raw, "tcp", True), "tls_port": tls_port, **pair}
 
 
@@ -244,6 +247,12 @@ def _usable(config: RelayConfig, files: Sequence[Path] = ()) -> RelayConfig:
         nobody = "no user and no secret: nobody could use this relay"
         raise BadFile(f"{', '.join(map(str, files))}: {nobody}") if files else ConfigError(nobody)
     return config
+
+
+def _realm(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_REALM:
+        raise ConfigError(f"realm: not a text of 1 to {LONGEST_REALM} characters")
+    return value
 
 
 def _principal(value: Any) -> str:
@@ -372,6 +381,9 @@ def standalone(
         config = _parse(raw)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
+    low, high = config.relay_ports
+    if low <= config.turn_port <= high:
+        raise ConfigError(f"relay_ports {low}-{high} contain the TURN port {config.turn_port}")
     config = config._replace(
         users=(*(_user(text) for text in users), *_users_of(users_file)),
         secrets=(*secrets, *_lines_of(secret_file)),

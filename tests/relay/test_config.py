@@ -72,6 +72,9 @@ def test_a_good_file_with_two_secrets(tmp_path: Path) -> None:
         ({"tls_port": 3478}, "tls_port 3478 is the TURN port"),
         ({"tls_port": 5349, "tls_key": "k"}, "one without the other"),
         ({"metrics_address": "localhost"}, "localhost"),
+        ({"realm": ""}, "realm: not a text of 1 to 127 characters"),
+        ({"realm": "x" * 128}, "realm: not a text of 1 to 127 characters"),
+        ({"realm": 5}, "realm: not a text of 1 to 127 characters"),
     ],
 )
 def test_a_wrong_value_is_one_line_naming_the_file(
@@ -157,7 +160,9 @@ def _standalone(**changes: Any) -> Any:
 
 
 def test_standalone_words() -> None:
-    config = _standalone()
+    config = _standalone(realm="x" * 127)
+    assert len(config.realm) == 127
+    assert _standalone(relay_ports="3479-4000").relay_ports == (3479, 4000)
     assert (config.address, config.turn_port, config.base) == ("127.0.0.1", 3478, None)
     assert config.users == (("u", "p:q"),)
     assert _standalone(listen="[::1]:3478").address == "::1"
@@ -231,6 +236,8 @@ def test_what_is_wrong_in_a_file_is_told_from_wrong_words(
         {"listen": "127.0.0.1:70000"}, {"tls_port": 5349}, {"metrics": "x"}, {"metrics": "0"}, {"colour": "red"},
         {"listen": "localhost:1"}, {"listen": "127.0.0.1"}, {"relay_ports": "5"}, {"users": ["nobody"]},
         {"users": []}, {"allow_peers": ["x"]}, {"listen": "0.0.0.0:3478"}, {"listen": "[::]:3478"},
+        {"realm": ""}, {"relay_ports": "3478-4000"}, {"relay_ports": "3000-3478"}, {"tls_key": Path("k")},
+        {"tls_certificate": Path("c"), "tls_key": Path("k")},
     ],
 )  # fmt: skip
 def test_wrong_standalone_words_are_refused(changes: dict[str, Any]) -> None:

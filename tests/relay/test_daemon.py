@@ -20,7 +20,7 @@ def out() -> io.StringIO:
 @pytest.fixture
 def relay(out: io.StringIO) -> Iterator[Relay]:
     config = standalone(
-        listen=f"{ADDRESS}:{free_port()}", relay_ports="40000-40100", users=["u:p"], secrets=[], realm="lab",
+        listen=f"{ADDRESS}:{free_port()}", relay_ports="23700-23800", users=["u:p"], secrets=[], realm="lab",
         allow_peers=[],
     )  # fmt: skip
     made = Relay(config, "test", Log(as_json=True, out=out))

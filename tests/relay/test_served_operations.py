@@ -198,6 +198,6 @@ def test_a_users_file_that_is_no_text_is_one_line(tmp_path: Path, users: Path) -
     made = Process(tmp_path, "--users-file", str(users))
     code, said = made.ended()
     made.manager.close()
-    assert code == 2
+    assert code == 3
     assert said.splitlines()[0] == f"{users}: is not UTF-8 text"
     assert "Traceback" not in said and "hunter2" not in said
