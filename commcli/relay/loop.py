@@ -32,7 +32,8 @@ class Loop:
         tick: Callable[[float], Optional[float]],
         failed: Optional[Callable[[Exception], None]] = None,
     ) -> None:
-        """`tick(now)` runs at least every TICK_S; it may return the monotonic time of its next wish."""
+        """`tick(now)` runs at least every `tick_s`; it may return the monotonic time of its next wish."""
+        self.tick_s = TICK_S  # may be changed at any time: who has little to do need not be woken so often
         self._epoll = select.epoll()
         self._callbacks: Dict[int, Callable[[int], None]] = {}
         self._members: Dict[int, Any] = {}
@@ -110,7 +111,7 @@ class Loop:
         if now < self._due:
             return
         self.lag_ms.append((now - self._due) * 1000)
-        self._due = now + TICK_S  # set first: a tick that raises must wait for its next turn as well
+        self._due = now + self.tick_s  # set first: a tick that raises must wait for its next turn as well
         wish = self._tick(now)
         if wish is not None:
             self._due = max(now, min(wish, self._due))

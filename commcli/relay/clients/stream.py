@@ -192,6 +192,11 @@ class Streams:
         self._sweep(now)
         self._reap()
 
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
     def close(self) -> None:
         """Close every socket. Nobody is told: the relay ends."""
         listeners = [listener.sock for listener in self._listeners]

@@ -184,6 +184,9 @@ class Relay(Front):
         if self.fleet is not None and self.turn.alternates is not None:
             self.turn.alternates.measured(self.fleet.rtt_ms())
 
+    def _is_hurried(self) -> bool:
+        return super()._is_hurried() or (self.fleet is not None and bool(self.fleet.services))
+
     def _every_tick(self, now: float) -> None:
         self.operations.tick(now)
         super()._every_tick(now)

@@ -26,6 +26,8 @@ from commcli.relay.turn.peers import PeerPolicy
 from commcli.relay.turn.server import TurnConfig
 
 EXPIRE_EVERY_S = 0.5
+# To be woken costs more than all that a tick does when there is nothing to do.
+LAZY_TICK_S = 0.1
 REFUSALS_PER_SECOND = 10  # of a node, to one source
 # Those that a relay of several processes holds back until it is ready for them.
 TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
@@ -147,6 +149,7 @@ class Front:
         if now >= self._next_timers:
             self._next_timers = now + TICK_S
             self._every_tick(now)
+            self.loop.tick_s = TICK_S if self._is_hurried() else LAZY_TICK_S
         return self.egress.release(now)
 
     def _every_half_second(self, now: float) -> None:
@@ -156,6 +159,10 @@ class Front:
             self.register.beats[self.worker] += 1
         if self.certificates is not None:
             self.certificates.poll()
+
+    def _is_hurried(self) -> bool:
+        """Is there anything whose timers are finer than a tenth of a second?"""
+        return self.streams.open > 0 or self.turn.judging or self.register is not None
 
     def _every_tick(self, now: float) -> None:
         self.streams.tick(now)

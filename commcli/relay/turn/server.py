@@ -744,6 +744,11 @@ class Server:
         self._unjudged = list(self.allocations.values())
         self.judge()
 
+    @property
+    def judging(self) -> bool:
+        """Is `judge` to be called again?"""
+        return bool(self._unjudged)
+
     def judge(self) -> None:
         """End what a new policy does not grant, of so many allocations that the loop does not feel it: call it again
         at every tick. Those whose turn is still to come have what they had."""
