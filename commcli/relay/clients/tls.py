@@ -33,9 +33,9 @@ _Marks = Tuple[Tuple[int, int, int], Tuple[int, int, int]]
 class Unusable(ConfigError):
     """What is wrong with one of the two files or with both; the text has their names without their folders."""
 
-    def __init__(self, reason: str, *files: Path) -> None:
-        super().__init__(f"{', '.join(file.name for file in files)}: {reason}")
-        self.reason, self.files = reason, files
+    def __init__(self, reason: str, *paths: Path) -> None:
+        super().__init__(f"{', '.join(path.name for path in paths)}: {reason}")
+        self.reason, self.paths = reason, paths
 
 
 def check(certificate: Path, key: Path) -> None:
@@ -46,7 +46,7 @@ def check(certificate: Path, key: Path) -> None:
             _text_of(path)
         server_context(certificate, key)
     except Unusable as error:
-        raise BadFile(f"{', '.join(str(file.absolute()) for file in error.files)}: {error.reason}") from None
+        raise BadFile(f"{', '.join(str(path.absolute()) for path in error.paths)}: {error.reason}") from None
 
 
 class Certificates:
