@@ -5,10 +5,8 @@ CPU and memory are the kernel's figures of the process and its children, read fr
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commcli.remote import zipapp
-from tests.relay.serving import ADDRESS, free_port
+from tests.relay.serving import ADDRESS, free_port, wait_until_it_answers
 
 USER, PASSWORD, REALM = "user", "pass", "lab"
 # Room for 10 000 allocations, below the kernel's ephemeral ports as the tests' ports are.
 OUR_RELAY_PORTS = "12000-31999"
-STARTS_WITHIN_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def commcli() -> Iterator[Rival]:
         command = [node_python(), "-I", str(base / "relay.pyz"), "serve", "--config"]
         process = subprocess.Popen([*command, str(base / "etc/relay.json")], stderr=subprocess.DEVNULL)
         try:
-            _wait_until_it_answers(port, process)
+            wait_until_it_answers(port, process)
             yield Rival("commcli", port, process.pid)
         finally:
             process.terminate()
@@ -119,24 +116,11 @@ def coturn() -> Iterator[Rival]:
     command += ["--no-tls", "--no-dtls", "--no-cli", "--log-file=/dev/null"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_until_it_answers(port, process)
+        wait_until_it_answers(port, process)
         yield Rival("coturn", port, process.pid)
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _wait_until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
-    binding = bytes.fromhex("000100002112a442") + b"is it there?"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0.1)
-        end = time.monotonic() + STARTS_WITHIN_S
-        while time.monotonic() < end and process.poll() is None:
-            with contextlib.suppress(TimeoutError, ConnectionRefusedError):
-                sock.sendto(binding, (ADDRESS, port))
-                if sock.recv(1500)[8:20] == b"is it there?":
-                    return
-    raise RuntimeError(f"the relay does not answer (exit code {process.poll()})")
 
 
 def starts(bench: str) -> list[Start]:

@@ -76,7 +76,7 @@ def plain_relay(
         out = None if log is None else stack.enter_context(log.open("wb"))
         process = subprocess.Popen(dies_with_us(command), stdout=out, stderr=out)
         stack.callback(_end, process)
-        _answers(port, process)
+        wait_until_it_answers(port, process)
         yield Served(port, process, tls_port)
         assert process.poll() is None, "the relay died"
 
@@ -91,7 +91,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         raise
 
 
-def _answers(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until a STUN server on this port answers. Raises AssertionError when it does not come to that."""
     binding = bytes.fromhex("000100002112a442") + b"is it there?"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.1)
