@@ -49,6 +49,7 @@ class Relay:
     """The relay's own word. `serial` is None without a table; a peer's RTT is None while it does not answer.
 
     `tls`: it is told to serve TLS; `tls_until_unix`, its certificate's end, is None if it has none that it can use.
+    `tls_refused`, `reload_refused`: what is wrong with files that it was to take up, and goes on without.
     """
 
     version: str
@@ -62,6 +63,8 @@ class Relay:
     peers_rtt_ms: Mapping[str, float | None] = field(default_factory=dict)
     tls: bool = False
     tls_until_unix: float | None = None
+    tls_refused: str | None = None
+    reload_refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,8 @@ def _relay(status: Mapping[str, Any]) -> Relay:
         peers_rtt_ms={peer: told["rtt_ms"] for peer, told in status["peers"].items()},
         tls=tls is not None,
         tls_until_unix=None if tls is None else tls.get("not_after_unix"),
+        tls_refused=None if tls is None else tls.get("refused"),
+        reload_refused=(status.get("reload") or {}).get("error"),
     )
 
 

@@ -152,7 +152,18 @@ def _tls(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
         if left_s < limit_s:
             words = f"{reason} ({verdict}s under {_span(limit_s)})"
             return Finding("tls", verdict, "TLS certificate expires soon", words)
+    if relay.tls_refused is not None:
+        words = f"the new TLS certificate is refused: {relay.tls_refused}; the old one {reason[16:]}"
+        return Finding("tls", "warn", "new TLS certificate refused", words)
     return _ok("tls", reason)
+
+
+def _reload(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    relay = facts.relay
+    if relay is None or relay.reload_refused is None:
+        return None
+    reason = f"its configuration on disk was refused, and it would not start with it: {relay.reload_refused}"
+    return Finding("reload", "warn", "configuration on disk refused", reason)
 
 
 def _peers(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
@@ -257,7 +268,7 @@ def _python(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
 
 Check = Callable[[Facts, Overview, Limits], Finding | None]
 _CHECKS: tuple[Check, ...] = (
-    *(_relay, _table, _drain, _tls, _peers, _sessions, _lag, _clock, _disk, _load, _python),
+    *(_relay, _table, _drain, _reload, _tls, _peers, _sessions, _lag, _clock, _disk, _load, _python),
 )
 
 

@@ -66,6 +66,16 @@ def test_facts_of_a_relay_with_tls(told: object, tls: bool, until_unix: float | 
     assert (relay.tls, relay.tls_until_unix) == (tls, until_unix)
 
 
+def test_facts_of_a_relay_that_refuses_what_is_on_its_disk() -> None:
+    told = {
+        "tls": {"not_after_unix": 9.5, "refused": "key"},
+        "reload": {"last_ok": False, "error": "no 'realm'"},
+    }
+    relay = read(NODE, answered({**BODY, "relay": {"value": {**STATUS, **told}, "error": None}})).relay
+    assert relay is not None
+    assert (relay.tls_refused, relay.reload_refused) == ("key", "no 'realm'")
+
+
 def test_what_the_node_could_not_tell_is_unknown_with_its_reason() -> None:
     body = {
         **BODY,
