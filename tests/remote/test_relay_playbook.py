@@ -122,17 +122,19 @@ async def test_a_new_configuration_restarts_only_where_it_must(fleet: Fleet) -> 
     await provision(fleet)
     first = await status(fleet, "sg-1")
 
-    async def provision_sg(**new: object) -> dict[str, object]:
+    async def provision_sg(**new: object) -> tuple[str, dict[str, object]]:
         text = json.dumps({**relayfiles.relay_config(fleet, fleet.nodes["sg-1"]), **new})
         alone = replace(fleet, nodes={"sg-1": fleet.nodes["sg-1"]})
-        did = changes(await provision(alone, relay_json=text))["sg-1"]
-        assert "configuration" in did and did[-1] == "reload relay"
-        return await status(fleet, "sg-1")
+        outcomes = await provision(alone, relay_json=text)
+        did = changes(outcomes)["sg-1"]
+        assert "configuration" in did and did[-1] == "reload relay" and outcomes[0].value is not None
+        [handler] = [step for step in outcomes[0].value.steps if step.name == "reload relay"]
+        return handler.text, await status(fleet, "sg-1")
 
-    limited = await provision_sg(user_quota=3)
-    assert limited["pid"] == first["pid"] and reloads(limited)["ok"] == 1
-    moved = await provision_sg(user_quota=3, realm="elsewhere")
-    assert moved["pid"] != first["pid"]
+    said, limited = await provision_sg(user_quota=3)
+    assert said == "reload" and limited["pid"] == first["pid"] and reloads(limited)["ok"] == 1
+    said, moved = await provision_sg(user_quota=3, realm="elsewhere")
+    assert said == "restart: waits for a restart: realm" and moved["pid"] != first["pid"]
 
 
 def reloads(told: dict[str, object]) -> dict[str, object]:

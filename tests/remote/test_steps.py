@@ -245,10 +245,19 @@ def test_a_broken_journal_is_told(tmp_path: Path) -> None:
         Journal(str(tmp_path / "j"))
 
 
-@pytest.mark.parametrize(("status", "did"), [(0, []), (9, ["stop", "start"])])
-def test_a_reload_restarts_only_where_it_must(tmp_path: Path, status: int, did: list[str]) -> None:
+RELOADS = [
+    (0, "needless", [], None),
+    (9, "waits: realm", ["stop", "start"], {"did": "restart: waits: realm"}),
+    (9, "", ["stop", "start"], {"did": "restart: the reload asked for it"}),
+]
+
+
+@pytest.mark.parametrize(("status", "said", "did", "result"), RELOADS)
+def test_a_reload_restarts_only_where_it_must_and_says_so(
+    tmp_path: Path, status: int, said: str, did: list[str], result: dict[str, str] | None
+) -> None:
     def noting(word: str, status: int = 0) -> list[str]:
-        return ["sh", "-c", f"echo {word} >> {tmp_path}/did; exit {status}"]
+        return ["sh", "-c", f"echo {word} >> {tmp_path}/did; echo '{said}' >&2; exit {status}"]
 
     pid_file = tmp_path / "pid"
     args = {
@@ -259,7 +268,7 @@ def test_a_reload_restarts_only_where_it_must(tmp_path: Path, status: int, did: 
         fcntl.flock(supervisor, fcntl.LOCK_EX)
         verdict = service.check(args, place())
         assert verdict.change == "reload" and verdict.apply is not None
-        verdict.apply()
+        assert verdict.apply() == result
     assert (tmp_path / "did").read_text().split() == ["reload", *did]
 
 

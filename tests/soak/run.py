@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from commcli.relay.turn.server import RESERVED_S
 from tests.hostile.edges import Edge, running
 from tests.soak.crowd import Callers, Strangers
 
@@ -85,6 +86,8 @@ def empty(edge: Edge, callers: Callers, strangers: Strangers) -> dict[str, Any]:
     while callers.here:
         callers.go(politely=True)
     strangers.go()
+    edge.wait(lambda status: status["allocations"] == 0)
+    time.sleep(RESERVED_S + 2)  # as long as reserved ports are held for whoever may still come
     return edge.wait(lambda status: status["allocations"] == 0 and status["streams"]["open"] == 0)
 
 
