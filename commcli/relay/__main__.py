@@ -95,7 +95,10 @@ def _reload(options: argparse.Namespace) -> int:
         print(f"commcli-relay: {answer.get('error')}", file=sys.stderr)
         return 1
     print(json.dumps(answer))
-    return NEEDS_RESTART if answer.get("restart") else 0
+    if not answer.get("restart"):
+        return 0
+    print(f"waits for a restart: {', '.join(answer['restart'])}", file=sys.stderr)
+    return NEEDS_RESTART
 
 
 def _ctl(options: argparse.Namespace) -> int:

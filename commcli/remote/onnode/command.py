@@ -27,8 +27,13 @@ class Ran(NamedTuple):
 
     def why(self) -> str:
         """One line for a report."""
+        said = self.last_words()
+        return f"exit status {self.status}" + (f": {said}" if said else "")
+
+    def last_words(self) -> str:
+        """The last line of what it said, on stderr if it said anything there."""
         said = (self.stderr.strip() or self.stdout.strip()).splitlines()
-        return f"exit status {self.status}" + (f": {said[-1]}" if said else "")
+        return said[-1] if said else ""
 
     def result(self) -> Mapping[str, Any]:
         """What `register` keeps."""

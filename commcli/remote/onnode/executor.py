@@ -109,7 +109,7 @@ class _Play:
         assert verdict.apply is not None
         result = verdict.apply()
         if result is not None:
-            verdict = verdict._replace(result=result)
+            verdict = verdict._replace(result=result, change=result.get("did", verdict.change))
         if getattr(module, "VERIFY", True) and (again := module.check(step["args"], place)).change:
             raise StepFailed(f"did not last: {again.change} is still to do")
         if step["section"] == "handlers":

@@ -29,7 +29,7 @@ class Key(NamedTuple):
 
 class Verdict(NamedTuple):
     """What a step found. `change` is one line saying what is to change, empty if nothing; `result` what `register`
-    keeps; `apply` makes the change and may return a new result."""
+    keeps; `apply` makes the change and may return a new result, whose `did`, if any, is what the change came to."""
 
     change: str = ""
     diff: str = ""

@@ -4,7 +4,7 @@ Where systemd runs, we are root and a `unit` is given: the unit file, `systemctl
 commands `start` and `stop`, and `pid_file`, which a supervisor holds flock'd for as long as it lives: an answer to
 "is it running" that survives SIGKILL and reused process ids. `restarted` does nothing when this play has started
 it already, nor does `reloaded`, which runs the command `reload` and restarts only if its exit status is 9: what changed
-can not be taken up by a running service.
+can not be taken up by a running service. The step then says so, with the last line that the command said.
 """
 
 from __future__ import annotations
@@ -53,15 +53,18 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
     if place.checking and actions and state == "running":
         place.started.add(args["name"])  # so that the handler does not announce a second start
 
-    def apply() -> None:
+    def apply() -> Mapping[str, Any] | None:
+        did = None
         with place.indivisible():
             for action in actions:
                 if action != "reload":
                     keeper.act(action)
-                elif _reload(args, place) == NEEDS_RESTART:
+                elif (ran := _reload(args, place)).status == NEEDS_RESTART:
                     keeper.act("restart")
+                    did = {"did": f"restart: {ran.last_words() or 'the reload asked for it'}"}
         if state != "stopped":
             place.started.add(args["name"])
+        return did
 
     return Verdict(", ".join(actions), apply=apply)
 
@@ -119,14 +122,14 @@ class _Systemd:
         _must(["systemctl", *words, self._name], self._place)
 
 
-def _reload(args: Mapping[str, Any], place: Place) -> int:
+def _reload(args: Mapping[str, Any], place: Place) -> command.Ran:
     if not args.get("reload"):
         raise StepFailed("no command reload given")
     argv = with_python(args["reload"], str(place.facts["python"]))
     ran = command.run(argv, place)
     if ran.status not in (0, NEEDS_RESTART):
         raise StepFailed(f"reload: {ran.why()}")
-    return ran.status
+    return ran
 
 
 def held(path: str) -> bool:
