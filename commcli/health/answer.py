@@ -19,6 +19,7 @@ NEXT: Mapping[str, str] = {
     "look": "ssh -p {port} {user}@{host} python3 -V",
     "relay": "commcli play run playbooks/relay.yml {node}",
     "table": "commcli route show",
+    "reload": "commcli relay reload {node}",
     "peers": "commcli probe mesh",
     "sessions": "commcli relay status {node}",
     "lag": "commcli relay status {node}",

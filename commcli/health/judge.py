@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from commcli.health.facts import Facts, Relay
@@ -138,6 +138,18 @@ def _tls(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
     relay = facts.relay
     if relay is None or not relay.tls:
         return None
+    finding = _certificate(relay, facts, limits)
+    if relay.tls_refused is None:
+        return finding
+    refused = f"certificate refused: {relay.tls_refused}"
+    reason = f"{refused}; {finding.reason}"
+    # What is wrong with the one in force is graver than that it can not be replaced, which is then the reason.
+    if finding.verdict != "ok":
+        return replace(finding, reason=reason)
+    return Finding("tls", "warn", refused, reason)
+
+
+def _certificate(relay: Relay, facts: Facts, limits: Limits) -> Finding:
     if relay.tls_until_unix is None:
         reason = "no certificate that the relay can use: clients cannot come over TLS"
         return Finding("tls", "fail", "no usable TLS certificate", reason)
@@ -152,9 +164,6 @@ def _tls(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
         if left_s < limit_s:
             words = f"{reason} ({verdict}s under {_span(limit_s)})"
             return Finding("tls", verdict, "TLS certificate expires soon", words)
-    if relay.tls_refused is not None:
-        words = f"the new TLS certificate is refused: {relay.tls_refused}; the old one {reason[16:]}"
-        return Finding("tls", "warn", "new TLS certificate refused", words)
     return _ok("tls", reason)
 
 
@@ -162,8 +171,8 @@ def _reload(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
     relay = facts.relay
     if relay is None or relay.reload_refused is None:
         return None
-    reason = f"its configuration on disk was refused, and it would not start with it: {relay.reload_refused}"
-    return Finding("reload", "warn", "configuration on disk refused", reason)
+    cause = f"reload refused: {relay.reload_refused}"
+    return Finding("reload", "warn", cause, f"{cause}; the next restart would use what is on the disk")
 
 
 def _peers(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:

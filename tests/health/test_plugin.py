@@ -15,7 +15,7 @@ from commcli.health.answer import document
 from commcli.health.facts import Disk, Facts
 from commcli.health.judge import Limits
 from commcli.health.plugin import line, unknown
-from tests.health.nodes import FLEET, GIB, HEALTHY, VERSION, away, node
+from tests.health.nodes import FLEET, GIB, HEALTHY, VERSION, away, node, relay
 
 LOW = replace(HEALTHY, disk=Disk(GIB - 1, 9 * GIB))
 CASES: list[tuple[Sequence[Facts], int, str]] = [
@@ -31,6 +31,12 @@ CASES: list[tuple[Sequence[Facts], int, str]] = [
         " | ok=1;;;0;2 warn=1;0;;0;2 fail=0;;0;0;2 unreachable=0;;0;0;2",
     ),
     (
+        [HEALTHY, relay(reload_refused="no 'realm'")],
+        1,
+        "WARNING - example: 2 nodes: 1 ok, 1 warn; reload refused: no 'realm' (sg-1)"
+        " | ok=1;;;0;2 warn=1;0;;0;2 fail=0;;0;0;2 unreachable=0;;0;0;2",
+    ),
+    (
         [away("ae-1", "a | bar\nand a line"), LOW],
         2,
         "CRITICAL - example: 2 nodes: 1 warn, 1 unreachable; unreachable: a / bar and a line (ae-1);"
@@ -39,7 +45,7 @@ CASES: list[tuple[Sequence[Facts], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("known", "status", "text"), CASES, ids=["ok", "warning", "critical"])
+@pytest.mark.parametrize(("known", "status", "text"), CASES, ids=["ok", "warning", "refused", "critical"])
 def test_line(known: Sequence[Facts], status: int, text: str) -> None:
     nodes = [node(name) for name in ("ae-1", "sg-1")]
     assert line(document(FLEET, nodes, known, Limits(), VERSION)) == (status, text)
