@@ -53,6 +53,13 @@ MAX_TRAIN = 65_000  # bytes
 UNSPLIT = 1 << 16  # longer than any datagram
 ANCILLARY = socket.CMSG_SPACE(4)
 SO_MEMINFO, MEMINFO_DROPS = 55, 8  # asm-generic/socket.h, linux/sock_diag.h
+# linux/in.h, linux/in6.h: level and option IP_MTU_DISCOVER; and how to leave DF out. Over IPv4 ICMP is not believed,
+# since routers cut what is too long. Over IPv6 only the sender can, so it must learn what is too long.
+MTU_DISCOVER = {
+    socket.AF_INET: (socket.IPPROTO_IP, 10, 5),  # IP_PMTUDISC_OMIT
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 23, 0),  # IPV6_PMTUDISC_DONT
+}
+PMTUDISC_DONT, PMTUDISC_PROBE = 0, 3
 # A port that is taken or forbidden says nothing of the next one; any other error would be the same for all of them.
 _NEXT_PORT = (errno.EADDRINUSE, errno.EACCES)
 # Held by the lab's delay at most; beyond it the "link" drops, as a router's queue does.
@@ -209,6 +216,36 @@ class BatchSocket:
             self.whole()
         for data in datagrams:
             self.send(data, to)
+
+    def may_be_cut(self) -> None:
+        """From now on routers may fragment what leaves (no DF), whatever ICMP says: all but probes."""
+        level, option, value = MTU_DISCOVER[self.sock.family]
+        try:
+            self.sock.setsockopt(level, option, value)
+        except OSError:  # a kernel before 3.14
+            self.sock.setsockopt(level, option, PMTUDISC_DONT)
+
+    def probe(self, data: bytes, to: Addr) -> bool:
+        """Send one datagram that must arrive whole (DF); False if our own interface can not take it, then counted.
+
+        What leaves afterwards is as before.
+        """
+        self.whole()  # a split probe would prove nothing
+        level, option, _ = MTU_DISCOVER[self.sock.family]
+        before = self.sock.getsockopt(level, option)
+        self.sock.setsockopt(level, option, PMTUDISC_PROBE)
+        try:
+            self._sendto(data, to)
+        except BlockingIOError:
+            self.drops["send_buffer_full"] += 1
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self.drops["probe_too_big"] += 1
+                return False
+            self.drops["send_error"] += 1
+        finally:
+            self.sock.setsockopt(level, option, before)
+        return True
 
     def whole(self) -> None:
         """Let the next datagrams leave as they are, however long."""
