@@ -16,7 +16,7 @@ MOST_EVENTS = 64
 SLEPT_S = 0.00005
 
 
-def _nothing(_members: List[Any]) -> None:
+def _nothing(_: object) -> None:
     """Nobody waits for the end of a turn."""
 
 
@@ -44,6 +44,8 @@ class Loop:
         self.now = 0.0  # monotonic seconds when the present callback was called
         # Called at the end of each turn, with the members (see `join`) whose sockets are ready.
         self.turn_ends: Callable[[List[Any]], None] = _nothing
+        # Called after that, with `now`: sends what all of them have gathered.
+        self.settle: Callable[[float], None] = _nothing
         self.lag_ms: Deque[float] = deque(maxlen=512)
 
     def add(self, sock: socket.socket, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
@@ -105,6 +107,7 @@ class Loop:
                 self._tick_if_due()
             callback(events)
         self.turn_ends(gathered)
+        self.settle(self.now)
 
     def _tick_if_due(self) -> None:
         now = time.monotonic()

@@ -105,19 +105,23 @@ class World:
         if delay_s is not None and sender not in self.stopped:
             heapq.heappush(self._queue, (self.now + delay_s, next(self._order), source, to, data))
 
-    def say(self, node: str, egress: str, payload: bytes, port: int = 40001) -> None:
-        """A client at `node` speaks to one at `egress`."""
+    def say(self, node: str, egress: str, *payloads: bytes, port: int = 40001) -> None:
+        """A client at `node` speaks to one at `egress`, in one turn of the loop."""
         src, dst = self.plan.relayed(node, port), self.plan.relayed(egress, port)
-        for to, data in self.nodes[node].send(egress, src, dst, payload, self.now, self.unix):
-            self.put(self.plan.overlay(node), to, data)
+        self.nodes[node].send(egress, src, dst, payloads, self.now, self.unix)
+        self.flush(node)
 
     def hand(self, node: str, data: bytes, source: Addr) -> None:
         """A datagram arrives at a node's overlay port."""
-        for effect in self.nodes[node].receive(data, source, self.now, self.unix):
-            if effect[0] == "send":
-                self.put(self.plan.overlay(node), effect[1], effect[2])
-            else:
-                self.delivered.append((node, effect[1], effect[2], effect[3]))
+        for src, dst, payloads in self.nodes[node].receive(source, [data], self.now, self.unix):
+            self.delivered += [(node, src, dst, payload) for payload in payloads]
+        self.flush(node)
+
+    def flush(self, node: str) -> None:
+        """A turn of the node's loop ends."""
+        for to, datagrams in self.nodes[node].flush(self.now, self.unix):
+            for data in datagrams:
+                self.put(self.plan.overlay(node), to, data)
 
     def settle(self) -> None:
         """Deliver all that is under way, without a tick."""
@@ -130,8 +134,8 @@ class World:
         while self.now < end:
             for node, overlay in self.nodes.items():
                 if node not in self.stopped:
-                    for to, data in overlay.tick(self.now, self.unix):
-                        self.put(self.plan.overlay(node), to, data)
+                    overlay.tick(self.now, self.unix)
+                    self.flush(node)
             for node, egress in (media or {}).items():
                 self.say(node, egress, b"%.6f" % self.now)
             self._deliver_until(round(self.now + TICK_S, 6))

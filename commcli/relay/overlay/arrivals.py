@@ -35,7 +35,9 @@ class Arrivals:
         """first: the first sequence. It and all before it are taken as seen, so that no recording comes in behind."""
         self.highest = first
         self._first, self._skipped = first, 0
-        self.missing: Dict[int, float] = {}  # sequence -> when it was noticed (monotonic seconds), oldest first
+        self.missing: Dict[
+            int, float
+        ] = {}  # sequence -> when it was noticed (monotonic seconds), oldest first
         self.lost = self.repaired = self.reordered = self.duplicates = self.runs = self.restarts = 0
         self.samples: Deque[int] = deque(maxlen=MAX_SAMPLES)
 
@@ -62,9 +64,16 @@ class Arrivals:
             self.runs -= 1
         return True
 
-    def accept_again(self, sequence: int) -> bool:
-        """As `accept`, for a repaired datagram; one from above the highest is refused, since it proves no order."""
-        if self.missing.pop(sequence, None) is None:
+    def accept_again(self, sequence: int, now: float) -> bool:
+        """As `accept`, for a copy, a retransmission or what parity rebuilt: the sequence itself counts as lost."""
+        ahead = sequence - self.highest
+        if ahead > 0:  # the last one before a pause was lost, and nothing came after it that would have told
+            self.runs += ahead == 1
+            if ahead > 1:
+                self._jump(sequence, ahead, now)
+            self.highest = sequence
+            self.lost += 1
+        elif self.missing.pop(sequence, None) is None:
             self.duplicates += 1
             return False
         self.repaired += 1

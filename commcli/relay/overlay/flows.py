@@ -15,14 +15,24 @@ IDLE_S = 300.0
 
 
 class Flow:
-    """One row. `head` is what the data path would otherwise build anew for every packet."""
+    """One row. `ends`: at the ingress, the endpoints as they stand in an entry."""
 
-    __slots__ = ("bytes", "dst", "first_unix", "head", "last_unix", "packets", "path", "role", "src")
+    __slots__ = (
+        "bytes",
+        "dst",
+        "ends",
+        "family",
+        "first_unix",
+        "last_unix",
+        "packets",
+        "path",
+        "role",
+        "src",
+    )
 
-    def __init__(
-        self, src: Addr, dst: Addr, role: str, path: Tuple[str, ...], head: bytes, unix: float
-    ) -> None:
-        self.src, self.dst, self.role, self.path, self.head = src, dst, role, path, head
+    def __init__(self, src: Addr, dst: Addr, role: str, path: Tuple[str, ...], unix: float) -> None:
+        self.src, self.dst, self.role, self.path = src, dst, role, path
+        self.family, self.ends = 0, b""
         self.packets = self.bytes = 0
         self.first_unix = self.last_unix = unix
 
@@ -44,17 +54,20 @@ class FlowTable:
     """Flows by whatever key the data path has at hand. A full table forwards all the same and stops counting."""
 
     def __init__(self, limit: int = MAX_FLOWS) -> None:
-        self._limit = limit
+        self.limit = limit
         self._rows: Dict[Hashable, Flow] = {}
         self._next_sweep_unix = float("-inf")
         self.find = self._rows.get  # on the data path a bound method is cheaper than a call into one
         self.uncounted = 0
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def add(self, key: Hashable, flow: Flow) -> Flow:
         """Keep the flow, or if the table is full only hand it back."""
-        if len(self._rows) >= self._limit:
+        if len(self._rows) >= self.limit:
             self._sweep(flow.first_unix)
-        if len(self._rows) >= self._limit:
+        if len(self._rows) >= self.limit:
             self.uncounted += 1
         else:
             self._rows[key] = flow

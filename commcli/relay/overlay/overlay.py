@@ -1,406 +1,385 @@
 """The overlay of one node: datagrams in, datagrams and deliveries out, along source routes between relays.
 
-The ingress writes the whole path into the header (`overlay_wire`), every hop checks it against the table's nodes
-and zones and passes it on. Keepalive probes take the very same paths; `failover` judges by them. No clock, no
-socket, no random in here; `now` is monotonic seconds, `unix` wall-clock seconds.
+The ingress writes the whole path into the datagram (`wire`), every hop checks it against its own table's rows, nodes
+and zones and passes it on. Keepalive probes take the very same paths; `failover` judges by them. No clock, no socket,
+no random in here; `now` is monotonic seconds, `unix` wall-clock seconds.
+
+What is to be sent is gathered until `flush`, at the end of each turn of the loop.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from typing import Callable, Deque, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Union
+from collections import Counter
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from commcli.relay.mesh import neighbours
-from commcli.relay.overlay import failover
+from commcli.relay.overlay import failover, told
+from commcli.relay.overlay.exchange import Exchange
 from commcli.relay.overlay.flows import Flow, FlowTable
-from commcli.relay.overlay.peer import Peer
+from commcli.relay.overlay.routes import Egress, Lane, Routes, Step
+from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.wire import (
+    AGAIN,
     DATA,
     ECHO,
-    FIXED_BYTES,
-    LONGEST_BYTES,
-    MAX_HOPS,
-    MIN_HOPS,
+    ENDS_BYTES,
+    ENTRY_BYTES,
+    FAMILY_BYTES,
+    HEADER,
+    HEADER_AT,
+    HEADER_BYTES,
+    LONGEST_PAYLOAD,
+    NUMBER_AND_LENGTH,
+    OTHER,
     PROBE,
-    PROBE_BODY,
-    SHORTEST_BYTES,
+    PROBE_ID,
     TAG_BYTES,
-    VERSION,
     Addr,
-    endpoint_bytes,
-    hop_bytes,
-    node_number,
+    entry_ends,
+    kind_byte,
     pack_endpoints,
-    prefix,
-    unpack_endpoints,
 )
-from commcli.relay.table import zones
-from commcli.relay.table.shard import Path, Shard
+from commcli.relay.table.shard import Shard
 
-# Send these bytes to that overlay port; or give the payload of `src` to the relayed address `dst`.
-Effect = Union[Tuple[Literal["send"], Addr, bytes], Tuple[Literal["deliver"], Addr, Addr, bytes]]
+# (source, destination, payloads) for the relayed address `destination`.
+Delivery = Tuple[Addr, Addr, List[bytes]]
 
 # A tick later than this means that our own process stood still.
 STALL_S = 0.1
 FLOW_ACTIVE_S = 2.0
 # Ticks are some 20 ms apart: to wait a whole tick for the last few ms would stretch every interval.
 PROBE_SLACK_S = 0.005
-# Standby probes of a big fleet together stay under this; each path then gets its own less often than every second.
-MAX_STANDBY_PROBES_A_SECOND = 200.0
 MAX_PROBES_A_TICK = 64  # spreads the probes of a new table over the ticks
-MAX_SWITCHES_KEPT = 16
-MAX_STEPS = 4096
 MAX_STATUS_FLOWS = 1000
 SWEEP_INTERVAL_S = 10.0
-_DATA_BYTE, _PROBE_BYTE, _ECHO_BYTE = (VERSION << 4 | kind for kind in (DATA, PROBE, ECHO))
-
-
-class _Lane:
-    """An outgoing path with everything that is the same for each of its packets."""
-
-    __slots__ = ("data_prefix", "hops", "label", "monitor", "next", "path", "probe_prefix")
-
-    def __init__(self, label: str, monitor: failover.PathMonitor, following: Peer, serial: int) -> None:
-        self.label, self.monitor, self.path, self.next = label, monitor, monitor.path, following
-        self.hops = hop_bytes(self.path)
-        self.data_prefix = prefix(DATA, len(self.path), 1, serial)
-        self.probe_prefix = prefix(PROBE, len(self.path), 1, serial)
-
-
-class _Egress:
-    """The way towards one other edge."""
-
-    __slots__ = ("choice", "lane", "lanes", "last_data", "may_go_straight", "switches")
-
-    def __init__(self, lanes: Sequence[_Lane], earlier: Optional["_Egress"], may_go_straight: bool) -> None:
-        self.may_go_straight = may_go_straight
-        self.lanes = {lane.label: lane for lane in lanes}
-        self.choice = failover.Choice([(lane.label, lane.monitor) for lane in lanes])
-        self.lane = self.lanes[self.choice.active]
-        self.last_data: float = earlier.last_data if earlier is not None else float("-inf")
-        self.switches: Deque[Dict[str, object]] = (
-            earlier.switches if earlier is not None else deque(maxlen=MAX_SWITCHES_KEPT)
-        )
-
-
-class _Step:
-    """What to do with datagrams that name one path with us at one position: refuse them, or pass them on."""
-
-    __slots__ = ("following", "hops", "passed", "path", "previous", "refusal", "reverse", "role")
-
-    def __init__(self, refusal: Optional[str]) -> None:
-        self.refusal = refusal
-        self.path: Path = ()
-        self.hops = b""
-        self.passed = 0  # the second header byte on the next segment
-        self.previous: Optional[Peer] = None
-        self.following: Optional[Peer] = None
-        self.role = ""
-        self.reverse: Optional[failover.PathMonitor] = None  # our own path that is this one backwards
+PACE_S = 0.004  # how often repair is looked at while there is any
+_DATA, _AGAIN, _PROBE, _ECHO = map(kind_byte, (DATA, AGAIN, PROBE, ECHO))
+_MEDIA, _PROBES = (_DATA, _AGAIN), (_PROBE, _ECHO)
 
 
 class Overlay:
-    """One node's overlay. `drops` counts every datagram that went nowhere, by reason."""
+    """One node's overlay. `drops` counts every datagram or packet that went nowhere, by reason."""
 
     def __init__(self, node: str, random_bytes: Callable[[int], bytes]) -> None:
         self._node = node
-        self._number = node_number(node)
-        self._random = random_bytes
-        self._peers: Dict[str, Peer] = {}
-        self._by_addr: Dict[Addr, Peer] = {}
-        self._shard: Optional[Shard] = None
-        self._owners: Dict[str, List[Tuple[int, int, str]]] = {}
-        self._numbers: Dict[int, str] = {}
-        self._egresses: Dict[str, _Egress] = {}
-        self._monitors: Dict[Path, failover.PathMonitor] = {}
-        self._steps: Dict[bytes, _Step] = {}
-        self._straight: Dict[str, bool] = {}  # what `permits_straight` said, until peers or table change
+        self.routes = Routes(node, random_bytes)
+        self.egress_of = self.routes.egress_of
+        self.goes_straight = self.routes.goes_straight
+        self.permits_straight = self.routes.permits_straight
         self._sent_flows, self._passed_flows = FlowTable(), FlowTable()
-        self._standby_interval_s = failover.STANDBY_INTERVAL_S
         self._probe_id = int.from_bytes(random_bytes(4), "big")
         self._last_tick: Optional[float] = None
         self._stalled = False
-        self._next_sweep = float("-inf")
+        self._next_sweep = self._next_pace = float("-inf")
+        self._restless: Dict[Segment, None] = {}  # repair is going on, so they must be looked at often
+        self._ready: Dict[Segment, None] = {}  # they have something to send
         self.drops: Counter[str] = Counter()
-
-    # --- what it knows -------------------------------------------------------------------------------------
+        self._exchange = Exchange(node, self.routes, random_bytes, self._ready, self.drops)
 
     def set_peers(self, peers: Mapping[str, object]) -> None:
         """The object under "peers" of etc/peers.json. Raises ValueError, then nothing has changed."""
-        known = neighbours.parse(peers)
-        kept: Dict[str, Peer] = {}
-        for node, row in known.items():
-            if node == self._node or not row.keys:
-                continue
-            peer = self._peers.get(node) or Peer(row)
-            peer.use(row)
-            kept[node] = peer
-        self._peers = kept
-        self._by_addr = {peer.addr: peer for peer in kept.values()}
-        self._rebuild()
+        self.routes.set_peers(peers)
 
     def set_shard(self, shard: Optional[Shard]) -> None:
         """The table to follow from now on. What is known of paths that stay is kept."""
-        self._shard = shard
-        nodes = {} if shard is None else shard.nodes
-        self._numbers = {node_number(node): node for node in nodes}
-        self._owners = {}
-        for node, row in nodes.items():
-            if node != self._node:
-                for address in row.addresses:
-                    self._owners.setdefault(address, []).append((*row.relay_ports, node))
-        self._rebuild()
+        self.routes.set_shard(shard)
 
-    def _rebuild(self) -> None:
-        shard, earlier, monitors = self._shard, self._egresses, self._monitors
-        self._steps.clear()
-        self._straight.clear()
-        self._egresses, self._monitors = {}, {}
-        if shard is None:
-            return
-        for egress, route in shard.routes.items():
-            if egress in shard.blocked:
-                continue
-            lanes = []
-            for label, path in route.paths():
-                # Two labels may name the same path: one monitor then.
-                following = self._peers.get(path[1])
-                if following is None:
-                    continue  # no key, no packet: choosing it would be choosing silence
-                monitor = self._monitors.get(path) or monitors.get(path) or failover.PathMonitor(path)
-                self._monitors[path] = monitor
-                lanes.append(_Lane(label, monitor, following, shard.serial))
-            if lanes:
-                self._egresses[egress] = _Egress(
-                    lanes, earlier.get(egress), self._is_legal((self._node, egress))
-                )
-        wanted = len(self._monitors) / MAX_STANDBY_PROBES_A_SECOND
-        self._standby_interval_s = max(failover.STANDBY_INTERVAL_S, wanted)
-
-    def egress_of(self, ip: str, port: int) -> Optional[str]:
-        """The other fleet node that owns this relayed address, None if none does."""
-        for low, high, node in self._owners.get(ip, ()):
-            if low <= port <= high:
-                return node
-        return None
-
-    def _is_legal(self, path: Path) -> bool:
-        return self._shard is not None and zones.violated(self._shard.zones, self._shard.nodes, path) is None
-
-    # --- the data path -------------------------------------------------------------------------------------
-
-    def goes_straight(self, egress: str) -> bool:
-        """Should packets to this egress leave as plain UDP, from relayed address to relayed address?
-
-        Yes where no overlay path has answered (a first table that not every relay holds yet, an overlay port that
-        a firewall shuts) or the table knows none, as long as the zones permit the two edges. What the table
-        blocks, and what a zone forbids, never goes straight.
-        """
-        way = self._egresses.get(egress)
-        if way is None:
-            return self.permits_straight(egress)
-        if way.lane.monitor.state in failover.USABLE or not way.may_go_straight:
-            return False
-        return not any(lane.monitor.state in failover.USABLE for lane in way.lanes.values())
-
-    def permits_straight(self, egress: str) -> bool:
-        """May packets to this egress pass the two edges' countries and no other?"""
-        answer = self._straight.get(egress)
-        if answer is None:
-            blocked = self._shard is None or egress in self._shard.blocked
-            answer = self._straight[egress] = not blocked and self._is_legal((self._node, egress))
-        return answer
+    # --- out -----------------------------------------------------------------------------------------------
 
     def send(
-        self, egress: str, src: Addr, dst: Addr, payload: bytes, now: float, unix: float
-    ) -> List[Tuple[Addr, bytes]]:
-        """One datagram from our relayed address `src` to `dst` at the egress: what to send, [] if dropped."""
-        way = self._egresses.get(egress)
+        self, egress: str, src: Addr, dst: Addr, payloads: Sequence[bytes], now: float, unix: float
+    ) -> None:
+        """Packets from our relayed address `src` to `dst` at the egress: gathered for `flush`, or dropped."""
+        way = self.routes.egresses.get(egress)
         if way is None:
-            return self._unsent(egress)
+            self._unsent(egress, len(payloads))
+            return
         way.last_data = now
         lane = way.lane
-        peer = lane.next
         key = (lane.path, src, dst)
-        flow = self._sent_flows.find(key)
+        flow = self._sent_flows.find(key) or self._open_sent(key, unix)
         if flow is None:
-            flow = self._open_sent(key, unix)
-            if flow is None:
-                return []
-        if len(payload) > LONGEST_BYTES - FIXED_BYTES - len(flow.head) - TAG_BYTES:
-            self.drops["too_long"] += 1
-            return []
-        flow.packets += 1
-        flow.bytes += len(payload)
+            self.drops["endpoint"] += len(payloads)
+            return
+        word = OTHER
+        other = way.copies_on.get(word)
+        numbers = lane.far.numbers
+        for payload in payloads:
+            if len(payload) > LONGEST_PAYLOAD:
+                self.drops["too_long"] += 1
+                continue
+            flow.packets += 1
+            flow.bytes += len(payload)
+            number = numbers.next(unix)
+            self._launch(lane, flow, word, number, payload)
+            if other is not None:
+                self._launch(other, flow, word, number, payload)
+                other.next.classes[word].extra_bytes += len(payload)
         flow.last_unix = unix
-        return [(peer.addr, peer.sealed(lane.data_prefix, flow.head, payload, unix))]
 
-    def _unsent(self, egress: str) -> List[Tuple[Addr, bytes]]:
-        blocked = self._shard is not None and egress in self._shard.blocked
-        self.drops["blocked" if blocked else "no_route"] += 1
-        return []
+    def _launch(self, lane: Lane, flow: Flow, word: int, number: int, payload: bytes) -> None:
+        head = lane.heads[flow.family]
+        entry = flow.ends + NUMBER_AND_LENGTH.pack(number, len(payload))
+        tag = lane.far.end_seal()
+        tag.update(head + entry)
+        tag.update(payload)
+        following = lane.next
+        following.add((word, head, 1, entry + tag.digest(), payload))
+        self._ready[following] = None
 
-    def _open_sent(self, key: Tuple[Path, Addr, Addr], unix: float) -> Optional[Flow]:
+    def _unsent(self, egress: str, count: int) -> None:
+        shard = self.routes.shard
+        blocked = shard is not None and egress in shard.blocked
+        self.drops["blocked" if blocked else "no_route"] += count
+
+    def _open_sent(self, key: Tuple[Tuple[str, ...], Addr, Addr], unix: float) -> Optional[Flow]:
         path, src, dst = key
         try:
-            endpoints = pack_endpoints(src, dst)
+            ends = pack_endpoints(src, dst)
         except ValueError:
-            self.drops["endpoint"] += 1
             return None
-        head = hop_bytes(path) + endpoints
-        return self._sent_flows.add(key, Flow(src, dst, "ingress", path, head, unix))
+        flow = Flow(src, dst, "ingress", path, unix)
+        flow.family, flow.ends = ends[0], ends[FAMILY_BYTES:]
+        return self._sent_flows.add(key, flow)
 
-    def receive(self, data: bytes, source: Addr, now: float, unix: float) -> List[Effect]:
-        """One datagram from the overlay port: what to do about it, [] if it was dropped or is only for us."""
-        peer = self._by_addr.get(source)
-        if peer is None:
-            return self._drop("unknown_peer")
-        if not SHORTEST_BYTES <= len(data) <= LONGEST_BYTES:
-            return self._drop("length")
-        refusal = peer.refusal(data, now, unix)
-        if refusal is not None:
-            return self._drop(refusal)
-        message = data[:-TAG_BYTES]
-        body_at = FIXED_BYTES + 4 * (data[1] >> 4)
-        step = self._steps.get(data[1:2] + data[FIXED_BYTES:body_at]) or self._judge(data, body_at)
-        if step.refusal is not None:
-            return self._drop(step.refusal)
-        if step.previous is not peer:
-            return self._drop("wrong_source")
-        if data[0] == _DATA_BYTE:
-            return self._data(message, body_at, step, now, unix)
-        return self._probe(message, body_at, step, now, unix)
+    def flush(self, now: float, unix: float) -> List[Tuple[Addr, List[bytes]]]:
+        """All datagrams that were gathered, by next hop. Call it at the end of each turn of the loop."""
+        if self._restless and now >= self._next_pace:
+            self._pace(now, unix)
+        if not self._ready:
+            return []
+        out = [(segment.peer.addr, segment.flush(now, unix)) for segment in self._ready]
+        self._ready.clear()
+        return out
 
-    def _drop(self, reason: str) -> List[Effect]:
-        self.drops[reason] += 1
-        return []
+    def _pace(self, now: float, unix: float) -> None:
+        self._next_pace = now + PACE_S
+        for segment in list(self._restless):
+            del self._restless[segment]
+            if segment.has_gathered():
+                self._ready[segment] = None
 
-    def _judge(self, data: bytes, body_at: int) -> _Step:
-        """Whether a path may be used with us in this place. Remembered until peers or table change."""
-        step = self._judged(data[1] >> 4, data[1] & 15, data[FIXED_BYTES:body_at])
-        if len(self._steps) >= MAX_STEPS:
-            self._steps.clear()  # only authenticated neighbours fill it, and one lookup refills a row
-        self._steps[data[1:2] + data[FIXED_BYTES:body_at]] = step
-        return step
+    def wish(self, now: float) -> Optional[float]:
+        """When `tick` should be called at the latest, None for its usual time."""
+        return now + PACE_S if self._restless else None
 
-    def _judged(self, hops: int, position: int, raw: bytes) -> _Step:
-        if not MIN_HOPS <= hops <= MAX_HOPS or len(raw) != 4 * hops:
-            return _Step("hops")
-        numbers = [int.from_bytes(raw[at : at + 4], "big") for at in range(0, len(raw), 4)]
-        if not 0 < position < hops or numbers[position] != self._number:
-            return _Step("not_for_us")
-        if len(set(numbers)) != hops:
-            return _Step("loop")
-        if self._shard is None:
-            return _Step("no_table")
-        if not all(number in self._numbers for number in numbers):
-            return _Step("unknown_hop")
-        path = tuple(self._numbers[number] for number in numbers)
-        if zones.violated(self._shard.zones, self._shard.nodes, path) is not None:
-            return _Step("zone")
-        return self._open_step(path, position, raw)
+    # --- in ------------------------------------------------------------------------------------------------
 
-    def _open_step(self, path: Path, position: int, raw: bytes) -> _Step:
-        is_last = position == len(path) - 1
-        previous = self._peers.get(path[position - 1])
-        following = None if is_last else self._peers.get(path[position + 1])
-        if previous is None:
-            return _Step("wrong_source")  # the sender has a key, so it is somebody else
-        if following is None and not is_last:
-            return _Step("no_key")
-        step = _Step(None)
-        step.path, step.hops, step.passed = path, raw, len(path) << 4 | position + 1
-        step.previous, step.following = previous, following
-        step.role = "egress" if is_last else "transit"
-        step.reverse = self._monitors.get(path[::-1]) if is_last else None
-        return step
+    def receive(self, source: Addr, datagrams: Sequence[bytes], now: float, unix: float) -> List[Delivery]:
+        """Datagrams that came to the overlay port together: what is for our own relayed addresses."""
+        segment = self.routes.by_addr.get(source)
+        if segment is None:
+            self.drops["unknown_peer"] += len(datagrams)
+            return []
+        found: Dict[Flow, List[bytes]] = {}
+        for data in datagrams:
+            self._datagram(segment, data, now, unix, found)
+        arrivals = segment.peer.arrivals
+        if arrivals is not None and arrivals.missing:
+            self._restless[segment] = None
+        return [(flow.src, flow.dst, payloads) for flow, payloads in found.items()]
 
-    def _data(self, message: bytes, body_at: int, step: _Step, now: float, unix: float) -> List[Effect]:
-        size = endpoint_bytes(message[body_at])
-        if size is None or len(message) < body_at + size or message[2] or message[3]:
-            return self._drop("shape")
-        head = message[FIXED_BYTES : body_at + size]  # its length tells hops and family apart
-        flow = self._passed_flows.find(head)
-        if flow is None:
-            flow = self._open_passed(head, head[body_at - FIXED_BYTES :], step, unix)
-            if flow is None:
-                return []
-        flow.packets += 1
-        flow.bytes += len(message) - body_at - size
-        flow.last_unix = unix
-        if step.following is not None:
-            return [self._passed(message, step, step.following, unix)]
-        if step.reverse is not None:
-            step.reverse.last_heard = now
-        return [("deliver", flow.src, flow.dst, message[body_at + size :])]
-
-    def _open_passed(self, head: bytes, endpoints: bytes, step: _Step, unix: float) -> Optional[Flow]:
-        found = unpack_endpoints(endpoints)
-        if found is None:
+    def _datagram(
+        self, segment: Segment, data: bytes, now: float, unix: float, found: Dict[Flow, List[bytes]]
+    ) -> None:
+        if len(data) < HEADER_BYTES:
+            self.drops["length"] += 1
+            return
+        kind, marks, covered, sequence, sent_us = HEADER.unpack_from(data, HEADER_AT)
+        peer = segment.peer
+        if len(data) < HEADER_BYTES + covered:
+            self.drops["length"] += 1
+            return
+        if not peer.is_from(data, covered):
+            self.drops["forged"] += 1
+            return
+        arrivals = peer.arrivals
+        if kind == _AGAIN:
+            if arrivals is None or not arrivals.accept_again(sequence, now):
+                self.drops["repeated"] += 1  # usual: the first one has come as well
+                return
+        elif arrivals is None or not arrivals.accept(sequence, now):
+            refusal = self._exchange.begin(segment, kind, data, sequence, sent_us, now, unix)
+            if refusal is not None:
+                self.drops[refusal] += 1
+                return
+        else:
+            arrivals.samples.append(int(unix * 1e6) - sent_us)
+        peer.heard = now
+        if kind in _MEDIA:
+            segment.last_data_in = now
+            self._sections(segment, data, HEADER_BYTES + covered, marks >> 6, now, unix, found)
+        elif len(data) != HEADER_BYTES + covered:
             self.drops["shape"] += 1
-            return None
-        src, dst = found
+        elif kind in _PROBES:
+            self._probe(segment, kind, data[HEADER_BYTES:], now)
+        else:
+            self._exchange.receive(segment, kind, data, sent_us, now, unix)
+
+    def _sections(
+        self,
+        segment: Segment,
+        data: bytes,
+        payload_at: int,
+        word: int,
+        now: float,
+        unix: float,
+        found: Dict[Flow, List[bytes]],
+    ) -> None:
+        at, end, total = HEADER_BYTES, payload_at, len(data)
+        steps = self.routes.find_step
+        while at < end:
+            first = data[at]
+            head_end = at + 1 + 4 * (first >> 4)
+            size = ENTRY_BYTES.get(first & 15)
+            if size is None or head_end >= end:
+                self.drops["shape"] += 1
+                return
+            count = data[head_end]
+            entries_at = head_end + 1
+            entries_end = entries_at + count * size
+            if not count or entries_end > end:
+                self.drops["shape"] += 1
+                return
+            head = data[at:head_end]
+            at = entries_end
+            if count == 1:
+                payloads_end = payload_at + (data[entries_end - 14] << 8 | data[entries_end - 13])
+            else:
+                payloads_end = payload_at + sum(
+                    data[here - 14] << 8 | data[here - 13]
+                    for here in range(entries_at + size, entries_end + 1, size)
+                )
+            if payloads_end > total:
+                self.drops["shape"] += count
+                return
+            step = steps(head) or self.routes.step(head)
+            refusal = step.refusal or step.media_refusal
+            if refusal is not None:
+                self.drops[refusal] += count
+            elif step.previous is not segment:
+                self.drops["wrong_source"] += count
+            else:
+                entries, payloads = data[entries_at:entries_end], data[payload_at:payloads_end]
+                if step.following is None:
+                    self._arrived(step, head, size, entries, payloads, now, unix, found)
+                elif self._counted(step, head, size, entries, unix):
+                    step.following.add((word, head, count, entries, payloads))
+                    self._ready[step.following] = None
+            payload_at = payloads_end
+
+    def _counted(self, step: Step, head: bytes, size: int, entries: bytes, unix: float) -> bool:
+        """Count a section for its flows; False if one of them is not to pass."""
+        ends_size = size - 22
+        for at in range(0, len(entries), size):
+            key = head + entries[at : at + ends_size]
+            flow = self._passed_flows.find(key) or self._open_passed(key, head[0] & 15, step, unix)
+            if flow is None:
+                self.drops["endpoint"] += len(entries) // size
+                return False
+            flow.packets += 1
+            flow.bytes += entries[at + size - 14] << 8 | entries[at + size - 13]
+            flow.last_unix = unix
+        return True
+
+    def _arrived(
+        self,
+        step: Step,
+        head: bytes,
+        size: int,
+        entries: bytes,
+        payloads: bytes,
+        now: float,
+        unix: float,
+        found: Dict[Flow, List[bytes]],
+    ) -> None:
+        origin = step.origin
+        assert origin is not None
+        payload_at, fixed = 0, size - TAG_BYTES
+        for at in range(0, len(entries), size):
+            entry = entries[at : at + fixed]
+            number, length = NUMBER_AND_LENGTH.unpack_from(entry, fixed - NUMBER_AND_LENGTH.size)
+            payload = payloads[payload_at : payload_at + length]
+            payload_at += length
+            if not origin.ends_with(head + entry, payload, entries[at + fixed : at + size]):
+                self.drops["end_forged"] += 1
+                continue
+            key = head + entry[: -NUMBER_AND_LENGTH.size]
+            flow = self._passed_flows.find(key) or self._open_passed(key, head[0] & 15, step, unix)
+            if flow is None:
+                self.drops["endpoint"] += 1
+                continue
+            flow.packets += 1
+            flow.bytes += length
+            flow.last_unix = unix
+            if step.reverse is not None:
+                step.reverse.last_heard = now
+            if not origin.numbers.accept(number, now):
+                self.drops["second_copy"] += 1  # usual: it came over the backup path too
+                continue
+            payloads_found = found.get(flow)
+            if payloads_found is None:
+                found[flow] = [payload]
+            else:
+                payloads_found.append(payload)
+
+    def _open_passed(self, key: bytes, family: int, step: Step, unix: float) -> Optional[Flow]:
+        src, dst = entry_ends(family, key[-ENDS_BYTES[family] :])
         # Only the edges' own relayed addresses ride: a relay gone bad can not speak for another one's users.
-        if not (self._owns(step.path[0], src) and self._owns(step.path[-1], dst)):
-            self.drops["endpoint"] += 1
+        if not (self.routes.owns(step.path[0], src) and self.routes.owns(step.path[-1], dst)):
             return None
-        return self._passed_flows.add(head, Flow(src, dst, step.role, step.path, b"", unix))
+        return self._passed_flows.add(key, Flow(src, dst, step.role, step.path, unix))
 
-    def _owns(self, node: str, addr: Addr) -> bool:
-        if self._shard is None:
-            return False
-        row = self._shard.nodes[node]
-        return addr[0] in row.addresses and row.relay_ports[0] <= addr[1] <= row.relay_ports[1]
+    # --- liveness of paths ---------------------------------------------------------------------------------
 
-    def _passed(self, message: bytes, step: _Step, following: Peer, unix: float) -> Effect:
-        front = bytes((message[0], step.passed)) + message[2:8]
-        return ("send", following.addr, following.sealed(front, message[FIXED_BYTES:], b"", unix))
-
-    # --- liveness ------------------------------------------------------------------------------------------
-
-    def _probe(self, message: bytes, body_at: int, step: _Step, now: float, unix: float) -> List[Effect]:
-        if message[0] not in (_PROBE_BYTE, _ECHO_BYTE):
-            return self._drop("version")
-        if len(message) != body_at + PROBE_BODY.size or message[2] or message[3]:
-            return self._drop("shape")
-        if step.following is not None:
-            return [self._passed(message, step, step.following, unix)]
-        if message[0] == _PROBE_BYTE:
-            return [self._echo(message, body_at, step, unix)]
-        probe_id, _origin_us = PROBE_BODY.unpack_from(message, body_at)
-        if step.reverse is None or not step.reverse.answered(probe_id, now):
+    def _probe(self, segment: Segment, kind: int, body: bytes, now: float) -> None:
+        hops = body[: -PROBE_ID.size]
+        if len(body) <= PROBE_ID.size or len(hops) != 1 + 4 * (hops[0] >> 4):
+            self.drops["shape"] += 1
+            return
+        step = self.routes.find_step(hops) or self.routes.step(hops)
+        refusal = step.refusal or (step.media_refusal if kind == _PROBE else None)
+        if refusal is not None:
+            self.drops[refusal] += 1
+        elif step.previous is not segment:
+            self.drops["wrong_source"] += 1
+        elif step.following is not None:
+            self._gather(step.following, kind, body)
+        elif kind == _PROBE:
+            # The answer goes back over the same relays, so that a route's death in either direction is noticed.
+            numbers = b"".join(hops[at : at + 4] for at in range(len(hops) - 4, 0, -4))
+            self._gather(segment, _ECHO, hops[:1] + numbers + body[-PROBE_ID.size :])
+        elif step.reverse is None or not step.reverse.answered(PROBE_ID.unpack_from(body, len(hops))[0], now):
             self.drops["unasked_echo"] += 1
-        return []
 
-    def _echo(self, message: bytes, body_at: int, step: _Step, unix: float) -> Effect:
-        """The answer goes back over the same relays, so that a route's death in either direction is noticed."""
-        asker = step.previous
-        assert asker is not None
-        backwards = hop_bytes(step.path[::-1])
-        front = prefix(ECHO, len(step.path), 1, int.from_bytes(message[4:8], "big"))
-        return ("send", asker.addr, asker.sealed(front, backwards, message[body_at:], unix))
+    def _gather(self, segment: Segment, kind: int, body: bytes) -> None:
+        segment.control(kind, body)
+        self._ready[segment] = None
 
-    def tick(self, now: float, unix: float) -> List[Tuple[Addr, bytes]]:
-        """Decide on switches and send the probes that are due. Call it every 10 to 20 ms."""
+    def tick(self, now: float, unix: float) -> None:
+        """Decide on switches, and gather what is due. Call it every 10 to 20 ms, and `flush` after it."""
         self._excuse_own_stall(now)
-        due: List[Tuple[Addr, bytes]] = []
-        for way in self._egresses.values():
+        self._exchange.tick(now, unix)
+        self._decide(now, unix)
+        due = 0
+        for way in self.routes.egresses.values():
+            for lane in way.lanes.values():
+                waited_s = now - lane.monitor.last_probe + PROBE_SLACK_S
+                if due < MAX_PROBES_A_TICK and waited_s >= self._interval_s(way, lane, now):
+                    due += 1
+                    self._probe_out(lane, now)
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_INTERVAL_S
+            self._sent_flows.expire(unix)
+            self._passed_flows.expire(unix)
+
+    def _decide(self, now: float, unix: float) -> None:
+        for way in self.routes.egresses.values():
             switch = way.choice.decide(now)
             if switch is not None:
                 way.lane = way.lanes[switch.after]
                 way.switches.append(
                     {"unix": unix, "from": switch.before, "to": switch.after, "reason": switch.reason}
                 )
-            for lane in way.lanes.values():
-                waited_s = now - lane.monitor.last_probe + PROBE_SLACK_S
-                wanted = waited_s >= self._interval_s(way, lane, now)
-                if wanted and len(due) < MAX_PROBES_A_TICK:
-                    due.append(self._probe_out(lane, now, unix))
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_INTERVAL_S
-            self._sent_flows.expire(unix)
-            self._passed_flows.expire(unix)
-        return due
 
     def _excuse_own_stall(self, now: float) -> None:
         """One late tick is forgiven; a caller that is always late must not keep dead paths alive."""
@@ -408,59 +387,42 @@ class Overlay:
         self._last_tick = now
         is_excused, self._stalled = stalled_s > STALL_S and not self._stalled, stalled_s > STALL_S
         if is_excused:
-            for monitor in self._monitors.values():
+            for monitor in self.routes.monitors.values():
                 monitor.excuse(stalled_s)
 
-    def _interval_s(self, way: _Egress, lane: _Lane, now: float) -> float:
+    def _interval_s(self, way: Egress, lane: Lane, now: float) -> float:
         if lane is way.lane and now - way.last_data < FLOW_ACTIVE_S:
             return failover.IN_USE_INTERVAL_S
-        return self._standby_interval_s
+        return self.routes.standby_interval_s
 
-    def _probe_out(self, lane: _Lane, now: float, unix: float) -> Tuple[Addr, bytes]:
+    def _probe_out(self, lane: Lane, now: float) -> None:
         self._probe_id = (self._probe_id + 1) & 0xFFFFFFFF
         lane.monitor.probed(self._probe_id, now)
-        body = PROBE_BODY.pack(self._probe_id, int(unix * 1e6))
-        return lane.next.addr, lane.next.sealed(lane.probe_prefix, lane.hops, body, unix)
+        self._gather(lane.next, _PROBE, lane.hops + PROBE_ID.pack(self._probe_id))
 
     # --- what it tells -------------------------------------------------------------------------------------
 
     def status(self) -> Dict[str, object]:
         """JSON-able: {"paths": {egress: ...}, "flows": [...], "drops": {reason: count}}; rtt_ms None: unmeasured."""
+        shard = self.routes.shard
         return {
-            "serial": None if self._shard is None else self._shard.serial,
+            "serial": None if shard is None else shard.serial,
             "paths": self.paths(),
+            "segments": told.segments(self.routes),
             "flows": self.flows(),
             "uncounted_flows": self._sent_flows.uncounted + self._passed_flows.uncounted,
+            "buffers": self.buffers(),
             "drops": dict(self.drops),
         }
 
     def paths(self) -> Dict[str, object]:
         """{egress: what is known of the way there}."""
-        return {egress: self._path_status(way) for egress, way in self._egresses.items()}
+        return told.paths(self.routes)
 
     def flows(self, limit: int = MAX_STATUS_FLOWS) -> List[Dict[str, object]]:
         """The latest flows that came in, passed or went out here (`Flow.row`)."""
         return (self._sent_flows.rows(limit) + self._passed_flows.rows(limit))[:limit]
 
-    def _path_status(self, way: _Egress) -> Dict[str, object]:
-        lane = way.lane
-        return {
-            "active": lane.label,
-            "straight": self.goes_straight(lane.path[-1]),
-            "path": list(lane.path),
-            "state": lane.monitor.state,
-            "rtt_ms": _milliseconds(lane.monitor.rtt_s),
-            "switches": list(way.switches),
-            "candidates": {
-                other.label: {
-                    "path": list(other.path),
-                    "state": other.monitor.state,
-                    "rtt_ms": _milliseconds(other.monitor.rtt_s),
-                }
-                for other in way.lanes.values()
-            },
-        }
-
-
-def _milliseconds(seconds: Optional[float]) -> Optional[float]:
-    return None if seconds is None else round(seconds * 1000, 3)
+    def buffers(self) -> Dict[str, Dict[str, int]]:
+        """{buffer: how much is in it, and its bound}."""
+        return told.buffers(self.routes, (self._sent_flows, self._passed_flows))

@@ -1,72 +1,138 @@
-"""One neighbour of the overlay, with the two directed segments that we share with it: sealing and opening."""
+"""One neighbour of the overlay: its keys, and what proves that a datagram is its own and new."""
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-from typing import Optional
+from typing import Callable, Optional, Tuple
 
 from commcli.relay.mesh.neighbours import Neighbour
-from commcli.relay.overlay.wire import SEQUENCE_AND_TIME, TAG_BYTES, Addr, ReplayWindow, keyed, node_number
+from commcli.relay.overlay.arrivals import Arrivals
+from commcli.relay.overlay.wire import (
+    AGAIN,
+    DATA,
+    HEADER,
+    HEADER_AT,
+    HEADER_BYTES,
+    TAG_BYTES,
+    Addr,
+    end_keyed,
+    hop_keyed,
+    kind_byte,
+    node_number,
+)
 
-# Before a relay has heard anything from a neighbour, its replay window is empty: an old recording would pass.
-# So the first datagram must be this fresh. Nothing later depends on the clocks agreeing.
+# Before a relay has heard anything from a neighbour it has no book of arrivals: an old recording would pass. So the
+# first datagram must be this fresh by the clocks, or a hello must repeat a number that we have just made up.
 FRESH_S = 60.0
 # A neighbour whose clock was ahead, was set right and then restarted, numbers lower than before. After so long
-# without an accepted word from it, a fresh one begins a new window. No recording is that fresh: whatever was
+# without an accepted word from it, a fresh one begins a new book. No recording is that fresh: whatever was
 # accepted before the silence was sent longer ago than FRESH_S, also by clocks that are FRESH_S apart.
 SILENCE_S = 2 * FRESH_S
+_AGAIN, _AS_DATA = kind_byte(AGAIN), bytes((kind_byte(DATA),))
+Maker = Callable[[], hashlib.blake2b]
+
+
+class Numbers:
+    """The end-to-end numbers of one other edge: each packet once, also if it came over two paths."""
+
+    __slots__ = ("_heard", "arrivals", "sent")
+
+    def __init__(self) -> None:
+        self.arrivals: Optional[Arrivals] = None
+        self._heard = float("-inf")
+        self.sent = 0  # the last number of ours
+
+    def next(self, unix: float) -> int:
+        """The number of our next packet to it."""
+        self.sent = self.sent + 1 if self.sent else int(unix * 1e6)
+        return self.sent
+
+    def accept(self, number: int, now: float) -> bool:
+        """Whether this is the packet's first copy."""
+        if self.arrivals is None or not self.arrivals.accept(number, now):
+            # The edge's clock may have been set back before it began again; every hop has seen that it is no replay.
+            if self.arrivals is not None and now - self._heard < SILENCE_S:
+                return False
+            self.arrivals = Arrivals(number)
+        self._heard = now
+        return True
 
 
 class Peer:
-    """Keys, sequence and replay window. The neighbour must have at least one key."""
+    """Keys, sequences and arrivals. The neighbour must have at least one key; the first one seals, all verify."""
 
-    __slots__ = ("_heard", "_keys", "_seal", "_sequence", "_window", "addr", "id", "number")
+    __slots__ = (
+        "_end_keys", "_hop_keys", "_seal", "_sequence", "addr", "arrivals", "end_seal", "heard", "id", "nonce",
+        "number", "numbers", "row",
+    )  # fmt: skip
 
-    def __init__(self, known: Neighbour) -> None:
+    def __init__(self, known: Neighbour, nonce: int) -> None:
         self.id = known.id
         self.number = node_number(known.id)
         self._sequence = 0  # the last one sent
-        self._window: Optional[ReplayWindow] = None
-        self._heard = float("-inf")
+        self.arrivals: Optional[Arrivals] = None
+        self.numbers = Numbers()
+        self.heard = float("-inf")  # the last authentic datagram
+        self.nonce = nonce  # who repeats it has heard us since we made it up
+        self.row = known
         self.use(known)
 
     def use(self, known: Neighbour) -> None:
-        """Take its address and keys. The window outlives them: sequences only grow, recordings stay refused."""
+        """Take its address and keys. The books outlive them: sequences only grow, recordings stay refused."""
+        self.row = known
         self.addr: Addr = (known.address, known.overlay_port)
-        self._keys = tuple(keyed(key) for key in known.keys)
-        self._seal = self._keys[0]
+        self._hop_keys: Tuple[Maker, ...] = tuple(map(hop_keyed, known.keys))
+        self._end_keys: Tuple[Maker, ...] = tuple(map(end_keyed, known.keys))
+        self._seal = self._hop_keys[0]
+        self.end_seal = self._end_keys[0]
 
-    def sealed(self, front: bytes, rest: bytes, payload: bytes, unix: float) -> bytes:
-        """The datagram of these parts, numbered, timed and tagged. front: the first eight bytes."""
-        now_us = int(unix * 1e6)
-        self._sequence = self._sequence + 1 if self._sequence else now_us
-        message = front + SEQUENCE_AND_TIME.pack(self._sequence, now_us) + rest + payload
+    # --- hop by hop ----------------------------------------------------------------------------------------
+
+    def sealed(self, kind: int, marks: int, covered: bytes, rest: bytes, unix_us: int) -> "Tuple[int, bytes]":
+        """(sequence, datagram). kind: as of `kind_byte`; marks: class and flags; rest: what the tag leaves out."""
+        self._sequence = sequence = self._sequence + 1 if self._sequence else unix_us
+        message = HEADER.pack(kind, marks, len(covered), sequence, unix_us) + covered
         tag = self._seal()
         tag.update(message)
-        return message + tag.digest()
+        return sequence, tag.digest() + message + rest
 
-    def refusal(self, data: bytes, now: float, unix: float) -> Optional[str]:
-        """Why what came from its address is not from it, or was here before: forged, stale or replayed; or None."""
-        message, received = data[:-TAG_BYTES], data[-TAG_BYTES:]
-        for key in self._keys:
+    def is_from(self, data: bytes, covered: int) -> bool:
+        """Whether it has the tag of one of our keys. data: at least HEADER_BYTES + covered."""
+        if data[HEADER_AT] == _AGAIN:
+            message = _AS_DATA + data[HEADER_AT + 1 : HEADER_BYTES + covered]
+        else:
+            message = data[HEADER_AT : HEADER_BYTES + covered]
+        received = data[:TAG_BYTES]
+        for key in self._hop_keys:
             tag = key()
             tag.update(message)
             if hmac.compare_digest(tag.digest(), received):
-                break
-        else:
-            return "forged"
-        sequence, sent_us = SEQUENCE_AND_TIME.unpack_from(data, 8)
-        if self._window is None or not self._window.accept(sequence):
-            word = self._begin(sequence, abs(unix - sent_us / 1e6), now)
-            if word is not None:
-                return word
-        self._heard = now
+                return True
+        return False
+
+    def begin(self, sequence: int, sent_us: int, now: float, unix: float) -> Optional[str]:
+        """A datagram that the book refuses, or the first: begin a new book with it, or say why not."""
+        if self.arrivals is not None and now - self.heard < SILENCE_S:
+            return "replayed"
+        if abs(unix - sent_us / 1e6) > FRESH_S:
+            return "stale" if self.arrivals is None else "replayed"
+        self.arrivals = Arrivals(sequence)
         return None
 
-    def _begin(self, sequence: int, age_s: float, now: float) -> Optional[str]:
-        if self._window is not None and now - self._heard < SILENCE_S:
-            return "replayed"
-        if age_s > FRESH_S:
-            return "stale" if self._window is None else "replayed"
-        self._window = ReplayWindow(sequence)
-        return None
+    def begin_proven(self, sequence: int, nonce: int) -> None:
+        """A new book with a hello that has repeated our nonce; `nonce` is the next one, so that none counts twice."""
+        self.arrivals = Arrivals(sequence)
+        self.nonce = nonce
+
+    # --- end to end ----------------------------------------------------------------------------------------
+
+    def ends_with(self, message: bytes, payload: bytes, received: bytes) -> bool:
+        """Whether `received` is the end tag of a section's head with one entry, and its payload."""
+        for key in self._end_keys:
+            tag = key()
+            tag.update(message)
+            tag.update(payload)
+            if hmac.compare_digest(tag.digest(), received):
+                return True
+        return False

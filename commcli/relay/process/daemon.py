@@ -43,7 +43,7 @@ class OverlayCarrier:
         elif self._overlay.goes_straight(egress):
             return False
         else:
-            self._fleet.send(self._overlay.send(egress, src, dst, payload, now, unix), now)
+            self._overlay.send(egress, src, dst, [payload], now, unix)
         return True
 
 
@@ -81,6 +81,7 @@ class Relay(Front):
         if config.base is not None:
             self.fleet = Membership(self)
             self.edge.carrier = OverlayCarrier(self.fleet, self.drops)
+            self.loop.settle = self.fleet.flush
         if group is not None:
             self.hub = Hub(group.socks, group.register, self.loop, self.drops, self._carry)
         commands = {} if self.fleet is None else self.fleet.commands()
@@ -119,7 +120,7 @@ class Relay(Front):
             self.drops["no_egress"] += 1  # the table has changed under it
         else:
             now = self.loop.now
-            self.fleet.send(self.fleet.overlay.send(egress, *packet, now, time.time()), now)
+            self.fleet.overlay.send(egress, packet.src, packet.dst, [packet.payload], now, time.time())
 
     def _tell(self) -> None:
         """Let the other processes know what they go by."""

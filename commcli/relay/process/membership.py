@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
 from commcli.relay import shaping
-from commcli.relay.clients.udp import Addr, bound_udp, waiting
+from commcli.relay.clients.udp import Addr, BatchSocket, bound_udp, split, waiting
 from commcli.relay.mesh import neighbours
 from commcli.relay.mesh.mesh import Mesh, Reflector
 from commcli.relay.overlay.overlay import Overlay
@@ -37,6 +37,9 @@ class Membership:
         if self.config.faults:
             self.files.append(WatchedJson(self.config.path("etc/faults.json"), self._use_faults))
         self.overlay_socket = self._udp(self.config.overlay_port, self._on_overlay)
+        self._overlay_batches = (
+            None if self.overlay_socket is None else BatchSocket(self.overlay_socket, relay.drops)
+        )
         self.stamp_socket = self._udp(self.config.stamp_port, self._on_stamp)
         self.mesh_socket = self._udp(0, self._on_mesh_reply)
         self.services: List[Addr] = []  # the other nodes' overlay and STAMP ports
@@ -58,21 +61,25 @@ class Membership:
 
     # --- datagrams -----------------------------------------------------------------------------------------
 
-    def send(self, datagrams: "List[tuple[Addr, bytes]]", now: float) -> None:
-        """Send overlay datagrams to the next hops."""
-        if self.overlay_socket is not None:
-            for to, data in datagrams:
-                self.relay.egress.send(self.overlay_socket, data, to, now)
+    def flush(self, now: float) -> None:
+        """Send what the overlay has gathered in this turn of the loop, to each next hop as a batch."""
+        for to, datagrams in self.overlay.flush(now, time.time()):
+            if self._overlay_batches is None:
+                continue
+            if self.relay.egress.shaper is None:
+                self._overlay_batches.send_all(datagrams, to)
+            else:
+                for data in datagrams:
+                    self.relay.egress.send(self._overlay_batches.sock, data, to, now)
 
     def _on_overlay(self, _events: int) -> None:
-        assert self.overlay_socket is not None
-        now, unix = time.monotonic(), time.time()
-        for data, source in waiting(self.overlay_socket, self.relay.drops):
-            for effect in self.overlay.receive(data, source, now, unix):
-                if effect[0] == "send":
-                    self.relay.egress.send(self.overlay_socket, effect[2], effect[1], now)
-                else:
-                    self.relay.deliver(effect[1], effect[2], effect[3], now)
+        assert self._overlay_batches is not None
+        now, unix = self.relay.loop.now, time.time()
+        for data, ancillary, _flags, source in self._overlay_batches.read(self.relay.loop.turns):
+            datagrams = split(data, ancillary) if ancillary else (data,)
+            for src, dst, payloads in self.overlay.receive(source[:2], datagrams, now, unix):
+                for payload in payloads:
+                    self.relay.deliver(src, dst, payload, now)
 
     def _on_stamp(self, _events: int) -> None:
         assert self.stamp_socket is not None
@@ -92,7 +99,8 @@ class Membership:
         if now >= self._next_files:
             self._next_files = now + FILES_EVERY_S
             self._read_files(start=False)
-        self.send(self.overlay.tick(now, unix), now)
+        self.overlay.tick(now, unix)
+        self.flush(now)
         if self.mesh_socket is not None:
             for _peer, to, data in self.mesh.tick(now, unix):
                 self.relay.egress.send(self.mesh_socket, data, to, now)

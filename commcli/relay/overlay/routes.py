@@ -1,0 +1,249 @@
+"""What the table and the keys make of paths: whose address is whose, which ways lead there, and what may pass here."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Callable, Deque, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+
+from commcli.relay.mesh import neighbours
+from commcli.relay.overlay import failover
+from commcli.relay.overlay.peer import Peer
+from commcli.relay.overlay.segment import Segment
+from commcli.relay.overlay.wire import MAX_HOPS, MIN_HOPS, node_number, path_bytes, section_head
+from commcli.relay.table import zones
+from commcli.relay.table.shard import Shard
+
+Path = Tuple[str, ...]
+
+MAX_SWITCHES_KEPT = 16
+MAX_STEPS = 4096
+# Standby probes of a big fleet together stay under this; each path then gets its own less often than every second.
+MAX_STANDBY_PROBES_A_SECOND = 200.0
+
+
+class Lane:
+    """An outgoing path with everything that is the same for each of its packets."""
+
+    __slots__ = ("far", "heads", "hops", "label", "monitor", "next", "path", "segments")
+
+    def __init__(self, label: str, monitor: failover.PathMonitor, following: Segment, far: Peer) -> None:
+        self.label, self.monitor, self.path = label, monitor, monitor.path
+        self.next, self.far = following, far
+        self.hops = bytes((len(self.path) << 4,)) + path_bytes(self.path)
+        self.heads = {family: section_head(self.path, family) for family in (4, 6)}
+        self.segments = tuple(zip(self.path, self.path[1:]))  # directed
+
+
+class Egress:
+    """The way towards one other edge."""
+
+    __slots__ = ("choice", "copies_on", "lane", "lanes", "last_data", "may_go_straight", "switches")
+
+    def __init__(self, lanes: Sequence[Lane], earlier: Optional["Egress"], may_go_straight: bool) -> None:
+        self.may_go_straight = may_go_straight
+        self.lanes = {lane.label: lane for lane in lanes}
+        self.choice = failover.Choice([(lane.label, lane.monitor) for lane in lanes])
+        self.lane = self.lanes[self.choice.active]
+        # Classes that go over another lane as well.
+        self.copies_on: Dict[int, Lane] = {}
+        self.last_data: float = earlier.last_data if earlier is not None else float("-inf")
+        self.switches: Deque[Dict[str, object]] = (
+            earlier.switches if earlier is not None else deque(maxlen=MAX_SWITCHES_KEPT)
+        )
+
+
+class Step:
+    """What to do with what names one path: refuse it, or pass it on. `head`: as it stands on the wire."""
+
+    __slots__ = ("following", "media_refusal", "origin", "path", "previous", "refusal", "reverse", "role")
+
+    def __init__(self, refusal: Optional[str]) -> None:
+        self.refusal = refusal
+        self.media_refusal: Optional[str] = None  # an echo may pass, all else may not
+        self.path: Path = ()
+        self.previous: Optional[Segment] = None
+        self.following: Optional[Segment] = None
+        self.origin: Optional[Peer] = None  # the ingress, where we are the egress
+        self.role = ""
+        self.reverse: Optional[failover.PathMonitor] = None  # our own path that is this one backwards
+
+
+class Routes:
+    """The neighbours and the table of one node, and what follows from them."""
+
+    def __init__(self, node: str, random_bytes: Callable[[int], bytes]) -> None:
+        self._node = node
+        self._number = node_number(node)
+        self._random = random_bytes
+        self.segments: Dict[str, Segment] = {}  # by neighbour
+        self.by_addr: Dict[Tuple[str, int], Segment] = {}
+        self.by_number: Dict[int, str] = {}
+        self.shard: Optional[Shard] = None
+        self._carried: FrozenSet[Path] = frozenset()  # by this table or the one before
+        self._is_bound = False
+        self._owners: Dict[str, List[Tuple[int, int, str]]] = {}
+        self.egresses: Dict[str, Egress] = {}
+        self.monitors: Dict[Path, failover.PathMonitor] = {}
+        self._steps: Dict[bytes, Step] = {}
+        self._straight: Dict[str, bool] = {}  # what `permits_straight` said, until peers or table change
+        self.standby_interval_s = failover.STANDBY_INTERVAL_S
+        self.find_step = self._steps.get
+
+    # --- what it knows -------------------------------------------------------------------------------------
+
+    def set_peers(self, peers: Mapping[str, object]) -> None:
+        """The object under "peers" of etc/peers.json. Raises ValueError, then nothing has changed."""
+        known = neighbours.parse(peers)
+        kept: Dict[str, Segment] = {}
+        for node, row in known.items():
+            if node == self._node or not row.keys:
+                continue
+            segment = self.segments.get(node)
+            if segment is None:
+                segment = Segment(Peer(row, int.from_bytes(self._random(8), "big")))
+            elif segment.peer.row != row:
+                segment.peer.use(row)
+            kept[node] = segment
+        self.segments = kept
+        self.by_addr = {segment.peer.addr: segment for segment in kept.values()}
+        self._rebuild()
+
+    def set_shard(self, shard: Optional[Shard]) -> None:
+        """The table to follow from now on. What is known of paths that stay is kept."""
+        self._bind(shard)
+        self.shard = shard
+        nodes = {} if shard is None else shard.nodes
+        self.by_number = {node_number(node): node for node in nodes}
+        self._owners = {}
+        for node, row in nodes.items():
+            if node != self._node:
+                for address in row.addresses:
+                    self._owners.setdefault(address, []).append((*row.relay_ports, node))
+        self._rebuild()
+
+    def _bind(self, shard: Optional[Shard]) -> None:
+        """Paths of this table, and of the one before: an ingress may have the next one later than we."""
+        carried = None if shard is None else shard.carries
+        self._is_bound = carried is not None
+        before = frozenset() if self.shard is None else (self.shard.carries or frozenset())
+        self._carried = (carried or frozenset()) | before
+
+    def _rebuild(self) -> None:
+        shard, earlier, monitors = self.shard, self.egresses, self.monitors
+        self._steps.clear()
+        self._straight.clear()
+        self.egresses, self.monitors = {}, {}
+        if shard is None:
+            return
+        for egress, route in shard.routes.items():
+            if egress in shard.blocked:
+                continue
+            lanes = []
+            for label, path in route.paths():
+                # Two labels may name the same path: one monitor then.
+                following, far = self.segments.get(path[1]), self.segments.get(path[-1])
+                if following is None or far is None:
+                    continue  # no key, no packet: choosing it would be choosing silence
+                monitor = self.monitors.get(path) or monitors.get(path) or failover.PathMonitor(path)
+                self.monitors[path] = monitor
+                lanes.append(Lane(label, monitor, following, far.peer))
+            if lanes:
+                may_go_straight = self._is_legal((self._node, egress))
+                self.egresses[egress] = Egress(lanes, earlier.get(egress), may_go_straight)
+        wanted = len(self.monitors) / MAX_STANDBY_PROBES_A_SECOND
+        self.standby_interval_s = max(failover.STANDBY_INTERVAL_S, wanted)
+
+    def egress_of(self, ip: str, port: int) -> Optional[str]:
+        """The other fleet node that owns this relayed address, None if none does."""
+        for low, high, node in self._owners.get(ip, ()):
+            if low <= port <= high:
+                return node
+        return None
+
+    def owns(self, node: str, addr: Tuple[str, int]) -> bool:
+        """Is this a relayed address of that node?"""
+        row = None if self.shard is None else self.shard.nodes.get(node)
+        return (
+            row is not None
+            and addr[0] in row.addresses
+            and row.relay_ports[0] <= addr[1] <= row.relay_ports[1]
+        )
+
+    def _is_legal(self, path: Path) -> bool:
+        return self.shard is not None and zones.violated(self.shard.zones, self.shard.nodes, path) is None
+
+    # --- straight ------------------------------------------------------------------------------------------
+
+    def goes_straight(self, egress: str) -> bool:
+        """Should packets to this egress leave as plain UDP, from relayed address to relayed address?
+
+        Yes where no overlay path has answered (a first table that not every relay holds yet, an overlay port that
+        a firewall shuts) or the table knows none, as long as the zones permit the two edges. What the table
+        blocks, and what a zone forbids, never goes straight.
+        """
+        way = self.egresses.get(egress)
+        if way is None:
+            return self.permits_straight(egress)
+        if way.lane.monitor.state in failover.USABLE or not way.may_go_straight:
+            return False
+        return not any(lane.monitor.state in failover.USABLE for lane in way.lanes.values())
+
+    def permits_straight(self, egress: str) -> bool:
+        """May packets to this egress pass the two edges' countries and no other?"""
+        answer = self._straight.get(egress)
+        if answer is None:
+            blocked = self.shard is None or egress in self.shard.blocked
+            answer = self._straight[egress] = not blocked and self._is_legal((self._node, egress))
+        return answer
+
+    # --- what may pass here --------------------------------------------------------------------------------
+
+    def step(self, hops: bytes) -> Step:
+        """What to do with this path (u8 hops << 4 | anything, node numbers). Remembered until peers or table change."""
+        step = self._judged(hops[0] >> 4, hops[1:])
+        if len(self._steps) >= MAX_STEPS:
+            self._steps.clear()  # only authenticated neighbours fill it, and one lookup refills a row
+        self._steps[hops] = step
+        return step
+
+    def _judged(self, hops: int, raw: bytes) -> Step:
+        if not MIN_HOPS <= hops <= MAX_HOPS or len(raw) != 4 * hops:
+            return Step("hops")
+        numbers = [int.from_bytes(raw[at : at + 4], "big") for at in range(0, len(raw), 4)]
+        if self._number not in numbers[1:]:
+            return Step("not_for_us")
+        if len(set(numbers)) != hops:
+            return Step("loop")
+        if self.shard is None:
+            return Step("no_table")
+        if not all(number in self.by_number for number in numbers):
+            return Step("unknown_hop")
+        path = tuple(self.by_number[number] for number in numbers)
+        if zones.violated(self.shard.zones, self.shard.nodes, path) is not None:
+            return Step("zone")
+        is_row = not self._is_bound or path in self._carried
+        # An echo comes back over the relays of a row, whatever the table says of that direction.
+        if not (is_row or path[::-1] in self._carried or path[::-1] in self.monitors):
+            return Step("not_in_table")
+        step = self._open_step(path, numbers.index(self._number))
+        step.media_refusal = None if is_row else "not_in_table"
+        return step
+
+    def _open_step(self, path: Path, position: int) -> Step:
+        is_last = position == len(path) - 1
+        previous = self.segments.get(path[position - 1])
+        following = None if is_last else self.segments.get(path[position + 1])
+        if previous is None:
+            return Step("wrong_source")  # the sender has a key, so it is somebody else
+        if following is None and not is_last:
+            return Step("no_key")
+        step = Step(None)
+        step.path, step.previous, step.following = path, previous, following
+        step.role = "egress" if is_last else "transit"
+        if is_last:
+            origin = self.segments.get(path[0])
+            if origin is None:
+                return Step("no_key")
+            step.origin = origin.peer
+            step.reverse = self.monitors.get(path[::-1])
+        return step

@@ -1,0 +1,155 @@
+"""What leaves for one neighbour: gathered in a turn of the loop, packed and sealed.
+
+So small packets share a datagram, and equal datagrams leave as a train. Nothing waits longer than the turn.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Tuple
+
+from commcli.relay.overlay.peer import Peer
+from commcli.relay.overlay.wire import AGAIN, CLASSES, DATA, HEADER_AT, HEADER_BYTES, MAX_ENTRIES, kind_byte
+
+BASE_BYTES = 1200  # of a datagram on a path whose MTU is not known
+MAX_WAITING = 4096  # packets of one turn
+_DATA = kind_byte(DATA)
+_AGAIN = bytes((kind_byte(AGAIN),))
+
+# (class, section up to its count, count, entries, payloads): what shares one section.
+Unit = Tuple[int, bytes, int, bytes, bytes]
+
+
+def again(datagram: bytes) -> bytes:
+    """The same DATA datagram, marked as a repeat."""
+    return datagram[:HEADER_AT] + _AGAIN + datagram[HEADER_AT + 1 :]
+
+
+class Traffic:
+    """How much of one class goes to one neighbour: datagrams and their bytes, and bytes that only protect them."""
+
+    __slots__ = ("bytes", "extra_bytes", "marks", "packets")
+
+    def __init__(self, word: int) -> None:
+        self.marks = word << 6
+        self.packets = self.bytes = self.extra_bytes = 0
+
+
+class _Pack:
+    """One datagram of small packets in the making."""
+
+    __slots__ = ("_count", "_entries", "_head", "_sections", "payloads", "size")
+
+    def __init__(self) -> None:
+        self._sections: List[bytes] = []
+        self._head, self._count = b"", 0
+        self._entries: List[bytes] = []
+        self.payloads: List[bytes] = []
+        self.size = HEADER_BYTES
+
+    def grown(self, head: bytes, entries: bytes, payloads: bytes, count: int) -> int:
+        """How long it would be with this as well."""
+        joins = head == self._head and self._count + count <= MAX_ENTRIES
+        return self.size + len(entries) + len(payloads) + (0 if joins else len(head) + 1)
+
+    def add(self, head: bytes, entries: bytes, payloads: bytes, count: int) -> None:
+        self.size = self.grown(head, entries, payloads, count)
+        if head != self._head or self._count + count > MAX_ENTRIES:
+            self._end_section()
+            self._head = head
+        self._count += count
+        self._entries.append(entries)
+        self.payloads.append(payloads)
+
+    def _end_section(self) -> None:
+        if self._count:
+            self._sections += (self._head, bytes((self._count,)), *self._entries)
+        self._count, self._entries = 0, []
+
+    def sections(self) -> bytes:
+        self._end_section()
+        return b"".join(self._sections)
+
+
+class Segment:
+    """One neighbour: what waits for it, and the repair of both directions."""
+
+    __slots__ = (
+        "_control", "_packs", "classes", "last_data", "last_data_in", "mtu_bytes", "overflow", "packed", "peer",
+        "sent_bytes", "sent_datagrams", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.mtu_bytes = BASE_BYTES
+        self.waiting: List[Unit] = []
+        self.last_data = self.last_data_in = float("-inf")
+        self._control: List[Tuple[int, bytes]] = []
+        self._packs: Dict[int, _Pack] = {}
+        self.classes = {word: Traffic(word) for word in CLASSES}
+        self.overflow = self.packed = self.sent_bytes = self.sent_datagrams = 0
+
+    def add(self, unit: Unit) -> None:
+        """Gather it for the end of the turn."""
+        if len(self.waiting) < MAX_WAITING:
+            self.waiting.append(unit)
+        else:
+            self.overflow += unit[2]
+
+    def control(self, kind: int, body: bytes) -> None:
+        """Gather a control datagram (`kind_byte`), whose tag covers all of it."""
+        self._control.append((kind, body))
+
+    def has_gathered(self) -> bool:
+        """Is there anything to flush?"""
+        return bool(self.waiting or self._control)
+
+    def flush(self, now: float, unix: float) -> List[bytes]:
+        """The datagrams of what was gathered."""
+        unix_us = int(unix * 1e6)
+        out: List[bytes] = []
+        if self.waiting:
+            waiting, self.waiting = self.waiting, []
+            self.last_data = now
+            if len(waiting) == 1:
+                word, head, count, entries, payloads = waiting[0]
+                self._data(word, head + bytes((count,)) + entries, payloads, unix_us, out)
+            else:
+                self._all(waiting, unix_us, out)
+        for kind, body in self._control:
+            out.append(self.peer.sealed(kind, 0, body, b"", unix_us)[1])
+        self._control.clear()
+        self.sent_datagrams += len(out)
+        self.sent_bytes += sum(map(len, out))
+        return out
+
+    def _all(self, waiting: List[Unit], unix_us: int, out: List[bytes]) -> None:
+        """Large ones as they are, small ones together; the order within a class stays."""
+        most_bytes, packs = self.mtu_bytes, self._packs
+        for word, head, count, entries, payloads in waiting:
+            pack = packs.get(word)
+            if len(entries) + len(payloads) > most_bytes // 2:
+                if pack is not None:
+                    self._end_pack(word, packs.pop(word), unix_us, out)
+                self._data(word, head + bytes((count,)) + entries, payloads, unix_us, out)
+                continue
+            if pack is not None and pack.grown(head, entries, payloads, count) > most_bytes:
+                self._end_pack(word, pack, unix_us, out)
+                pack = None
+            if pack is None:
+                pack = packs[word] = _Pack()
+            pack.add(head, entries, payloads, count)
+        for word, pack in packs.items():
+            self._end_pack(word, pack, unix_us, out)
+        packs.clear()
+
+    def _end_pack(self, word: int, pack: _Pack, unix_us: int, out: List[bytes]) -> None:
+        self._data(word, pack.sections(), b"".join(pack.payloads), unix_us, out)
+        if len(pack.payloads) > 1:
+            self.packed += len(pack.payloads)
+
+    def _data(self, word: int, sections: bytes, payloads: bytes, unix_us: int, out: List[bytes]) -> None:
+        traffic = self.classes[word]
+        _sequence, datagram = self.peer.sealed(_DATA, traffic.marks, sections, payloads, unix_us)
+        out.append(datagram)
+        traffic.packets += 1
+        traffic.bytes += len(datagram)
