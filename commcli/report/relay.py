@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from commcli.report.overlay import overlays
 from commcli.report.terminal import grid, ms, styled
 
 Document = Mapping[str, Any]
@@ -17,7 +18,7 @@ def _status(doc: Document) -> RenderableType:
     rows = [row for row in doc["nodes"] if row["answer"] is not None]
     parts: list[RenderableType] = [_serving(doc)]
     if rows:
-        parts += [Text(), _figures(rows)]
+        parts += [Text(), _figures(rows), *overlays(rows)]
     return Group(*parts, *(Text(f"{row['node']}: {text}") for row in doc["nodes"] for text in _remarks(row)))
 
 

@@ -38,6 +38,50 @@ def figures(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def overlay() -> dict[str, Any]:
+    """What a node says of the overlay while a neighbour's segment loses packets."""
+    plan = {
+        "resend": True,
+        "copies": [3, 0.06],
+        "parity": None,
+        "backup": False,
+        "leave": False,
+        "reason": "3 % lost",
+    }
+    way = {"path": ["ae-1", "hk-1", "sg-1"], "state": "up", "rtt_ms": 96.3}
+    return {
+        "serial": 17,
+        "segments": {
+            "sg-1": {
+                "out": {
+                    "datagrams": 1000, "bytes": 900_000, "packed": 40, "mtu": {"mtu": 1500, "bytes": 1472},
+                    "loss": 0.031, "burst": 1.4, "reordered": 0.002, "jitter_ms": 2.5, "queue_ms": 0.4, "rtt_ms": 80.1,
+                    "plan": {"audio": plan, "video": plan},
+                    "classes": {"audio": {"datagrams": 600, "bytes": 90_000, "extra_bytes": 9_000}},
+                },
+                "in": {
+                    "expected": 2000, "lost": 60, "repaired": 58, "reordered": 4, "duplicates": 1, "runs": 50,
+                },
+            }
+        },
+        "paths": {
+            "sg-1": {
+                "active": "backup", "straight": False, **way,
+                "switches": [
+                    {"unix": 1_999_999_990.0, "from": "primary", "to": "backup", "reason": "primary does not answer"}
+                ],
+                "candidates": {"primary": {**way, "state": "dead", "rtt_ms": None}, "backup": way},
+            }
+        },
+        "flows": [],
+        "buffers": {
+            "resend sg-1": {"bytes": 524_288, "most_bytes": 1_048_576},
+            "flows": {"entries": 12, "most_entries": 8192},
+        },
+        "drops": {"forged": 2},
+    }  # fmt: skip
+
+
 def test_every_figure_has_its_line() -> None:
     page = metrics.render(figures()).splitlines()
     for line in (
