@@ -196,6 +196,7 @@ def encode(table: Table) -> Encoded:
         rows[source][target] = route.row()
     for source, target in sorted(table.blocked):
         walls[source].append(target)
+    carried = carries(table)
     common: dict[str, Any] = {
         "schema": SCHEMA,
         "serial": table.serial,
@@ -207,7 +208,9 @@ def encode(table: Table) -> Encoded:
         common["prefixes"] = dict(table.prefixes)
     spelled = {key: _spelled(value) for key, value in common.items()}
     shards = {
-        node: _joined(spelled, {"node": node, "routes": rows[node], "blocked": walls[node]})
+        node: _joined(
+            spelled, {"node": node, "routes": rows[node], "blocked": walls[node], "carries": carried[node]}
+        )
         for node in sorted(table.nodes)
     }
     manifest = {
@@ -219,6 +222,17 @@ def encode(table: Table) -> Encoded:
         "shards": {node: sha256(data) for node, data in shards.items()},
     }
     return Encoded(canonical(manifest), shards)
+
+
+def carries(table: Table) -> dict[str, list[str]]:
+    """For each node the paths of all other nodes' rows on which it is transit or egress, spelled as a shard does."""
+    found: dict[str, set[Path]] = {node: set() for node in table.nodes}
+    for route in table.routes.values():
+        for _, path in route.paths():
+            for node in path[1:]:
+                if node in found:  # a table with a node that is not in it goes no further than `check`
+                    found[node].add(path)
+    return {node: [" ".join(path) for path in sorted(paths)] for node, paths in found.items()}
 
 
 def decode(manifest: bytes, shards: Mapping[str, bytes]) -> Table:

@@ -53,6 +53,7 @@ def good_shard() -> Document:
         },
         "blocked": ["us-1"],
         "prefixes": {"203.0.113.0/24": ["hk-1", "sg-1"], "2001:db8::/32": ["hk-1"]},
+        "carries": ["hk-1 ae-1", "kr-1 sg-1 ae-1", "sg-1 ae-1 hk-1 us-1"],
     }  # fmt: skip
 
 
@@ -103,6 +104,9 @@ def test_a_good_shard_becomes_values() -> None:
         "hk-1.relay.example",
     )
     assert shard.prefixes.look_up("203.0.113.7") == ("hk-1", "sg-1")
+    assert shard.carries == frozenset(
+        [("hk-1", "ae-1"), ("kr-1", "sg-1", "ae-1"), ("sg-1", "ae-1", "hk-1", "us-1")]
+    )
 
 
 def test_a_table_from_before_front_doors_and_prefixes_loads() -> None:
@@ -111,6 +115,11 @@ def test_a_table_from_before_front_doors_and_prefixes_loads() -> None:
     old["nodes"]["hk-1"] = _node("hk", "cn")
     shard = read(old)
     assert (shard.nodes["hk-1"].turn_port, len(shard.prefixes)) == (None, 0)
+
+
+def test_a_table_that_does_not_say_what_is_carried_is_told_from_one_that_carries_nothing() -> None:
+    assert read(_with("carries", "-")).carries is None
+    assert read(_with("carries", [])).carries == frozenset()
 
 
 def _with(path: str, value: object) -> Document:
@@ -219,6 +228,23 @@ LONG = ["ae-1", "sg-1", "hk-1", "us-1", "kr-1"]
         ("prefixes", {"192.0.2.0/24": ["hk-1", "hk-1"]}, "shape"),
         ("prefixes", {"192.0.2.0/24": ["xx-1"]}, "shape"),
         ("prefixes", {"\ud800\x1b[2J": ["hk-1"]}, "shape"),
+        ("carries", None, "shape"),
+        ("carries", {}, "shape"),
+        ("carries", "hk-1 ae-1", "shape"),
+        ("carries", [["hk-1", "ae-1"]], "shape"),
+        ("carries", ["hk-1 ae-1", "hk-1 ae-1"], "shape"),
+        ("carries", [""], "path"),
+        ("carries", ["hk-1"], "path"),
+        ("carries", ["hk-1  ae-1"], "path"),
+        ("carries", ["hk-1 ae-1 "], "path"),
+        ("carries", ["ae-1 hk-1"], "path"),  # our own row
+        ("carries", ["kr-1 hk-1"], "path"),  # without us
+        ("carries", ["xx-1 ae-1"], "path"),
+        ("carries", ["kr-1 \x1b[2J ae-1"], "path"),
+        ("carries", ["hk-1 sg-1 hk-1 ae-1"], "path"),
+        ("carries", ["hk-1 ae-1 sg-1 us-1 kr-1"], "path"),
+        ("carries", ["kr-1 us-1 ae-1"], "zone"),
+        ("carries", ["sg-1 ae-1 kr-1", "sg-1 kr-1 ae-1"], "zone"),
     ],
 )
 def test_a_shard_wrong_in_one_place(path: str, value: object, reason: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commcli.relay.table.zones import Zone, concerns, permits, violated
+from commcli.relay.table.zones import Judge, Zone, concerns, permits, violated
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,21 @@ def test_a_path_backwards_is_judged_alike(
     rule = Zone("z", (a, b), forbid)
     path = order[:hops]
     assert violated([rule], NODES, path) == violated([rule], NODES, path[::-1])
+
+
+@given(
+    st.lists(
+        st.tuples(MARKETS, MARKETS, st.frozensets(COUNTRIES), st.none() | st.frozensets(COUNTRIES)),
+        max_size=3,
+    ),
+    st.lists(
+        st.permutations([*NODES, "xx-9"]).flatmap(lambda order: st.integers(1, 4).map(lambda n: order[:n]))
+    ),
+)
+def test_a_judge_of_many_paths_says_what_the_rule_says_of_each(
+    rules: list[tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str] | None]],
+    paths: list[list[str]],
+) -> None:
+    zones = [Zone(f"z{n}", (a, b), forbid, allow) for n, (a, b, forbid, allow) in enumerate(rules)]
+    judge = Judge(zones, NODES)
+    assert [judge.violated(path) for path in paths] == [violated(zones, NODES, path) for path in paths]

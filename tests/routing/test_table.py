@@ -53,6 +53,24 @@ def test_equal_input_gives_equal_bytes(world: tuple[Policy, Matrix]) -> None:
     assert one.shards == other.shards
 
 
+@given(worlds())
+def test_each_relay_carries_what_others_routes_lead_over_it_and_nothing_else(
+    world: tuple[Policy, Matrix],
+) -> None:
+    table = table_of(*world)
+    encoded = tables.encode(table)
+    paths = {path for route in table.routes.values() for _, path in route.paths()}
+    for node in table.nodes:
+        shard = shard_rule.load(encoded.manifest, encoded.shards[node], node=node, unix=NOW, highest_serial=0)
+        assert shard.carries == frozenset(path for path in paths if node in path[1:])
+
+
+def test_what_a_relay_carries_is_spelled_in_one_way() -> None:
+    shard = json.loads(tables.encode(decision().table).shards["sg-1"])
+    assert "ae-1 sg-1 kr-1" in shard["carries"] and "ae-1 sg-1" in shard["carries"]
+    assert shard["carries"] == sorted(shard["carries"], key=lambda text: text.split(" "))
+
+
 def test_bytes_do_not_depend_on_the_order_of_routes() -> None:
     table = decision().table
     turned = dataclasses.replace(

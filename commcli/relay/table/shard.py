@@ -12,19 +12,18 @@ import hashlib
 import ipaddress
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from commcli.relay.overlay.wire import MAX_HOPS, MIN_HOPS, node_number
-from commcli.relay.table import zones
+from commcli.relay.table import carries, zones
+from commcli.relay.table.carries import Path
 from commcli.relay.table.prefixes import PrefixMap
 
 SCHEMA = 1
 MAX_BYTES = 16 << 20
 LABELS = ("primary", "backup", "last_resort")
-
-Path = Tuple[str, ...]
 
 
 class ShardRefused(Exception):
@@ -80,7 +79,11 @@ class Route:
 
 @dataclass(frozen=True)
 class Shard:
-    """A checked shard. created, expires: as written; expires_unix: seconds; prefixes: client networks -> edges."""
+    """A checked shard. created, expires: as written; expires_unix: seconds; prefixes: client networks -> edges.
+
+    carries: the paths of other nodes' rows on which this one is transit or egress, all others being refused; None
+    in a table of a controller that did not write them yet.
+    """
 
     serial: int
     node: str
@@ -92,6 +95,7 @@ class Shard:
     routes: Mapping[str, Route]
     blocked: FrozenSet[str]
     prefixes: PrefixMap = field(default_factory=lambda: PrefixMap({}))
+    carries: Optional[FrozenSet[Path]] = None
 
 
 ReadPrefixes = Callable[[Mapping[str, Sequence[str]]], PrefixMap]
@@ -162,7 +166,7 @@ def _body(
         prefixes=_prefixes(body, nodes, read_prefixes),
     )
     _check_policy(loaded)
-    return loaded
+    return replace(loaded, carries=_carries(body, loaded))
 
 
 def _check_policy(shard: Shard) -> None:
@@ -208,7 +212,7 @@ _DOMAIN = re.compile(
 )
 _SHARD_KEYS = (
     *("schema", "serial", "node", "created", "expires", "nodes", "zones", "routes", "blocked"),
-    "prefixes",
+    *("prefixes", "carries"),
 )
 _NODE_KEYS = (
     *("address", "overlay_port", "relay_ports", "country", "markets"),
@@ -370,6 +374,15 @@ def _prefixes(body: Mapping[str, Any], nodes: Mapping[str, ShardNode], read: Rea
     if unknown:
         raise _shape("shard.prefixes", "unknown edge %s" % unknown[0])
     return prefixes
+
+
+def _carries(body: Mapping[str, Any], shard: Shard) -> Optional[FrozenSet[Path]]:
+    if "carries" not in body:
+        return None
+    try:
+        return carries.parse(body["carries"], shard.node, shard.nodes, shard.zones)
+    except carries.NotCarried as error:
+        raise ShardRefused(error.reason, "shard.carries: %s" % error.detail) from None
 
 
 def _unique_zones(body: Mapping[str, Any]) -> Tuple[zones.Zone, ...]:

@@ -7,7 +7,7 @@ Markets and countries are lower-case ISO 3166-1 alpha-2 codes. Unknown is forbid
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import AbstractSet, FrozenSet, Iterable, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import AbstractSet, Dict, FrozenSet, Iterable, Mapping, Optional, Protocol, Sequence, Tuple
 
 EVERY_MARKET = "*"
 
@@ -77,3 +77,38 @@ def violated(zones: Iterable[Rule], nodes: Mapping[str, Place], path: Sequence[s
         ):
             return zone.id
     return None
+
+
+class Judge:
+    """`violated` for the very many paths of one table, whose zones and nodes do not change meanwhile.
+
+    Which nodes the zones of two edges let pass is worked out once for all edges that serve the same markets.
+    """
+
+    def __init__(self, zones: Iterable[Rule], nodes: Mapping[str, Place]) -> None:
+        self._zones, self._nodes = tuple(zones), nodes
+        self._of_markets: Dict[Tuple[FrozenSet[str], FrozenSet[str]], FrozenSet[str]] = {}
+        self._of_zones: Dict[Tuple[str, ...], FrozenSet[str]] = {}
+
+    def violated(self, path: Sequence[str]) -> Optional[str]:
+        """As the function of this name."""
+        first, last = self._nodes.get(path[0]), self._nodes.get(path[-1])
+        if first is None or last is None:
+            return violated(self._zones, self._nodes, path)
+        markets = frozenset(first.markets), frozenset(last.markets)
+        lawful = self._of_markets.get(markets)
+        if lawful is None:
+            lawful = self._of_markets[markets] = self._lawful(first, last)
+        return None if lawful.issuperset(path) else violated(self._zones, self._nodes, path)
+
+    def _lawful(self, first: Place, last: Place) -> FrozenSet[str]:
+        concerning = tuple(zone for zone in self._zones if concerns(zone, first, last))
+        key = tuple(zone.id for zone in concerning)
+        if key not in self._of_zones:
+            passing = (
+                name
+                for name, place in self._nodes.items()
+                if all(permits(zone, place.country) for zone in concerning)
+            )
+            self._of_zones[key] = frozenset(passing)
+        return self._of_zones[key]
