@@ -11,7 +11,14 @@ from commcli.report.overlay import protection
 from commcli.report.relay import DRAW
 from tests.relay.test_metrics import figures, overlay
 
-PLAIN: dict[str, Any] = {"resend": False, "copies": None, "parity": None, "backup": False, "leave": False, "reason": ""}
+PLAIN: dict[str, Any] = {
+    "resend": False,
+    "copies": None,
+    "parity": None,
+    "backup": False,
+    "leave": False,
+    "reason": "",
+}
 
 
 def drawn(*rows: dict[str, Any]) -> str:
@@ -32,7 +39,7 @@ def line(text: str, start: str) -> list[str]:
 
 def test_one_node_shows_every_segment_path_and_buffer() -> None:
     text = drawn(row("ae-1", overlay()))
-    assert line(text, "ae-1 > sg-1")[3:11] == ["3.1", "%", "1.4", "0.2", "%", "2.5", "0.4", "80.1"]
+    assert line(text, "ae-1 > sg-1")[3:11] == ["3.1", "%", "1.4", "0.2", "%", "2.5", "0.4", "80.5"]
     assert "1500" in line(text, "ae-1 > sg-1")
     assert line(text, "ae-1 < sg-1")[3:] == ["2000", "60", "3.00", "%", "58", "4", "50", "1.2", "1"]
     assert line(text, "ae-1  sg-1")[2:5] == ["backup", "up", "96.3"]

@@ -55,7 +55,7 @@ def overlay() -> dict[str, Any]:
             "sg-1": {
                 "out": {
                     "datagrams": 1000, "bytes": 900_000, "packed": 40, "mtu": {"mtu": 1500, "bytes": 1472},
-                    "loss": 0.031, "burst": 1.4, "reordered": 0.002, "jitter_ms": 2.5, "queue_ms": 0.4, "rtt_ms": 80.1,
+                    "loss": 0.031, "burst": 1.4, "reordered": 0.002, "jitter_ms": 2.5, "queue_ms": 0.4, "rtt_ms": 80.5,
                     "plan": {"audio": plan, "video": plan},
                     "classes": {"audio": {"datagrams": 600, "bytes": 90_000, "extra_bytes": 9_000}},
                 },
@@ -113,8 +113,43 @@ def test_every_figure_has_its_line() -> None:
         assert f"commcli_relay_{line}" in page
 
 
+OVERLAY_LINES = (
+    'sent_datagrams_total{peer="sg-1"} 1000',
+    'sent_bytes_total{peer="sg-1"} 900000',
+    'packed_packets_total{peer="sg-1"} 40',
+    'class_bytes_total{peer="sg-1",class="audio"} 90000',
+    'extra_bytes_total{peer="sg-1",class="audio"} 9000',
+    'loss_ratio{peer="sg-1"} 0.031',
+    'rtt_seconds{peer="sg-1"} 0.0805',
+    'queue_seconds{peer="sg-1"} 0.0004',
+    'jitter_seconds{peer="sg-1"} 0.0025',
+    'mtu_bytes{peer="sg-1"} 1500',
+    'expected_total{peer="sg-1"} 2000',
+    'lost_total{peer="sg-1"} 60',
+    'repaired_total{peer="sg-1"} 58',
+    'loss_runs_total{peer="sg-1"} 50',
+    'reordered_total{peer="sg-1"} 4',
+    'ways{path="backup"} 1',
+    'ways{path="primary"} 0',
+    "ways_dead 0",
+    'buffer_bytes{buffer="resend sg-1"} 524288',
+    'buffer_limit_bytes{buffer="resend sg-1"} 1048576',
+    'drops_total{reason="forged"} 2',
+)
+
+
+def test_the_overlay_has_its_lines_and_no_flow_has_one() -> None:
+    page = metrics.render(figures(overlay=overlay())).splitlines()
+    missing = [line for line in OVERLAY_LINES if f"commcli_relay_overlay_{line}" not in page]
+    assert missing == []
+    assert sum("overlay" in line and not line.startswith("#") for line in page) == len(OVERLAY_LINES) + 2
+    assert "overlay" not in metrics.render(figures(overlay=None))
+    bare: dict[str, Any] = {"segments": {"sg-1": {"out": {}, "in": {}}}, "paths": {}, "drops": {}}
+    assert "overlay" not in metrics.render(figures(overlay=bare))
+
+
 def test_every_family_has_help_and_type_once_and_its_name_keeps_the_conventions() -> None:
-    page = metrics.render(figures()).splitlines()
+    page = metrics.render(figures(overlay=overlay())).splitlines()
     helped = [line.split()[2] for line in page if line.startswith("# HELP ")]
     typed = {line.split()[2]: line.split()[3] for line in page if line.startswith("# TYPE ")}
     assert len(helped) == len(set(helped)) and list(typed) == helped

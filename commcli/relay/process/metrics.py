@@ -19,6 +19,7 @@ The figures document (JSON-able). A section that is absent or None was not measu
     log_held_back    lines, since the start
     worker_restarts  workers that died and were started again, since the start: the node's; of one process none
     table            {"serial", "expired", "refused"}: the node's, not a worker's; serial None without a table
+    overlay          what `Overlay.status` says of segments, paths, buffers and drops: the node's, not a worker's
 """
 
 from __future__ import annotations
@@ -131,7 +132,13 @@ _COMBINE: Dict[str, Callable[[Sequence[Any]], Any]] = {
 def render(figures: Figures) -> str:
     """The Prometheus page (text format 0.0.4). What was not measured has no line."""
     lines: List[str] = []
-    for name, kind, text, samples in (*_calls(figures), *_trouble(figures), *_machine(figures)):
+    metrics = (
+        *_calls(figures),
+        *_trouble(figures),
+        *_machine(figures),
+        *_overlay(figures.get("overlay") or {}),
+    )
+    for name, kind, text, samples in metrics:
         measured = [(labels, value) for labels, value in samples if value is not None]
         if measured:
             lines += [f"# HELP {_PREFIX}{name} {text}", f"# TYPE {_PREFIX}{name} {kind}"]
@@ -222,6 +229,91 @@ def _table(table: Mapping[str, Any]) -> List[Metric]:
         _gauge("table_expired", "1 when it has expired.", table.get("expired") if loaded else None),
         _gauge("table_refused", "1 when a newer one was refused.", refused if loaded or refused else None),
     ]
+
+
+# A label a neighbour, a class of traffic, a buffer: as many lines as the fleet has nodes, however many calls there are.
+
+
+def _overlay(overlay: Mapping[str, Any]) -> List[Metric]:
+    segments: Mapping[str, Any] = overlay.get("segments") or {}
+    return [
+        *_sent(segments),
+        *_came(segments),
+        *_ways(overlay.get("paths") or {}),
+        *_buffers(overlay.get("buffers") or {}),
+        _counter("overlay_drops_total", "Dropped by the overlay.", _by("reason", overlay.get("drops") or {})),
+    ]
+
+
+def _sent(segments: Mapping[str, Any]) -> List[Metric]:
+    def column(*keys: str) -> List[Sample]:
+        return [({"peer": peer}, _found(told, "out", *keys)) for peer, told in sorted(segments.items())]
+
+    def seconds(key: str) -> List[Sample]:
+        return [(labels, _seconds(value)) for labels, value in column(key)]
+
+    return [
+        _counter("overlay_sent_datagrams_total", "Datagrams to a neighbour.", column("datagrams")),
+        _counter("overlay_sent_bytes_total", "Their bytes.", column("bytes")),
+        _counter("overlay_packed_packets_total", "Packets that shared a datagram.", column("packed")),
+        _counter("overlay_class_bytes_total", "Media by class.", _by_class(segments, "bytes")),
+        _counter("overlay_extra_bytes_total", "Bytes to protect it.", _by_class(segments, "extra_bytes")),
+        _gauge("overlay_loss_ratio", "Loss that the neighbour reports.", column("loss")),
+        _gauge("overlay_rtt_seconds", "Round trip to the neighbour.", seconds("rtt_ms")),
+        _gauge("overlay_queue_seconds", "Queueing on the way there.", seconds("queue_ms")),
+        _gauge("overlay_jitter_seconds", "Delay variation on the way there.", seconds("jitter_ms")),
+        _gauge("overlay_mtu_bytes", "Path MTU in use.", column("mtu", "mtu")),
+    ]
+
+
+def _came(segments: Mapping[str, Any]) -> List[Metric]:
+    def column(key: str) -> List[Sample]:
+        return [({"peer": peer}, _found(told, "in", key)) for peer, told in sorted(segments.items())]
+
+    return [
+        _counter("overlay_expected_total", "Datagrams that a neighbour sent us.", column("expected")),
+        _counter("overlay_lost_total", "Of them lost on the way.", column("lost")),
+        _counter("overlay_repaired_total", "Of the lost repaired.", column("repaired")),
+        _counter("overlay_loss_runs_total", "Losses in a row, counted once.", column("runs")),
+        _counter("overlay_reordered_total", "Datagrams that were overtaken.", column("reordered")),
+    ]
+
+
+def _by_class(segments: Mapping[str, Any], key: str) -> List[Sample]:
+    return [
+        ({"peer": peer, "class": name}, traffic.get(key))
+        for peer, told in sorted(segments.items())
+        for name, traffic in sorted((_found(told, "out", "classes") or {}).items())
+    ]
+
+
+def _ways(paths: Mapping[str, Any]) -> List[Metric]:
+    labels = {"primary": 0, "backup": 0, "last_resort": 0, "straight": 0}
+    dead = 0
+    for way in paths.values():
+        label = "straight" if way["straight"] else way["active"]
+        labels[label] = labels.get(label, 0) + 1
+        dead += way["state"] == "dead"
+    return [
+        _gauge("overlay_ways", "Other edges by the path in use.", _by("path", labels if paths else {})),
+        _gauge("overlay_ways_dead", "Those that no path leads to.", dead if paths else None),
+    ]
+
+
+def _buffers(buffers: Mapping[str, Any]) -> List[Metric]:
+    held = {name: buffer.get("bytes") for name, buffer in buffers.items()}
+    most = {name: buffer.get("most_bytes") for name, buffer in buffers.items()}
+    return [
+        _gauge("overlay_buffer_bytes", "Memory of a buffer.", _by("buffer", held)),
+        _gauge("overlay_buffer_limit_bytes", "Its bound.", _by("buffer", most)),
+    ]
+
+
+def _found(document: Any, *keys: str) -> Any:
+    """What stands under the keys, None where there is nothing."""
+    for key in keys:
+        document = document.get(key) if isinstance(document, Mapping) else None
+    return document
 
 
 def _by(label: str, values: "Mapping[str, Optional[float]]") -> List[Sample]:
