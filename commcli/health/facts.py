@@ -50,6 +50,9 @@ class Relay:
 
     `tls`: it is told to serve TLS; `tls_until_unix`, its certificate's end, is None if it has none that it can use.
     `tls_refused`, `reload_refused`: what is wrong with files that it was to take up, and goes on without.
+    `ways`: by other edge the path in use (primary, backup, last_resort, straight), or dead. `loss`: 0..1 towards
+    each neighbour that reports any. `send_keys`: by neighbour a fingerprint of the pair key in use. `carries`: does
+    the table name the paths that it may carry packets along?
     """
 
     version: str
@@ -65,6 +68,10 @@ class Relay:
     tls_until_unix: float | None = None
     tls_refused: str | None = None
     reload_refused: str | None = None
+    ways: Mapping[str, str] = field(default_factory=dict)
+    loss: Mapping[str, float] = field(default_factory=dict)
+    send_keys: Mapping[str, str] = field(default_factory=dict)
+    carries: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +184,24 @@ def _relay(status: Mapping[str, Any]) -> Relay:
         tls_until_unix=None if tls is None else tls.get("not_after_unix"),
         tls_refused=None if tls is None else tls.get("refused"),
         reload_refused=(status.get("reload") or {}).get("error"),
+        **_overlay(status.get("overlay") or {}),
     )
+
+
+def _overlay(told: Mapping[str, Any]) -> dict[str, Any]:
+    losses = {peer: (row.get("out") or {}).get("loss") for peer, row in (told.get("segments") or {}).items()}
+    return {
+        "ways": {egress: _way(row) for egress, row in (told.get("paths") or {}).items()},
+        "loss": {peer: loss for peer, loss in losses.items() if loss is not None},
+        "send_keys": told.get("keys") or {},
+        "carries": told.get("carries"),
+    }
+
+
+def _way(row: Mapping[str, Any]) -> str:
+    if row["straight"]:
+        return "straight"
+    return str(row["state"] if row["state"] == "dead" else row["active"])
 
 
 async def gather(

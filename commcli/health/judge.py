@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from commcli.health.facts import Facts, Relay
@@ -39,6 +39,8 @@ class Limits:
     # Automatic renewal tries from a month before the end; one that has failed for two weeks needs a person.
     tls_warn_s: float = 14 * 86400.0
     tls_fail_s: float = 86400.0
+    # Repair makes up for it, at a price; beyond some 15 % a relay looks for another path by itself.
+    loss_warn: float = 0.05
     # A relay that began so lately has not measured its peers yet, and may be one that keeps dying.
     young_s: float = 30.0
 
@@ -55,16 +57,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What one node's facts cannot tell: the newest table serial that any node has loaded, and our version."""
+    """What one node's facts cannot tell: the newest table serial that any node has loaded, our version, and with
+    which key (its fingerprint) each node sends to each.
+    """
 
     serial: int | None
     version: str
+    send_keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def overview(everybody: Iterable[Facts], version: str) -> Overview:
     """The fleet's side of the judgement, from all nodes' facts together."""
-    serials = [facts.relay.serial for facts in everybody if facts.relay and facts.relay.serial is not None]
-    return Overview(max(serials, default=None), version)
+    relays = [(facts.node, facts.relay) for facts in everybody if facts.relay]
+    serials = [relay.serial for _, relay in relays if relay.serial is not None]
+    keys = {(node, peer): key for node, relay in relays for peer, key in relay.send_keys.items()}
+    return Overview(max(serials, default=None), version, keys)
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:
@@ -109,7 +116,14 @@ def _table(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
             return _ok("table", "no table published yet")
         words = f"no table loaded, the fleet has serial {fleet.serial}"
         return Finding("table", "fail", words, words)
-    return _serial(relay, relay.serial, fleet) or _expiry(relay, relay.serial, facts, limits)
+    found = _serial(relay, relay.serial, fleet) or _expiry(relay, relay.serial, facts, limits)
+    if found.verdict == "ok" and relay.carries is False:
+        cause = "table without `carries`"
+        reason = (
+            f"{found.reason}; {cause}: packets pass on any path that the zones allow, in the table or not"
+        )
+        return Finding("table", "warn", cause, reason)
+    return found
 
 
 def _serial(relay: Relay, serial: int, fleet: Overview) -> Finding | None:
@@ -189,6 +203,61 @@ def _peers(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
     if len(silent) == known:
         return Finding("peers", "fail", "no peer answers", reason)
     return Finding("peers", "warn", f"peers do not answer: {', '.join(silent)}", reason)
+
+
+def _paths(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    relay = facts.relay
+    if relay is None or not relay.ways:
+        return None
+    known = len(relay.ways)
+    words = []
+    for way, said in _BAD_WAYS.items():
+        edges = sorted(egress for egress, used in relay.ways.items() if used == way)
+        words += [f"{said} {', '.join(edges)}"] if edges else []
+    if not words:
+        return _ok("paths", f"paths to all {known} edges")
+    if relay.uptime_s < limits.young_s:
+        return _ok("paths", f"not all paths to {known} edges tried yet")
+    cause = "; ".join(words)
+    is_alone = all(way in ("dead", "straight") for way in relay.ways.values())
+    verdict: Verdict = "fail" if is_alone else "warn"
+    return Finding("paths", verdict, "no path answers" if is_alone else cause, f"{cause} (of {known} edges)")
+
+
+# A way goes straight where no path of the overlay answers and no zone forbids it.
+_BAD_WAYS = {
+    "dead": "no path to",
+    "straight": "straight, since no path answers, to",
+    "last_resort": "last resort to",
+}
+
+
+def _loss(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    relay = facts.relay
+    if relay is None or not relay.loss:
+        return None
+    worst_first = sorted(relay.loss.items(), key=lambda item: (-item[1], item[0]))
+    heavy = [(peer, loss) for peer, loss in worst_first if loss >= limits.loss_warn]
+    if not heavy:
+        peer, loss = worst_first[0]
+        return _ok("loss", f"{loss:.1%} lost at most, towards {peer}")
+    shares = ", ".join(f"{loss:.1%} towards {peer}" for peer, loss in heavy)
+    cause = f"heavy loss towards {', '.join(sorted(peer for peer, _ in heavy))}"
+    return Finding("loss", "warn", cause, f"lost {shares} (warns from {limits.loss_warn:.0%})")
+
+
+def _keys(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    relay = facts.relay
+    if relay is None or not relay.send_keys:
+        return None
+    differ = sorted(
+        peer for peer, key in relay.send_keys.items() if fleet.send_keys.get((peer, facts.node), key) != key
+    )
+    if not differ:
+        return _ok("keys", f"keys of {len(relay.send_keys)} pairs")
+    cause = f"send keys differ: {', '.join(differ)}"
+    # Both sides verify with both keys while a rotation lasts. One that stays so ends with the older key's removal.
+    return Finding("keys", "warn", cause, f"{cause}; a key rotation is under way or was left half done")
 
 
 def _drain(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
@@ -277,7 +346,8 @@ def _python(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
 
 Check = Callable[[Facts, Overview, Limits], Finding | None]
 _CHECKS: tuple[Check, ...] = (
-    *(_relay, _table, _drain, _reload, _tls, _peers, _sessions, _lag, _clock, _disk, _load, _python),
+    *(_relay, _table, _drain, _reload, _tls, _peers, _paths, _loss, _keys),
+    *(_sessions, _lag, _clock, _disk, _load, _python),
 )
 
 

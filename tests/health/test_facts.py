@@ -76,6 +76,32 @@ def test_facts_of_a_relay_that_refuses_what_is_on_its_disk() -> None:
     assert (relay.tls_refused, relay.reload_refused) == ("key", "no 'realm'")
 
 
+def test_facts_of_the_overlay() -> None:
+    way = {"active": "backup", "straight": False, "state": "up"}
+    told = {
+        "carries": True,
+        "keys": {"hk-1": "01ab"},
+        "segments": {"hk-1": {"out": {"loss": 0.03}, "in": {}}, "sg-1": {"out": {"loss": None}}, "jp-1": {}},
+        "paths": {
+            "hk-1": way,
+            "sg-1": {**way, "state": "dead"},
+            "jp-1": {**way, "straight": True, "state": "dead"},
+            "de-1": {**way, "state": "untried", "active": "last_resort"},
+        },
+    }
+    relay = read(
+        NODE, answered({**BODY, "relay": {"value": {**STATUS, "overlay": told}, "error": None}})
+    ).relay
+    assert relay is not None
+    assert relay.ways == {"hk-1": "backup", "sg-1": "dead", "jp-1": "straight", "de-1": "last_resort"}
+    assert (relay.loss, relay.send_keys, relay.carries) == ({"hk-1": 0.03}, {"hk-1": "01ab"}, True)
+    alone = read(
+        NODE, answered({**BODY, "relay": {"value": {**STATUS, "overlay": None}, "error": None}})
+    ).relay
+    assert alone is not None
+    assert (alone.ways, alone.loss, alone.send_keys, alone.carries) == ({}, {}, {}, None)
+
+
 def test_what_the_node_could_not_tell_is_unknown_with_its_reason() -> None:
     body = {
         **BODY,

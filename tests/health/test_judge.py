@@ -43,6 +43,20 @@ CASES: list[tuple[str, Facts, str, Verdict, str]] = [
     ("one peer silent", relay(peers_rtt_ms={"a": None, "b": 1.0}), "peers", "warn", "1 of 2 peers: a"),
     ("all peers silent", relay(peers_rtt_ms={"a": None, "b": None}), "peers", "fail", "2 of 2 peers: a, b"),
     ("silent, but young", relay(peers_rtt_ms={"a": None}, uptime_s=5), "peers", "ok", "not measured yet"),
+    ("on the last resort", relay(ways={"a": "last_resort", "b": "primary"}), "paths", "warn",
+     "last resort to a (of 2 edges)"),
+    ("dead and straight", relay(ways={"c": "dead", "a": "straight", "b": "backup"}), "paths", "warn",
+     "no path to c; straight, since no path answers, to a (of 3 edges)"),
+    ("no path at all", relay(ways={"a": "dead", "b": "straight"}), "paths", "fail", "no path to a"),
+    ("no path yet", relay(ways={"a": "dead"}, uptime_s=5), "paths", "ok", "not all paths to 1 edges tried yet"),
+    ("backups", relay(ways={"a": "primary", "b": "backup"}), "paths", "ok", "paths to all 2 edges"),
+    ("a little loss", relay(loss={"a": 0.01, "b": 0.049}), "loss", "ok", "4.9% lost at most, towards b"),
+    ("heavy loss", relay(loss={"a": 0.05, "b": 0.2, "c": 0.0}), "loss", "warn",
+     "lost 20.0% towards b, 5.0% towards a (warns from 5%)"),
+    ("a table of an older controller", relay(carries=False), "table", "warn", "table without `carries`: packets pass"),
+    ("a table with carries", relay(carries=True), "table", "ok", "serial 7"),
+    ("no table, no carries", relay(carries=False, serial=None), "table", "fail", "the fleet has serial 7"),
+    ("keys of peers that were not asked", relay(send_keys={"b": "01ab"}), "keys", "ok", "keys of 1 pairs"),
     ("draining", relay(drain=True, allocations=3), "drain", "ok", "draining, 3 allocations left"),
     ("TLS without a certificate", relay(tls=True), "tls", "fail", "no certificate that the relay can use"),
     ("certificate expired", relay(tls=True, tls_until_unix=NOW - 7200), "tls", "fail", "expired 2 h ago"),
@@ -94,8 +108,22 @@ def test_finding(facts: Facts, check: str, verdict: Verdict, words: str) -> None
     assert bool(finding.cause) == (verdict != "ok"), "a cause is what failures are grouped by"
 
 
+def test_pairs_that_send_with_different_keys_are_named_on_both_sides() -> None:
+    here = relay(send_keys={"hk-1": "01ab", "sg-1": "77aa"})
+    there = replace(relay(send_keys={"ae-1": "02cd"}), node="hk-1")
+    same = replace(relay(send_keys={"ae-1": "77aa", "hk-1": "1111"}), node="sg-1")
+    fleet = overview([here, there, same], "1.0")
+    for facts, cause in ((here, "send keys differ: hk-1"), (there, "send keys differ: ae-1"), (same, "")):
+        finding = found(facts, "keys", fleet)
+        assert finding is not None
+        assert (finding.cause, finding.verdict) == (cause, "warn" if cause else "ok")
+
+
 UNMEASURED: list[tuple[str, Facts]] = [
     ("peers", relay(peers_rtt_ms={})),
+    ("paths", HEALTHY),
+    ("loss", HEALTHY),
+    ("keys", HEALTHY),
     ("lag", relay(lag_p99_ms=None)),
     ("clock", replace(HEALTHY, clock=None)),
     ("sessions", replace(HEALTHY, sessions=None)),
