@@ -146,7 +146,10 @@ def status(
     as_json: JsonOpt = False,
     quiet: QuietOpt = False,
 ) -> None:
-    """Show what the relays say of themselves: table, allocations, paths, drops."""
+    """Show what the relays say of themselves: table, allocations, drops, and of the overlay segments, paths, buffers.
+
+    One or two nodes show all of the overlay, more of them only what is remarkable; --json has everything.
+    """
     import asyncio
 
     from commcli.remote import survey
