@@ -119,9 +119,12 @@ class World:
 
     def flush(self, node: str) -> None:
         """A turn of the node's loop ends."""
-        for to, datagrams in self.nodes[node].flush(self.now, self.unix):
+        for to, datagrams, trains in self.nodes[node].flush(self.now, self.unix):
             for data in datagrams:
                 self.put(self.plan.overlay(node), to, data)
+            for train, size in trains:
+                for at in range(0, len(train), size):
+                    self.put(self.plan.overlay(node), to, train[at : at + size])
 
     def settle(self) -> None:
         """Deliver all that is under way, without a tick."""

@@ -197,25 +197,32 @@ class BatchSocket:
             if end - at == 1:
                 self.send(datagrams[at], to)
             else:
-                self._send_train(datagrams[at:end], size, to)
+                self._send_train(b"".join(datagrams[at:end]), size, to)
             at = end
 
-    def _send_train(self, datagrams: Sequence[bytes], size: int, to: Addr) -> None:
+    def send_train(self, train: bytes, size: int, to: Addr) -> None:
+        """Send datagrams of `size` bytes, of which the last may be shorter, that stand one behind the other."""
+        at, step = 0, min(MAX_SEGMENTS, MAX_TRAIN // size or 1) * size
+        while at < len(train):
+            self._send_train(train[at : at + step], size, to)
+            at += step
+
+    def _send_train(self, train: bytes, size: int, to: Addr) -> None:
         try:
             if size != self._segment:
                 # Set on the socket and not on each train: a control message costs Python more than this call.
                 self.sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
                 self._segment = size
-            self._sendto(b"".join(datagrams), to)
+            self._sendto(train, to)
             return
         except BlockingIOError:
-            self.drops["send_buffer_full"] += len(datagrams)
+            self.drops["send_buffer_full"] += -(-len(train) // size)
             return
         except OSError:
             # The kernel, the interface or the path's MTU says no: one by one they may be fragmented.
             self.whole()
-        for data in datagrams:
-            self.send(data, to)
+        for at in range(0, len(train), size):
+            self.send(train[at : at + size], to)
 
     def may_be_cut(self) -> None:
         """From now on routers may fragment what leaves (no DF), whatever ICMP says: all but probes."""
@@ -253,6 +260,14 @@ class BatchSocket:
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
             self._segment = UNSPLIT
+
+
+def train_size(ancillary: List[Any]) -> int:
+    """The length of the datagrams of a train that UDP_GRO made, 0 for a single datagram."""
+    for level, kind, value in ancillary:
+        if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+            return int.from_bytes(value, sys.byteorder)
+    return 0
 
 
 def split(data: bytes, ancillary: List[Any]) -> Sequence[bytes]:

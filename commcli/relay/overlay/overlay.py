@@ -10,38 +10,38 @@ What is to be sent is gathered until `flush`, at the end of each turn of the loo
 from __future__ import annotations
 
 from collections import Counter
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from commcli.relay.overlay import failover, told
 from commcli.relay.overlay.exchange import Exchange
 from commcli.relay.overlay.flows import Flow, FlowTable
-from commcli.relay.overlay.routes import Egress, Lane, Routes, Step
+from commcli.relay.overlay.inbound import Inbound
+from commcli.relay.overlay.routes import Egress, Lane, Routes
 from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.wire import (
     AGAIN,
     DATA,
     ECHO,
-    ENDS_BYTES,
-    ENTRY_BYTES,
     FAMILY_BYTES,
-    HEADER,
-    HEADER_AT,
-    HEADER_BYTES,
     LONGEST_PAYLOAD,
     NUMBER_AND_LENGTH,
     OTHER,
     PROBE,
     PROBE_ID,
-    TAG_BYTES,
     Addr,
-    entry_ends,
     kind_byte,
     pack_endpoints,
 )
 from commcli.relay.table.shard import Shard
 
-# (source, destination, payloads) for the relayed address `destination`.
-Delivery = Tuple[Addr, Addr, List[bytes]]
+
+class Departure(NamedTuple):
+    """What leaves for one neighbour: datagrams, and trains (datagrams of one length and a shorter one, that length)."""
+
+    to: Addr
+    datagrams: List[bytes]
+    trains: List[Tuple[bytes, int]]
+
 
 # A tick later than this means that our own process stood still.
 STALL_S = 0.1
@@ -74,6 +74,16 @@ class Overlay:
         self._ready: Dict[Segment, None] = {}  # they have something to send
         self.drops: Counter[str] = Counter()
         self._exchange = Exchange(node, self.routes, random_bytes, self._ready, self.drops)
+        inbound = Inbound(
+            self.routes,
+            self._passed_flows,
+            self._ready,
+            self._restless,
+            self.drops,
+            self._exchange.begin,
+            self._exchange.receive,
+        )
+        self.receive, self.receive_train = inbound.receive, inbound.receive_train
 
     def set_peers(self, peers: Mapping[str, object]) -> None:
         """The object under "peers" of etc/peers.json. Raises ValueError, then nothing has changed."""
@@ -141,193 +151,31 @@ class Overlay:
         flow.family, flow.ends = ends[0], ends[FAMILY_BYTES:]
         return self._sent_flows.add(key, flow)
 
-    def flush(self, now: float, unix: float) -> List[Tuple[Addr, List[bytes]]]:
-        """All datagrams that were gathered, by next hop. Call it at the end of each turn of the loop."""
+    def flush(self, now: float, unix: float) -> List[Departure]:
+        """All that was gathered, by next hop. Call it at the end of each turn of the loop."""
         if self._restless and now >= self._next_pace:
             self._pace(now, unix)
         if not self._ready:
             return []
-        out = [(segment.peer.addr, segment.flush(now, unix)) for segment in self._ready]
+        out = []
+        for segment in self._ready:
+            datagrams = segment.flush(now, unix)
+            out.append(Departure(segment.peer.addr, datagrams, segment.trains))
+            segment.trains = []
         self._ready.clear()
         return out
 
     def _pace(self, now: float, unix: float) -> None:
         self._next_pace = now + PACE_S
         for segment in list(self._restless):
-            del self._restless[segment]
+            if not segment.yard.expire(now):
+                del self._restless[segment]
             if segment.has_gathered():
                 self._ready[segment] = None
 
     def wish(self, now: float) -> Optional[float]:
         """When `tick` should be called at the latest, None for its usual time."""
         return now + PACE_S if self._restless else None
-
-    # --- in ------------------------------------------------------------------------------------------------
-
-    def receive(self, source: Addr, datagrams: Sequence[bytes], now: float, unix: float) -> List[Delivery]:
-        """Datagrams that came to the overlay port together: what is for our own relayed addresses."""
-        segment = self.routes.by_addr.get(source)
-        if segment is None:
-            self.drops["unknown_peer"] += len(datagrams)
-            return []
-        found: Dict[Flow, List[bytes]] = {}
-        for data in datagrams:
-            self._datagram(segment, data, now, unix, found)
-        arrivals = segment.peer.arrivals
-        if arrivals is not None and arrivals.missing:
-            self._restless[segment] = None
-        return [(flow.src, flow.dst, payloads) for flow, payloads in found.items()]
-
-    def _datagram(
-        self, segment: Segment, data: bytes, now: float, unix: float, found: Dict[Flow, List[bytes]]
-    ) -> None:
-        if len(data) < HEADER_BYTES:
-            self.drops["length"] += 1
-            return
-        kind, marks, covered, sequence, sent_us = HEADER.unpack_from(data, HEADER_AT)
-        peer = segment.peer
-        if len(data) < HEADER_BYTES + covered:
-            self.drops["length"] += 1
-            return
-        if not peer.is_from(data, covered):
-            self.drops["forged"] += 1
-            return
-        arrivals = peer.arrivals
-        if kind == _AGAIN:
-            if arrivals is None or not arrivals.accept_again(sequence, now):
-                self.drops["repeated"] += 1  # usual: the first one has come as well
-                return
-        elif arrivals is None or not arrivals.accept(sequence, now):
-            refusal = self._exchange.begin(segment, kind, data, sequence, sent_us, now, unix)
-            if refusal is not None:
-                self.drops[refusal] += 1
-                return
-        else:
-            arrivals.samples.append(int(unix * 1e6) - sent_us)
-        peer.heard = now
-        if kind in _MEDIA:
-            segment.last_data_in = now
-            self._sections(segment, data, HEADER_BYTES + covered, marks >> 6, now, unix, found)
-        elif len(data) != HEADER_BYTES + covered:
-            self.drops["shape"] += 1
-        elif kind in _PROBES:
-            self._probe(segment, kind, data[HEADER_BYTES:], now)
-        else:
-            self._exchange.receive(segment, kind, data, sent_us, now, unix)
-
-    def _sections(
-        self,
-        segment: Segment,
-        data: bytes,
-        payload_at: int,
-        word: int,
-        now: float,
-        unix: float,
-        found: Dict[Flow, List[bytes]],
-    ) -> None:
-        at, end, total = HEADER_BYTES, payload_at, len(data)
-        steps = self.routes.find_step
-        while at < end:
-            first = data[at]
-            head_end = at + 1 + 4 * (first >> 4)
-            size = ENTRY_BYTES.get(first & 15)
-            if size is None or head_end >= end:
-                self.drops["shape"] += 1
-                return
-            count = data[head_end]
-            entries_at = head_end + 1
-            entries_end = entries_at + count * size
-            if not count or entries_end > end:
-                self.drops["shape"] += 1
-                return
-            head = data[at:head_end]
-            at = entries_end
-            if count == 1:
-                payloads_end = payload_at + (data[entries_end - 14] << 8 | data[entries_end - 13])
-            else:
-                payloads_end = payload_at + sum(
-                    data[here - 14] << 8 | data[here - 13]
-                    for here in range(entries_at + size, entries_end + 1, size)
-                )
-            if payloads_end > total:
-                self.drops["shape"] += count
-                return
-            step = steps(head) or self.routes.step(head)
-            refusal = step.refusal or step.media_refusal
-            if refusal is not None:
-                self.drops[refusal] += count
-            elif step.previous is not segment:
-                self.drops["wrong_source"] += count
-            else:
-                entries, payloads = data[entries_at:entries_end], data[payload_at:payloads_end]
-                if step.following is None:
-                    self._arrived(step, head, size, entries, payloads, now, unix, found)
-                elif self._counted(step, head, size, entries, unix):
-                    step.following.add((word, head, count, entries, payloads))
-                    self._ready[step.following] = None
-            payload_at = payloads_end
-
-    def _counted(self, step: Step, head: bytes, size: int, entries: bytes, unix: float) -> bool:
-        """Count a section for its flows; False if one of them is not to pass."""
-        ends_size = size - 22
-        for at in range(0, len(entries), size):
-            key = head + entries[at : at + ends_size]
-            flow = self._passed_flows.find(key) or self._open_passed(key, head[0] & 15, step, unix)
-            if flow is None:
-                self.drops["endpoint"] += len(entries) // size
-                return False
-            flow.packets += 1
-            flow.bytes += entries[at + size - 14] << 8 | entries[at + size - 13]
-            flow.last_unix = unix
-        return True
-
-    def _arrived(
-        self,
-        step: Step,
-        head: bytes,
-        size: int,
-        entries: bytes,
-        payloads: bytes,
-        now: float,
-        unix: float,
-        found: Dict[Flow, List[bytes]],
-    ) -> None:
-        origin = step.origin
-        assert origin is not None
-        payload_at, fixed = 0, size - TAG_BYTES
-        for at in range(0, len(entries), size):
-            entry = entries[at : at + fixed]
-            number, length = NUMBER_AND_LENGTH.unpack_from(entry, fixed - NUMBER_AND_LENGTH.size)
-            payload = payloads[payload_at : payload_at + length]
-            payload_at += length
-            if not origin.ends_with(head + entry, payload, entries[at + fixed : at + size]):
-                self.drops["end_forged"] += 1
-                continue
-            key = head + entry[: -NUMBER_AND_LENGTH.size]
-            flow = self._passed_flows.find(key) or self._open_passed(key, head[0] & 15, step, unix)
-            if flow is None:
-                self.drops["endpoint"] += 1
-                continue
-            flow.packets += 1
-            flow.bytes += length
-            flow.last_unix = unix
-            if step.reverse is not None:
-                step.reverse.last_heard = now
-            if not origin.numbers.accept(number, now):
-                self.drops["second_copy"] += 1  # usual: it came over the backup path too
-                continue
-            payloads_found = found.get(flow)
-            if payloads_found is None:
-                found[flow] = [payload]
-            else:
-                payloads_found.append(payload)
-
-    def _open_passed(self, key: bytes, family: int, step: Step, unix: float) -> Optional[Flow]:
-        src, dst = entry_ends(family, key[-ENDS_BYTES[family] :])
-        # Only the edges' own relayed addresses ride: a relay gone bad can not speak for another one's users.
-        if not (self.routes.owns(step.path[0], src) and self.routes.owns(step.path[-1], dst)):
-            return None
-        return self._passed_flows.add(key, Flow(src, dst, step.role, step.path, unix))
 
     # --- liveness of paths ---------------------------------------------------------------------------------
 

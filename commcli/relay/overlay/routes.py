@@ -75,6 +75,7 @@ class Routes:
         self._node = node
         self._number = node_number(node)
         self._random = random_bytes
+        self._trains = int.from_bytes(random_bytes(4), "big")
         self.segments: Dict[str, Segment] = {}  # by neighbour
         self.by_addr: Dict[Tuple[str, int], Segment] = {}
         self.by_number: Dict[int, str] = {}
@@ -89,6 +90,10 @@ class Routes:
         self.standby_interval_s = failover.STANDBY_INTERVAL_S
         self.find_step = self._steps.get
 
+    def _train_id(self) -> bytes:
+        self._trains = (self._trains + 1) & 0xFFFFFFFF
+        return self._number.to_bytes(4, "big") + self._trains.to_bytes(4, "big")
+
     # --- what it knows -------------------------------------------------------------------------------------
 
     def set_peers(self, peers: Mapping[str, object]) -> None:
@@ -100,7 +105,7 @@ class Routes:
                 continue
             segment = self.segments.get(node)
             if segment is None:
-                segment = Segment(Peer(row, int.from_bytes(self._random(8), "big")))
+                segment = Segment(Peer(row, int.from_bytes(self._random(8), "big")), self._train_id)
             elif segment.peer.row != row:
                 segment.peer.use(row)
             kept[node] = segment

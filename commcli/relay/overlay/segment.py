@@ -5,14 +5,25 @@ So small packets share a datagram, and equal datagrams leave as a train. Nothing
 
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
+from commcli.relay.overlay import train
 from commcli.relay.overlay.peer import Peer
-from commcli.relay.overlay.wire import AGAIN, CLASSES, DATA, HEADER_AT, HEADER_BYTES, MAX_ENTRIES, kind_byte
+from commcli.relay.overlay.wire import (
+    AGAIN,
+    CLASSES,
+    DATA,
+    HEADER_AT,
+    HEADER_BYTES,
+    MAX_ENTRIES,
+    TRAIN,
+    kind_byte,
+)
 
 BASE_BYTES = 1200  # of a datagram on a path whose MTU is not known
 MAX_WAITING = 4096  # packets of one turn
-_DATA = kind_byte(DATA)
+MAX_TRAINS = 256  # passed on in one turn
+_DATA, _TRAIN = kind_byte(DATA), kind_byte(TRAIN)
 _AGAIN = bytes((kind_byte(AGAIN),))
 
 # (class, section up to its count, count, entries, payloads): what shares one section.
@@ -74,12 +85,17 @@ class Segment:
     """One neighbour: what waits for it, and the repair of both directions."""
 
     __slots__ = (
-        "_control", "_packs", "classes", "last_data", "last_data_in", "mtu_bytes", "overflow", "packed", "peer",
-        "sent_bytes", "sent_datagrams", "waiting",
+        "_control", "_packs", "_passing", "_train_id", "classes", "last_data", "last_data_in", "mtu_bytes",
+        "overflow", "packed", "peer", "sent_bytes", "sent_datagrams", "trains", "waiting", "yard",
     )  # fmt: skip
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, train_id: Callable[[], bytes]) -> None:
         self.peer = peer
+        self._train_id = train_id
+        # To send: (datagrams of one length and a last one, that length).
+        self.trains: List[Tuple[bytes, int]] = []
+        self.yard = train.Yard()
+        self._passing: List[Tuple[int, bytes, int, bytes]] = []
         self.mtu_bytes = BASE_BYTES
         self.waiting: List[Unit] = []
         self.last_data = self.last_data_in = float("-inf")
@@ -99,9 +115,17 @@ class Segment:
         """Gather a control datagram (`kind_byte`), whose tag covers all of it."""
         self._control.append((kind, body))
 
+    def takes_train(self, word: int, bare_bytes: int) -> bool:
+        """May a train of this class, with datagrams of this length, be passed on as it is?"""
+        return bare_bytes <= self.mtu_bytes and len(self._passing) < MAX_TRAINS
+
+    def pass_train(self, word: int, bare: bytes, bare_bytes: int, body: bytes) -> None:
+        """Gather a whole train."""
+        self._passing.append((word, bare, bare_bytes, body))
+
     def has_gathered(self) -> bool:
         """Is there anything to flush?"""
-        return bool(self.waiting or self._control)
+        return bool(self.waiting or self._control or self._passing)
 
     def flush(self, now: float, unix: float) -> List[bytes]:
         """The datagrams of what was gathered."""
@@ -115,6 +139,10 @@ class Segment:
                 self._data(word, head + bytes((count,)) + entries, payloads, unix_us, out)
             else:
                 self._all(waiting, unix_us, out)
+        for word, bare, bare_bytes, body in self._passing:
+            self.last_data = now
+            self._depart(word, bare, bare_bytes, body, unix_us)
+        self._passing.clear()
         for kind, body in self._control:
             out.append(self.peer.sealed(kind, 0, body, b"", unix_us)[1])
         self._control.clear()
@@ -125,13 +153,22 @@ class Segment:
     def _all(self, waiting: List[Unit], unix_us: int, out: List[bytes]) -> None:
         """Large ones as they are, small ones together; the order within a class stays."""
         most_bytes, packs = self.mtu_bytes, self._packs
-        for word, head, count, entries, payloads in waiting:
+        at, end = 0, len(waiting)
+        while at < end:
+            word, head, count, entries, payloads = waiting[at]
             pack = packs.get(word)
-            if len(entries) + len(payloads) > most_bytes // 2:
+            if len(entries) + len(payloads) > most_bytes // 2 or count > 1:
                 if pack is not None:
                     self._end_pack(word, packs.pop(word), unix_us, out)
+                length = train.run_length(waiting, at) if end - at >= train.LEAST_PACKETS else 0
+                if length >= train.LEAST_PACKETS and train.BARE_BYTES + len(payloads) < most_bytes:
+                    self._trains(word, head, waiting[at : at + length], unix_us)
+                    at += length
+                    continue
                 self._data(word, head + bytes((count,)) + entries, payloads, unix_us, out)
+                at += 1
                 continue
+            at += 1
             if pack is not None and pack.grown(head, entries, payloads, count) > most_bytes:
                 self._end_pack(word, pack, unix_us, out)
                 pack = None
@@ -141,6 +178,25 @@ class Segment:
         for word, pack in packs.items():
             self._end_pack(word, pack, unix_us, out)
         packs.clear()
+
+    def _trains(self, word: int, head: bytes, units: List[Unit], unix_us: int) -> None:
+        longest = max(len(unit[4]) for unit in units)
+        most = train.most_packets(longest, len(head), head[0] & 15)
+        for at in range(0, len(units), most):
+            loads = [(unit[3], unit[4]) for unit in units[at : at + most]]
+            bare, body = train.coupled(self._train_id(), head, loads)
+            self._depart(word, bare, len(bare) // len(loads), body, unix_us)
+
+    def _depart(self, word: int, bare: bytes, bare_bytes: int, body: bytes, unix_us: int) -> None:
+        traffic = self.classes[word]
+        _sequence, datagram = self.peer.sealed(_TRAIN, traffic.marks, body, b"", unix_us)
+        whole = bare + datagram
+        self.trains.append((whole, bare_bytes))
+        count = len(bare) // bare_bytes + 1
+        traffic.packets += count
+        traffic.bytes += len(whole)
+        self.sent_datagrams += count
+        self.sent_bytes += len(whole)
 
     def _end_pack(self, word: int, pack: _Pack, unix_us: int, out: List[bytes]) -> None:
         self._data(word, pack.sections(), b"".join(pack.payloads), unix_us, out)

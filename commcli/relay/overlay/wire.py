@@ -19,6 +19,8 @@ packet towards that egress; the egress delivers each once, so that a copy may ta
 AGAIN is a DATA datagram once more, bit for bit but for its kind, and is verified as what it was. The bodies of PARITY,
 NACK (`protect`), HELLO (`liveness`) and REPORT (`telemetry`) stand there; the hop tag covers all of them.
 
+TRAIN and BARE (`train`): a head with all entries, and their payloads in datagrams of their own, without a tag.
+
 PROBE and ECHO body: u8 hops << 4, hops x u32 node number, u32 probe id. They take a path as media does.
 MTU body: padding; MTU_OK body: u16 length of the datagram that came.
 """
@@ -33,7 +35,7 @@ from typing import Callable, Optional, Sequence, Tuple
 Addr = Tuple[str, int]
 
 VERSION = 2
-DATA, AGAIN, PARITY = 1, 2, 5
+DATA, AGAIN, TRAIN, BARE, PARITY = 1, 2, 3, 4, 5
 HELLO, REPORT, NACK, PROBE, ECHO, MTU, MTU_OK = 8, 9, 10, 11, 12, 13, 14
 OTHER, AUDIO, VIDEO = 0, 1, 2
 CLASSES = {OTHER: "other", AUDIO: "audio", VIDEO: "video"}

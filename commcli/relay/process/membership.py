@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
 from commcli.relay import shaping
-from commcli.relay.clients.udp import Addr, BatchSocket, bound_udp, split, waiting
+from commcli.relay.clients.udp import Addr, BatchSocket, bound_udp, train_size, waiting
 from commcli.relay.mesh import neighbours
 from commcli.relay.mesh.mesh import Mesh, Reflector
 from commcli.relay.overlay.overlay import Overlay
@@ -63,21 +63,31 @@ class Membership:
 
     def flush(self, now: float) -> None:
         """Send what the overlay has gathered in this turn of the loop, to each next hop as a batch."""
-        for to, datagrams in self.overlay.flush(now, time.time()):
-            if self._overlay_batches is None:
+        batches, egress = self._overlay_batches, self.relay.egress
+        for to, datagrams, trains in self.overlay.flush(now, time.time()):
+            if batches is None:
                 continue
-            if self.relay.egress.shaper is None:
-                self._overlay_batches.send_all(datagrams, to)
-            else:
-                for data in datagrams:
-                    self.relay.egress.send(self._overlay_batches.sock, data, to, now)
+            if egress.shaper is None:
+                batches.send_all(datagrams, to)
+                for train, size in trains:
+                    batches.send_train(train, size, to)
+                continue
+            for train, size in trains:
+                datagrams += [train[at : at + size] for at in range(0, len(train), size)]
+            batches.whole()
+            for data in datagrams:
+                egress.send(batches.sock, data, to, now)
 
     def _on_overlay(self, _events: int) -> None:
         assert self._overlay_batches is not None
         now, unix = self.relay.loop.now, time.time()
         for data, ancillary, _flags, source in self._overlay_batches.read(self.relay.loop.turns):
-            datagrams = split(data, ancillary) if ancillary else (data,)
-            for src, dst, payloads in self.overlay.receive(source[:2], datagrams, now, unix):
+            size = train_size(ancillary) if ancillary else 0
+            if size:
+                found = self.overlay.receive_train(source[:2], data, size, now, unix)
+            else:
+                found = self.overlay.receive(source[:2], (data,), now, unix)
+            for src, dst, payloads in found:
                 for payload in payloads:
                     self.relay.deliver(src, dst, payload, now)
 

@@ -1,0 +1,317 @@
+"""Datagrams that come to the overlay port: proven, taken apart, and passed on or delivered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+from commcli.relay.overlay import train
+from commcli.relay.overlay.flows import Flow, FlowTable
+from commcli.relay.overlay.routes import Routes, Step
+from commcli.relay.overlay.segment import Segment
+from commcli.relay.overlay.wire import (
+    AGAIN,
+    BARE,
+    DATA,
+    ECHO,
+    ENDS_BYTES,
+    ENTRY_BYTES,
+    HEADER,
+    HEADER_AT,
+    HEADER_BYTES,
+    NUMBER_AND_LENGTH,
+    PROBE,
+    PROBE_ID,
+    TAG_BYTES,
+    TRAIN,
+    Addr,
+    entry_ends,
+    kind_byte,
+)
+
+# (source, destination, payloads) for the relayed address `destination`.
+Delivery = Tuple[Addr, Addr, List[bytes]]
+Begin = Callable[[Segment, int, bytes, int, int, float, float], Optional[str]]
+Control = Callable[[Segment, int, bytes, int, float, float], None]
+
+_DATA, _AGAIN, _TRAIN, _BARE, _PROBE, _ECHO = map(kind_byte, (DATA, AGAIN, TRAIN, BARE, PROBE, ECHO))
+_TRAIN_MARK = bytes((_TRAIN,))
+_LENGTH_AT = TAG_BYTES + 2  # of an entry, from its end
+_AFTER_ENDS = TAG_BYTES + NUMBER_AND_LENGTH.size
+
+
+class Batch:
+    """Datagrams of one neighbour that came together, and what they bring for our own relayed addresses."""
+
+    __slots__ = ("found", "now", "segment", "unix", "unix_us")
+
+    def __init__(self, segment: Segment, now: float, unix: float) -> None:
+        self.segment, self.now, self.unix = segment, now, unix
+        self.unix_us = int(unix * 1e6)
+        self.found: Dict[Flow, List[bytes]] = {}
+
+    def deliveries(self) -> List[Delivery]:
+        """By flow, in the order in which they came."""
+        return [(flow.src, flow.dst, payloads) for flow, payloads in self.found.items()]
+
+
+class Inbound:
+    """The receiving side of one node's overlay. Marks segments that have something to send in `ready`."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        flows: FlowTable,
+        ready: Dict[Segment, None],
+        restless: Dict[Segment, None],
+        drops: "Counter[str]",
+        begin: Begin,
+        control: Control,
+    ) -> None:
+        """`begin`: of an authentic datagram that the book of arrivals refuses. `control`: what is not media."""
+        self._routes, self._flows, self._drops = routes, flows, drops
+        self._ready, self._restless = ready, restless
+        self._begin, self._control = begin, control
+
+    def receive(self, source: Addr, datagrams: Sequence[bytes], now: float, unix: float) -> List[Delivery]:
+        """Datagrams that came together: what is for our own relayed addresses."""
+        segment = self._routes.by_addr.get(source)
+        if segment is None:
+            self._drops["unknown_peer"] += len(datagrams)
+            return []
+        batch = Batch(segment, now, unix)
+        for data in datagrams:
+            self._datagram(batch, data)
+        arrivals = segment.peer.arrivals
+        if arrivals is not None and arrivals.missing:
+            self._restless[segment] = None
+        return batch.deliveries()
+
+    def receive_train(self, source: Addr, data: bytes, size: int, now: float, unix: float) -> List[Delivery]:
+        """The same, of datagrams of `size` bytes, the last of which may be shorter, one behind the other."""
+        head_at = (len(data) - 1) // size * size
+        segment = self._routes.by_addr.get(source)
+        if segment is None or data[head_at + HEADER_AT : head_at + HEADER_AT + 1] != _TRAIN_MARK:
+            return self.receive(source, [data[at : at + size] for at in range(0, len(data), size)], now, unix)
+        batch = Batch(segment, now, unix)
+        self._datagram(batch, data[head_at:], data[:head_at], size)
+        return batch.deliveries()
+
+    def _datagram(self, batch: Batch, data: bytes, before: bytes = b"", size: int = 0) -> None:
+        """`before`: what came in front of the head of a train, in datagrams of `size`."""
+        if len(data) < HEADER_BYTES:
+            self._short(batch, data)
+            return
+        kind, marks, covered, sequence, sent_us = HEADER.unpack_from(data, HEADER_AT)
+        segment = batch.segment
+        peer = segment.peer
+        if kind == _BARE:
+            self._bare(batch, data)
+            return
+        if len(data) < HEADER_BYTES + covered:
+            self._drops["length"] += 1
+            return
+        if not peer.is_from(data, covered):
+            self._drops["forged"] += 1
+            return
+        arrivals = peer.arrivals
+        if kind == _AGAIN:
+            if arrivals is None or not arrivals.accept_again(sequence, batch.now):
+                self._drops["repeated"] += 1  # usual: the first one has come as well
+                return
+        elif arrivals is None or not arrivals.accept(sequence, batch.now):
+            refusal = self._begin(segment, kind, data, sequence, sent_us, batch.now, batch.unix)
+            if refusal is not None:
+                self._drops[refusal] += 1
+                return
+        else:
+            arrivals.samples.append(batch.unix_us - sent_us)
+        peer.heard = batch.now
+        if kind in (_DATA, _AGAIN):
+            segment.last_data_in = batch.now
+            self._sections(batch, data, HEADER_BYTES + covered, marks >> 6)
+        elif kind == _TRAIN:
+            segment.last_data_in = batch.now
+            self._train(batch, marks >> 6, data[HEADER_BYTES : HEADER_BYTES + covered], before, size)
+        elif len(data) != HEADER_BYTES + covered:
+            self._drops["shape"] += 1
+        elif kind in (_PROBE, _ECHO):
+            self._probe(batch, kind, data[HEADER_BYTES:])
+        else:
+            self._control(segment, kind, data, sent_us, batch.now, batch.unix)
+
+    def _short(self, batch: Batch, data: bytes) -> None:
+        if len(data) >= train.BARE_BYTES and data[HEADER_AT] == _BARE:
+            self._bare(batch, data)
+        else:
+            self._drops["length"] += 1
+
+    # --- media ---------------------------------------------------------------------------------------------
+
+    def _sections(self, batch: Batch, data: bytes, payload_at: int, word: int) -> None:
+        at, end, total = HEADER_BYTES, payload_at, len(data)
+        while at < end:
+            first = data[at]
+            head_end = at + 1 + 4 * (first >> 4)
+            size = ENTRY_BYTES.get(first & 15)
+            if size is None or head_end >= end:
+                self._drops["shape"] += 1
+                return
+            count = data[head_end]
+            entries_end = head_end + 1 + count * size
+            if not count or entries_end > end:
+                self._drops["shape"] += 1
+                return
+            length_at = head_end + 1 + size - _LENGTH_AT
+            payloads_end = payload_at + (data[length_at] << 8 | data[length_at + 1])
+            for here in range(length_at + size, entries_end, size):
+                payloads_end += data[here] << 8 | data[here + 1]
+            if payloads_end > total:
+                self._drops["shape"] += count
+                return
+            head, entries = data[at:head_end], data[head_end + 1 : entries_end]
+            step = self._step(batch, head, count)
+            if step is not None:
+                self._pass(batch, step, (word, head, count, entries, data[payload_at:payloads_end]), size)
+            at, payload_at = entries_end, payloads_end
+
+    def _step(self, batch: Batch, head: bytes, count: int) -> Optional[Step]:
+        """Where packets of this path go; None: nowhere, and counted."""
+        step = self._routes.find_step(head) or self._routes.step(head)
+        refusal = step.refusal or step.media_refusal
+        if refusal is None and step.previous is not batch.segment:
+            refusal = "wrong_source"
+        if refusal is not None:
+            self._drops[refusal] += count
+            return None
+        return step
+
+    def _pass(self, batch: Batch, step: Step, unit: Tuple[int, bytes, int, bytes, bytes], size: int) -> None:
+        _word, head, _count, entries, payloads = unit
+        if step.following is None:
+            self._arrived(batch, step, head, size, entries, payloads)
+        elif self._counted(batch, step, head, size, entries):
+            step.following.add(unit)
+            self._ready[step.following] = None
+
+    def _counted(self, batch: Batch, step: Step, head: bytes, size: int, entries: bytes) -> bool:
+        """Count packets for their flows; False if one of them is not to pass."""
+        find, unix = self._flows.find, batch.unix
+        for at in range(0, len(entries), size):
+            key = head + entries[at : at + size - _AFTER_ENDS]
+            flow = find(key) or self._open(batch, key, step)
+            if flow is None:
+                self._drops["endpoint"] += len(entries) // size
+                return False
+            flow.packets += 1
+            length_at = at + size - _LENGTH_AT
+            flow.bytes += entries[length_at] << 8 | entries[length_at + 1]
+            flow.last_unix = unix
+        return True
+
+    def _arrived(
+        self, batch: Batch, step: Step, head: bytes, size: int, entries: bytes, payloads: bytes
+    ) -> None:
+        origin, payload_at, fixed = step.origin, 0, size - TAG_BYTES
+        assert origin is not None
+        for at in range(0, len(entries), size):
+            entry = entries[at : at + fixed]
+            number, length = NUMBER_AND_LENGTH.unpack_from(entry, fixed - NUMBER_AND_LENGTH.size)
+            payload = payloads[payload_at : payload_at + length]
+            payload_at += length
+            if not origin.ends_with(head + entry, payload, entries[at + fixed : at + size]):
+                self._drops["end_forged"] += 1
+                continue
+            key = head + entry[: -NUMBER_AND_LENGTH.size]
+            flow = self._flows.find(key) or self._open(batch, key, step)
+            if flow is None:
+                self._drops["endpoint"] += 1
+                continue
+            flow.packets += 1
+            flow.bytes += length
+            flow.last_unix = batch.unix
+            if step.reverse is not None:
+                step.reverse.last_heard = batch.now
+            if origin.numbers.accept(number, batch.now):
+                batch.found.setdefault(flow, []).append(payload)
+            else:
+                self._drops["second_copy"] += 1  # usual: it came over the backup path too
+
+    def _open(self, batch: Batch, key: bytes, step: Step) -> Optional[Flow]:
+        family = key[0] & 15
+        src, dst = entry_ends(family, key[-ENDS_BYTES[family] :])
+        # Only the edges' own relayed addresses ride: a relay gone bad can not speak for another one's users.
+        if not (self._routes.owns(step.path[0], src) and self._routes.owns(step.path[-1], dst)):
+            return None
+        return self._flows.add(key, Flow(src, dst, step.role, step.path, batch.unix))
+
+    # --- trains --------------------------------------------------------------------------------------------
+
+    def _bare(self, batch: Batch, data: bytes) -> None:
+        found = batch.segment.yard.bare(data, batch.now)
+        self._restless[batch.segment] = None
+        if found is not None:
+            coupling, load = found
+            step = self._step(batch, coupling.head, 1)
+            if step is not None:
+                unit = (coupling.word, coupling.head, 1, load.entry, load.payload)
+                self._pass(batch, step, unit, coupling.entry_bytes)
+
+    def _train(self, batch: Batch, word: int, body: bytes, before: bytes, size: int) -> None:
+        try:
+            coupling = train.head_of(body, word)
+        except ValueError:
+            self._drops["shape"] += 1
+            return
+        count = len(coupling.entries) // coupling.entry_bytes
+        step = self._step(batch, coupling.head, count)
+        if step is None:
+            return
+        if before and train.is_whole(before, size, coupling):
+            self._whole(batch, step, coupling, before, body)
+            return
+        for at in range(0, len(before), size or 1):
+            self._bare(batch, before[at : at + size])
+        self._restless[batch.segment] = None
+        for load in batch.segment.yard.head(coupling, batch.now):
+            unit = (word, coupling.head, 1, load.entry, load.payload)
+            self._pass(batch, step, unit, coupling.entry_bytes)
+
+    def _whole(self, batch: Batch, step: Step, coupling: train.Coupling, bare: bytes, body: bytes) -> None:
+        following = step.following
+        if following is not None and following.takes_train(coupling.word, coupling.bare_bytes):
+            if self._counted(batch, step, coupling.head, coupling.entry_bytes, coupling.entries):
+                following.pass_train(coupling.word, bare, coupling.bare_bytes, body)
+                self._ready[following] = None
+            return
+        for load in train.loads_of(bare, coupling):
+            unit = (coupling.word, coupling.head, 1, load.entry, load.payload)
+            self._pass(batch, step, unit, coupling.entry_bytes)
+
+    # --- liveness of paths ---------------------------------------------------------------------------------
+
+    def _probe(self, batch: Batch, kind: int, body: bytes) -> None:
+        hops = body[: -PROBE_ID.size]
+        if len(body) <= PROBE_ID.size or len(hops) != 1 + 4 * (hops[0] >> 4):
+            self._drops["shape"] += 1
+            return
+        step = self._routes.find_step(hops) or self._routes.step(hops)
+        refusal = step.refusal or (step.media_refusal if kind == _PROBE else None)
+        if refusal is None and step.previous is not batch.segment:
+            refusal = "wrong_source"
+        if refusal is not None:
+            self._drops[refusal] += 1
+        elif step.following is not None:
+            self._gather(step.following, kind, body)
+        elif kind == _PROBE:
+            # The answer goes back over the same relays, so that a route's death in either direction is noticed.
+            numbers = b"".join(hops[at : at + 4] for at in range(len(hops) - 4, 0, -4))
+            self._gather(batch.segment, _ECHO, hops[:1] + numbers + body[-PROBE_ID.size :])
+        elif step.reverse is None or not step.reverse.answered(
+            PROBE_ID.unpack_from(body, len(hops))[0], batch.now
+        ):
+            self._drops["unasked_echo"] += 1
+
+    def _gather(self, segment: Segment, kind: int, body: bytes) -> None:
+        segment.control(kind, body)
+        self._ready[segment] = None
