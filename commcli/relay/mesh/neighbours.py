@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import json
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
 KEY_BYTES = 32
 MAX_KEYS = 4
@@ -27,6 +29,22 @@ def parse(peers: Mapping[str, object]) -> Dict[str, Neighbour]:
     if len(peers) > MAX_NEIGHBOURS:
         raise ValueError("peers: more than %d" % MAX_NEIGHBOURS)
     return {node: _neighbour(node, row) for node, row in peers.items()}
+
+
+def key_id(key: bytes) -> str:
+    """What a key may be called in logs and answers: it tells two of them apart and gives neither away."""
+    return hashlib.blake2s(key=key, person=b"commkid", digest_size=4).hexdigest()
+
+
+def key_ids(known: Mapping[str, Neighbour]) -> Dict[str, List[str]]:
+    """The ids of each neighbour's keys, in their order."""
+    return {node: [key_id(key) for key in neighbour.keys] for node, neighbour in known.items()}
+
+
+def digest(ids: Mapping[str, Sequence[str]]) -> str:
+    """One word for all of `key_ids`: whoever has the same keys for the same neighbours has the same word."""
+    text = json.dumps({node: list(keys) for node, keys in ids.items()}, sort_keys=True)
+    return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
 
 def _neighbour(node: str, row: object) -> Neighbour:

@@ -43,6 +43,7 @@ class Membership:
         self.stamp_socket = self._udp(self.config.stamp_port, self._on_stamp)
         self.mesh_socket = self._udp(0, self._on_mesh_reply)
         self.services: List[Addr] = []  # the other nodes' overlay and STAMP ports
+        self.key_ids: Dict[str, List[str]] = {}  # of the keys in use, by neighbour (neighbours.key_ids)
         self._next_files = 0.0
         self._read_files(start=True)
 
@@ -88,8 +89,7 @@ class Membership:
             else:
                 found = self.overlay.receive(source[:2], (data,), now, unix)
             for src, dst, payloads in found:
-                for payload in payloads:
-                    self.relay.deliver(src, dst, payload, now)
+                self.relay.deliver(src, dst, payloads, now)
 
     def _on_stamp(self, _events: int) -> None:
         assert self.stamp_socket is not None
@@ -132,10 +132,10 @@ class Membership:
             raise ValueError('not {"schema": 1, "peers": {...}}')
         for user in (self.overlay, self.mesh, self.reflector):
             user.set_peers(known)
+        parsed = neighbours.parse(known)
+        self.key_ids = neighbours.key_ids(parsed)
         self.services = [
-            (peer.address, port)
-            for peer in neighbours.parse(known).values()
-            for port in (peer.overlay_port, peer.stamp_port)
+            (peer.address, port) for peer in parsed.values() for port in (peer.overlay_port, peer.stamp_port)
         ]
         self.relay.obey(self.tables.shard, self.services)
 
@@ -151,6 +151,7 @@ class Membership:
         return {
             "flows": lambda _: {"ok": True, "flows": self.overlay.flows()},
             "paths": lambda _: {"ok": True, "paths": self.overlay.paths()},
+            "keys": lambda _: {"ok": True, "keys": self.key_ids, "digest": neighbours.digest(self.key_ids)},
             "mesh": lambda r: {"ok": True, "windows": self.mesh.windows(float(r.get("since", 0)))},
         }
 
