@@ -51,7 +51,7 @@ class Relay:
     `tls`: it is told to serve TLS; `tls_until_unix`, its certificate's end, is None if it has none that it can use.
     `tls_refused`, `reload_refused`: what is wrong with files that it was to take up, and goes on without.
     `ways`: by other edge the path in use (primary, backup, last_resort, straight), or dead. `loss`: 0..1 towards
-    each neighbour that reports any. `send_keys`: by neighbour a fingerprint of the pair key in use. `carries`: does
+    each neighbour that reports any. `send_keys`: by neighbour the id of the pair key in use. `carries`: does
     the table name the paths that it may carry packets along?
     """
 
@@ -151,7 +151,7 @@ def read(node: Node, outcome: Outcome[Answer]) -> Facts:
         clock=None if outcome.value.reading is None else clock(outcome.value.reading),
         disk=Disk(**values["disk"]) if values.get("disk") else None,
         load=Load(**values["load"]) if values.get("load") else None,
-        relay=_relay(values["relay"]) if values.get("relay") else None,
+        relay=_relay(values["relay"], values.get("keys") or {}) if values.get("relay") else None,
         log=values.get("log") or "",
         errors=errors,
     )
@@ -166,7 +166,7 @@ def _version(text: str) -> tuple[int, int] | None:
     )
 
 
-def _relay(status: Mapping[str, Any]) -> Relay:
+def _relay(status: Mapping[str, Any], send_keys: Mapping[str, str]) -> Relay:
     table, tls = status["table"], status.get("tls")
     return Relay(
         version=status["version"],
@@ -184,6 +184,7 @@ def _relay(status: Mapping[str, Any]) -> Relay:
         tls_until_unix=None if tls is None else tls.get("not_after_unix"),
         tls_refused=None if tls is None else tls.get("refused"),
         reload_refused=(status.get("reload") or {}).get("error"),
+        send_keys=send_keys,
         **_overlay(status.get("overlay") or {}),
     )
 
@@ -193,7 +194,6 @@ def _overlay(told: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "ways": {egress: _way(row) for egress, row in (told.get("paths") or {}).items()},
         "loss": {peer: loss for peer, loss in losses.items() if loss is not None},
-        "send_keys": told.get("keys") or {},
         "carries": told.get("carries"),
     }
 

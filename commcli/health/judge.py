@@ -58,7 +58,7 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What one node's facts cannot tell: the newest table serial that any node has loaded, our version, and with
-    which key (its fingerprint) each node sends to each.
+    which key (its id) each node sends to each.
     """
 
     serial: int | None

@@ -80,7 +80,6 @@ def test_facts_of_the_overlay() -> None:
     way = {"active": "backup", "straight": False, "state": "up"}
     told = {
         "carries": True,
-        "keys": {"hk-1": "01ab"},
         "segments": {"hk-1": {"out": {"loss": 0.03}, "in": {}}, "sg-1": {"out": {"loss": None}}, "jp-1": {}},
         "paths": {
             "hk-1": way,
@@ -89,8 +88,9 @@ def test_facts_of_the_overlay() -> None:
             "de-1": {**way, "state": "untried", "active": "last_resort"},
         },
     }
+    keys = {"value": {"hk-1": "01ab"}, "error": None}
     relay = read(
-        NODE, answered({**BODY, "relay": {"value": {**STATUS, "overlay": told}, "error": None}})
+        NODE, answered({**BODY, "relay": {"value": {**STATUS, "overlay": told}, "error": None}, "keys": keys})
     ).relay
     assert relay is not None
     assert relay.ways == {"hk-1": "backup", "sg-1": "dead", "jp-1": "straight", "de-1": "last_resort"}
@@ -151,6 +151,7 @@ class Relayish:
         self.listener = control.bind_unix(base / "run" / "control.sock")
         self.listener.listen()
         self._reply = reply
+        self.requests: list[bytes] = []
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -161,7 +162,7 @@ class Relayish:
             except OSError:
                 return
             with peer:
-                self.request = peer.recv(4096)
+                self.requests.append(peer.recv(4096))
                 peer.sendall(self._reply)
 
     def stop(self) -> None:
@@ -180,9 +181,19 @@ def relayish(tmp_path: Path) -> Iterator[Relayish]:
 def test_the_look_asks_the_relay(relayish: Relayish, tmp_path: Path) -> None:
     found = onnode.look(tmp_path)
     assert found["relay"] == {"value": STATUS, "error": None}
-    assert json.loads(relayish.request) == {"cmd": "status"}
+    assert [json.loads(asked)["cmd"] for asked in relayish.requests] == ["status", "keys"]
     assert [name for name, told in found.items() if told["error"]] == ["log"]
     assert found["disk"]["value"]["total_bytes"] >= found["disk"]["value"]["free_bytes"] > 0
+
+
+def test_the_look_asks_for_the_keys_that_are_sent_with(tmp_path: Path) -> None:
+    told = {"ok": True, "keys": {"hk-1": ["01ab", "02cd"], "sg-1": []}, "digest": "77aa"}
+    relay = Relayish(tmp_path, json.dumps(told).encode() + b"\n")
+    try:
+        assert onnode.send_keys(tmp_path) == {"hk-1": "01ab"}
+        assert json.loads(relay.requests[0]) == {"cmd": "keys"}
+    finally:
+        relay.stop()
 
 
 def test_a_relay_that_answers_nonsense_is_an_error(tmp_path: Path) -> None:
@@ -251,7 +262,7 @@ def test_the_entry_tells_facts_and_then_the_time(tmp_path: Path) -> None:
     channel = Channel("clock")
     onnode.main({"base": str(tmp_path)}, channel)
     [found, told] = channel.sent
-    assert set(found) == {"python", "disk", "load", "relay", "log"}
+    assert set(found) == {"python", "disk", "load", "relay", "keys", "log"}
     assert isinstance(told["unix"], float)
 
 
