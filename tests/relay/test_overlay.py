@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import itertools
 import json
 import struct
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commcli.relay.overlay.arrivals import Arrivals
 from commcli.relay.overlay.flows import Flow, FlowTable
-from commcli.relay.overlay.overlay import MAX_PROBES_A_TICK, MAX_STEPS, Overlay
-from commcli.relay.overlay.wire import Addr, ReplayWindow, node_number, pack_endpoints
+from commcli.relay.overlay.overlay import MAX_PROBES_A_TICK, Overlay
+from commcli.relay.overlay.routes import MAX_STEPS
+from commcli.relay.overlay.wire import Addr, node_number
 from commcli.relay.table.zones import Zone
 from tests.relay.overlay_world import PORTS, UNIX_0, Plan, World, pair_key
 
@@ -34,25 +37,50 @@ def number(node: str) -> bytes:
     return hashlib.blake2s(node.encode()).digest()[:4]
 
 
-def sealed(message: bytes, sender: str, receiver: str) -> bytes:
+def tagged(message: bytes, sender: str, receiver: str, rest: bytes = b"") -> bytes:
+    """With the hop tag of this segment, which does not cover `rest`."""
+    return hop_tag(message, sender, receiver) + message + rest
+
+
+def hop_tag(message: bytes, sender: str, receiver: str) -> bytes:
     key = pair_key(sender, receiver)
-    return message + hashlib.blake2s(message, key=key, person=b"commov1", digest_size=16).digest()
+    return hashlib.blake2b(message, key=key, person=b"commov2", digest_size=12).digest()
 
 
-def header(
-    path: Sequence[str], position: int, sequence: int, *, kind: int = 1, hops: int | None = None,
-    unix: float = UNIX_0 + 100,
-) -> bytes:  # fmt: skip
+def header(kind: int, covered: int, sequence: int, *, marks: int = 0, unix: float = UNIX_0 + 100) -> bytes:
     """A header by hand."""
+    return struct.pack(">BBHQQ", 2 << 4 | kind, marks, covered, sequence, int(unix * 1e6))
+
+
+def hops_of(path: Sequence[str], family: int = 4, hops: int | None = None) -> bytes:
     count = len(path) if hops is None else hops
-    fixed = struct.pack(">BBHIQQ", 16 | kind, count << 4 | position, 0, 7, sequence, int(unix * 1e6))
-    return fixed + b"".join(number(node) for node in path)
+    return bytes([count << 4 | family]) + b"".join(number(node) for node in path)
 
 
-def body(plan: Plan, src: str, dst: str, payload: bytes = b"media") -> bytes:
-    one, other = plan.relayed(src), plan.relayed(dst)
-    packed = [bytes(map(int, ip.split("."))) for ip in (one[0], other[0])]
-    return struct.pack(">BB4sH4sH", 4, 0, packed[0], one[1], packed[1], other[1]) + payload
+def ends(src: Addr, dst: Addr) -> bytes:
+    packed = [ipaddress.ip_address(ip).packed for ip in (src[0], dst[0])]
+    return b"".join(ip + struct.pack(">H", port) for ip, port in zip(packed, (src[1], dst[1]), strict=True))
+
+
+def entry(head: bytes, src: Addr, dst: Addr, payload: bytes, ingress: str, egress: str, count: int) -> bytes:
+    """One packet's line in a section, with the tag of the path's ends. count: its number."""
+    fixed = ends(src, dst) + struct.pack(">QH", count, len(payload))
+    key = pair_key(ingress, egress)
+    return (
+        fixed + hashlib.blake2b(head + fixed + payload, key=key, person=b"comme2e2", digest_size=12).digest()
+    )
+
+
+def media(
+    plan: Plan, path: Sequence[str], sequence: int, payload: bytes = b"media", *, hops: int | None = None,
+    src: Addr | None = None, dst: Addr | None = None, edges: tuple[str, str] | None = None,
+) -> tuple[bytes, bytes]:  # fmt: skip
+    """(what the hop tag covers, payload) of a DATA datagram by hand."""
+    one, other = edges or (path[0], path[-1])
+    src, dst = src or plan.relayed(one), dst or plan.relayed(other)
+    head = hops_of(path, 6 if ":" in src[0] else 4, hops)
+    section = head + b"\x01" + entry(head, src, dst, payload, one, other, 5)
+    return header(1, len(section), sequence) + section, payload
 
 
 def written(addr: Addr) -> str:
@@ -90,15 +118,15 @@ def test_the_wire_is_as_specified() -> None:
     net.say("br-1", "hk-1", b"media")
     net.settle()
     (_, _, first), (_, _, second) = net.passed
-    sent = net.passed[0][2]
-    sequence = struct.unpack_from(">Q", sent, 8)[0]
-    assert sequence == int((UNIX_0 + 100) * 1e6)
     path = CHAINS[1]
-    expected = header(path, 1, sequence) + body(net.plan, "br-1", "hk-1")
-    assert first == sealed(expected, "br-1", "us-1")
-    (sequence, sent_us) = struct.unpack_from(">QQ", second, 8)
-    expected = header(path, 2, sequence, unix=sent_us / 1e6) + body(net.plan, "br-1", "hk-1")
-    assert second == sealed(expected, "us-1", "hk-1")
+    head = hops_of(path)
+    here, there = net.plan.relayed("br-1"), net.plan.relayed("hk-1")
+    start = int((UNIX_0 + 100) * 1e6)
+    section = head + b"\x01" + entry(head, here, there, b"media", "br-1", "hk-1", start)
+    assert first == tagged(header(1, len(section), start) + section, "br-1", "us-1", b"media")
+    sequence, sent_us = struct.unpack_from(">QQ", second, 16)
+    onward = header(1, len(section), sequence, unix=sent_us / 1e6)
+    assert second == tagged(onward + section, "us-1", "hk-1", b"media")
 
 
 def test_ipv6_rides_too() -> None:
@@ -148,23 +176,29 @@ def first_segment(net: World) -> bytes:
     return net.passed[-1][2]
 
 
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda data: data[:-1], "forged"),
-        (lambda data: data + b"x", "forged"),
+        (lambda data: data[:-1], "shape"),  # the tag says how long its payloads are
         (lambda data: data[:40], "length"),
+        (lambda data: data[:32], "length"),
+        (lambda data: data[:31], "length"),
+        (lambda data: data[:12], "length"),
         (lambda data: b"", "length"),
-        (lambda data: data + b"x" * 65508, "length"),
-        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "forged"),
-        (lambda data: data[:-16] + bytes(16), "forged"),
-        (lambda data: bytes([data[0] ^ 3]) + data[1:], "forged"),
-        (lambda data: data[:1] + bytes([data[1] ^ 1]) + data[2:], "forged"),
-        (lambda data: data[:7] + bytes([data[7] ^ 1]) + data[8:], "forged"),
-        (lambda data: data[:15] + bytes([data[15] ^ 1]) + data[16:], "forged"),
-        (lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:], "forged"),
-        (lambda data: data[:-20] + b"MEDIA"[:4] + data[-16:], "forged"),
-        (lambda data: sealed(data[:-16], "br-1", "sg-1"), "forged"),  # another pair's key
+        (lambda data: flipped(data, 0), "forged"),
+        (lambda data: flipped(data, 11), "forged"),
+        (lambda data: bytes(12) + data[12:], "forged"),
+        (lambda data: flipped(data, 13), "forged"),
+        (lambda data: flipped(data, 15), "forged"),
+        (lambda data: flipped(data, 23), "forged"),
+        (lambda data: flipped(data, 31), "forged"),
+        (lambda data: flipped(data, 32), "forged"),
+        (lambda data: flipped(data, -6), "forged"),  # of the end tag
+        (lambda data: tagged(data[12:-5], "br-1", "sg-1", b"media"), "forged"),  # another pair's key
     ],
 )
 def test_a_spoiled_datagram_is_dropped_and_counted(spoil: Spoil, reason: str) -> None:
@@ -173,6 +207,22 @@ def test_a_spoiled_datagram_is_dropped_and_counted(spoil: Spoil, reason: str) ->
     assert net.nodes["us-1"].drops == {reason: 1}
     assert len(net.passed) == 1
     assert net.nodes["us-1"].flows() == []
+
+
+def test_a_changed_payload_dies_at_the_egress() -> None:
+    net = world(CHAINS[1])
+    net.hand("us-1", first_segment(net)[:-5] + b"MEDIA", net.plan.overlay("br-1"))
+    net.settle()
+    assert net.nodes["us-1"].drops == {"replayed": 1}  # the right one came behind it
+    assert net.delivered == []
+    assert net.nodes["hk-1"].drops == {"end_forged": 1}
+
+
+def test_what_stands_behind_the_payloads_is_nobodys() -> None:
+    net = world(CHAINS[1])
+    net.hand("us-1", first_segment(net) + b"more", net.plan.overlay("br-1"))
+    net.settle()
+    assert [row[3] for row in net.delivered] == [b"media"]
 
 
 def test_a_good_one_passes_the_same_way() -> None:
@@ -221,7 +271,8 @@ def test_a_sender_whose_clock_was_ahead_is_not_shut_out_for_ever() -> None:
     """Its clock was 50 s ahead, was set right, and it restarted: its numbers are lower than before."""
     net = world(CHAINS[0])
     src, dst = net.plan.relayed("br-1"), net.plan.relayed("hk-1")
-    ((_, old),) = net.nodes["br-1"].send("hk-1", src, dst, b"old", net.now, net.unix + 50)
+    net.nodes["br-1"].send("hk-1", src, dst, [b"old"], net.now, net.unix + 50)
+    ((_, (old,), _),) = net.nodes["br-1"].flush(net.now, net.unix + 50)
     net.hand("hk-1", old, net.plan.overlay("br-1"))
     net.nodes["br-1"] = net.start("br-1")
     net.say("br-1", "hk-1", b"too soon")
@@ -242,39 +293,33 @@ def test_a_sender_whose_clock_was_ahead_is_not_shut_out_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "position", "hops", "reason"),
+    ("path", "hops", "reason"),
     [
-        (["br-1", "us-1", "hk-1"], 1, None, None),
-        (["br-1", "us-1"], 1, None, None),
-        (["br-1", "us-1", "hk-1"], 0, None, "not_for_us"),
-        (["br-1", "us-1", "hk-1"], 2, None, "not_for_us"),
-        (["br-1", "us-1", "hk-1"], 3, None, "not_for_us"),
-        (["br-1", "us-1", "hk-1"], 15, None, "not_for_us"),
-        (["us-1", "hk-1", "br-1"], 0, None, "not_for_us"),
-        (["br-1", "hk-1", "us-1"], 1, None, "not_for_us"),
-        (["sg-1", "us-1", "hk-1"], 1, None, "wrong_source"),
-        (["zz-9", "us-1", "hk-1"], 1, None, "unknown_hop"),
-        (["br-1", "us-1", "zz-9"], 1, None, "unknown_hop"),
-        (["br-1", "us-1", "zz-9", "hk-1"], 1, None, "unknown_hop"),
-        (["br-1", "us-1", "br-1"], 1, None, "loop"),
-        (["br-1", "us-1", "us-1", "hk-1"], 1, None, "loop"),
-        (["br-1", "us-1", "hk-1", "hk-1"], 1, None, "loop"),
-        (["br-1"], 0, None, "hops"),
-        ([], 0, None, "hops"),
-        (["br-1", "us-1", "sg-1", "xx-1", "hk-1"], 1, None, "hops"),
-        (["br-1", "us-1", "hk-1"], 1, 15, "hops"),
-        (["br-1", "us-1", "xx-1", "hk-1"], 1, None, "zone"),
-        (["br-1", "us-1", "xx-1"], 1, None, "zone"),
+        (["br-1", "us-1", "hk-1"], None, None),
+        (["br-1", "us-1"], None, None),
+        (["us-1", "hk-1", "br-1"], None, "not_for_us"),
+        (["br-1", "hk-1"], None, "not_for_us"),
+        (["br-1", "hk-1", "us-1"], None, "wrong_source"),
+        (["sg-1", "us-1", "hk-1"], None, "wrong_source"),
+        (["zz-9", "us-1", "hk-1"], None, "unknown_hop"),
+        (["br-1", "us-1", "zz-9"], None, "unknown_hop"),
+        (["br-1", "us-1", "zz-9", "hk-1"], None, "unknown_hop"),
+        (["br-1", "us-1", "br-1"], None, "loop"),
+        (["br-1", "us-1", "us-1", "hk-1"], None, "loop"),
+        (["br-1", "us-1", "hk-1", "hk-1"], None, "loop"),
+        (["br-1"], None, "hops"),
+        (["br-1", "us-1", "sg-1", "xx-1", "hk-1"], None, "hops"),
+        (["br-1", "us-1", "hk-1"], 15, "shape"),
+        (["br-1", "us-1", "xx-1", "hk-1"], None, "zone"),
+        (["br-1", "us-1", "xx-1"], None, "zone"),
     ],
 )
-def test_a_source_route_of_a_relay_gone_bad(
-    path: list[str], position: int, hops: int | None, reason: str | None
-) -> None:
+def test_a_source_route_of_a_relay_gone_bad(path: list[str], hops: int | None, reason: str | None) -> None:
     """br-1 holds good keys and writes any header it likes; us-1 is the one who must notice."""
     net = world(CHAINS[1], zones=(Zone("no-xx", (frozenset({"br"}), frozenset({"*"})), frozenset({"xx"})),))
-    one, other = (path[0], path[-1]) if len(path) > 1 and "zz-9" not in path else ("br-1", "hk-1")
-    message = header(path, position, 5, hops=hops) + body(net.plan, one, other, b"media" * 20)
-    net.hand("us-1", sealed(message, "br-1", "us-1"), net.plan.overlay("br-1"))
+    edges = None if len(path) > 1 and "zz-9" not in path and path[0] != path[-1] else ("br-1", "hk-1")
+    message, payload = media(net.plan, path, 5, b"media" * 20, hops=hops, edges=edges)
+    net.hand("us-1", tagged(message, "br-1", "us-1", payload), net.plan.overlay("br-1"))
     assert net.nodes["us-1"].drops == ({} if reason is None else {reason: 1})
     assert len(net.passed) + len(net.delivered) == (1 if reason is None else 0)
 
@@ -292,8 +337,8 @@ def test_the_second_neighbour_of_a_path_may_not_pose_as_the_first() -> None:
     """The path was judged (and remembered) for br-1; sg-1 sends the same header under its own key."""
     net = world(CHAINS[1])
     net.hand("us-1", first_segment(net), net.plan.overlay("br-1"))
-    message = header(CHAINS[1], 1, 5) + body(net.plan, "br-1", "hk-1")
-    net.hand("us-1", sealed(message, "sg-1", "us-1"), net.plan.overlay("sg-1"))
+    message, payload = media(net.plan, CHAINS[1], 5)
+    net.hand("us-1", tagged(message, "sg-1", "us-1", payload), net.plan.overlay("sg-1"))
     assert net.nodes["us-1"].drops == {"wrong_source": 1}
 
 
@@ -310,37 +355,41 @@ def test_the_second_neighbour_of_a_path_may_not_pose_as_the_first() -> None:
 )
 def test_only_the_edges_own_relayed_addresses_ride(src: tuple[str, int], dst: tuple[str, int]) -> None:
     net = world(CHAINS[1])
-    message = header(CHAINS[1], 1, 5) + pack_endpoints(src, dst) + b"media"
-    net.hand("us-1", sealed(message, "br-1", "us-1"), net.plan.overlay("br-1"))
+    message, payload = media(net.plan, CHAINS[1], 5, src=src, dst=dst)
+    net.hand("us-1", tagged(message, "br-1", "us-1", payload), net.plan.overlay("br-1"))
     assert net.nodes["us-1"].drops == {"endpoint": 1}
     assert net.passed == []
 
 
 @pytest.mark.parametrize(
-    "tail",
-    [b"\x05\x00" + bytes(50), b"\x04\x01" + bytes(50), b"\x06\x00" + bytes(30), b"\x04\x00" + bytes(11)],
+    "section",
+    [
+        hops_of(CHAINS[1], 5) + b"\x01" + bytes(34),
+        hops_of(CHAINS[1], 0) + b"\x01" + bytes(34),
+        hops_of(CHAINS[1]) + b"\x00",
+        hops_of(CHAINS[1]) + b"\x01" + bytes(33),
+        hops_of(CHAINS[1]) + b"\x01" + bytes(35),
+        hops_of(CHAINS[1]) + b"\x02" + bytes(34),
+        hops_of(CHAINS[1]) + b"\x01" + bytes(20) + b"\0\1" + bytes(12),  # a payload that is not there
+        hops_of(CHAINS[1]),
+        hops_of(CHAINS[1])[:-1],
+    ],
 )
-def test_a_body_that_is_none(tail: bytes) -> None:
+def test_a_body_that_is_none(section: bytes) -> None:
     net = world(CHAINS[1])
-    net.hand("us-1", sealed(header(CHAINS[1], 1, 5) + tail, "br-1", "us-1"), net.plan.overlay("br-1"))
-    assert net.nodes["us-1"].drops == {"shape": 1}
+    data = tagged(header(1, len(section), 5) + section, "br-1", "us-1")
+    net.hand("us-1", data, net.plan.overlay("br-1"))
+    assert net.nodes["us-1"].drops
+    assert set(net.nodes["us-1"].drops) <= {"shape", "endpoint"}
+    assert net.passed == []
 
 
 def test_a_version_or_kind_that_does_not_exist() -> None:
     net = world(CHAINS[1])
-    good = header(CHAINS[1], 1, 5) + body(net.plan, "br-1", "hk-1")
-    for place, first in enumerate((0x10, 0x14, 0x1F, 0x21, 0x00)):
-        message = bytes([first]) + good[1:15] + bytes([place]) + good[16:]
-        net.hand("us-1", sealed(message, "br-1", "us-1"), net.plan.overlay("br-1"))
-    assert net.nodes["us-1"].drops == {"version": 5}
-
-
-def test_reserved_bits_are_refused() -> None:
-    net = world(CHAINS[1])
-    good = header(CHAINS[1], 1, 5) + body(net.plan, "br-1", "hk-1")
-    message = good[:2] + b"\0\1" + good[4:]
-    net.hand("us-1", sealed(message, "br-1", "us-1"), net.plan.overlay("br-1"))
-    assert net.nodes["us-1"].drops == {"shape": 1}
+    for place, first in enumerate((0x11, 0x20, 0x26, 0x2F, 0x31, 0x00)):
+        message = bytes([first]) + header(1, 0, 5 + place)[1:]
+        net.hand("us-1", tagged(message, "br-1", "us-1"), net.plan.overlay("br-1"))
+    assert net.nodes["us-1"].drops == {"version": 6}
 
 
 def test_a_new_zone_stops_a_path_at_once() -> None:
@@ -519,12 +568,12 @@ def test_probes_measure_the_path_and_are_few_while_nobody_talks() -> None:
     net = World(Plan(NODES, THREE))
     net.run(10)
     assert to_hk(net)["rtt_ms"] == pytest.approx(40, abs=0.1)  # two segments of 10 ms each way
-    probes = [data for sender, _, data in net.passed if sender == "br-1" and data[0] == 0x12]
+    probes = [data for sender, _, data in net.passed if sender == "br-1" and data[12] == 0x2B]
     assert 27 <= len(probes) <= 33  # three paths, one a second
     net.passed.clear()
     net.run(6, {"br-1": "hk-1"})
-    by_hops = [data[1] >> 4 for sender, _, data in net.passed if sender == "br-1" and data[0] == 0x12]
-    to_primary = [b for _, b, data in net.passed if data[0] == 0x12 and _ == "br-1" and b == "us-1"]
+    by_hops = [data[32] >> 4 for sender, _, data in net.passed if sender == "br-1" and data[12] == 0x2B]
+    to_primary = [b for a, b, data in net.passed if data[12] == 0x2B and (a, b) == ("br-1", "us-1")]
     assert 90 <= len(to_primary) <= 110  # one in 60 ms, on the path in use alone
     assert by_hops.count(2) <= 7
 
@@ -542,23 +591,26 @@ def test_a_new_table_keeps_what_is_known_of_paths_that_stay() -> None:
     assert row["candidates"]["primary"]["state"] == "dead"
 
 
+def control(kind: int, body: bytes, sender: str, receiver: str) -> bytes:
+    return tagged(header(kind, len(body), 5) + body, sender, receiver)
+
+
 def test_echoes_that_nobody_asked_for() -> None:
     net = world(CHAINS[0])
-    message = header(["hk-1", "br-1"], 1, 5, kind=3) + struct.pack(">IQ", 99, 0)
-    net.hand("br-1", sealed(message, "hk-1", "br-1"), net.plan.overlay("hk-1"))
+    echo = control(12, hops_of(["hk-1", "br-1"], 0) + struct.pack(">I", 99), "hk-1", "br-1")
+    net.hand("br-1", echo, net.plan.overlay("hk-1"))
     assert net.nodes["br-1"].drops == {"unasked_echo": 1}
 
 
 def test_a_probe_is_answered_over_the_same_relays_and_never_with_more() -> None:
     net = world(CHAINS[2])
-    message = header(CHAINS[2], 3, 5, kind=2) + struct.pack(">IQ", 99, 1234)
-    net.hand("hk-1", sealed(message, "sg-1", "hk-1"), net.plan.overlay("sg-1"))
+    probe = control(11, hops_of(CHAINS[2], 0) + struct.pack(">I", 99), "sg-1", "hk-1")
+    net.hand("hk-1", probe, net.plan.overlay("sg-1"))
     ((sender, receiver, echo),) = net.passed
     assert (sender, receiver) == ("hk-1", "sg-1")
-    assert len(echo) == len(message) + 16
-    assert echo[0] == 0x13
-    assert echo[24:40] == b"".join(number(node) for node in CHAINS[2][::-1])
-    assert struct.unpack(">IQ", echo[40:52]) == (99, 1234)
+    assert len(echo) == len(probe)
+    assert echo[12] == 0x2C
+    assert echo[32:] == hops_of(CHAINS[2][::-1], 0) + struct.pack(">I", 99)
 
 
 def test_a_table_of_many_routes_does_not_probe_all_at_once() -> None:
@@ -567,7 +619,13 @@ def test_a_table_of_many_routes_does_not_probe_all_at_once() -> None:
     overlay = Overlay("br-1", bytes)
     overlay.set_peers(plan.peers("br-1"))
     overlay.set_shard(plan.shard("br-1"))
-    sizes = [len(overlay.tick(step * 0.02, UNIX_0 + step * 0.02)) for step in range(500)]
+    sizes = []
+    for step in range(500):
+        now = step * 0.02
+        overlay.tick(now, UNIX_0 + now)
+        sizes.append(
+            sum(data[12] == 0x2B for _, batch, _ in overlay.flush(now, UNIX_0 + now) for data in batch)
+        )
     assert max(sizes) == MAX_PROBES_A_TICK
     assert 200 * 9 <= sum(sizes) <= 200 * 10
 
@@ -575,7 +633,7 @@ def test_a_table_of_many_routes_does_not_probe_all_at_once() -> None:
 def test_status_is_json_and_bounded() -> None:
     net = World(Plan(NODES, [*THREE, *BACK]))
     for port in range(40000, 41500):
-        net.say("br-1", "hk-1", b"media", port)
+        net.say("br-1", "hk-1", b"media", port=port)
     net.settle()
     status = net.nodes["br-1"].status()
     assert json.loads(json.dumps(status)) == status
@@ -586,23 +644,20 @@ def test_paths_of_a_relay_gone_bad_do_not_fill_the_memory() -> None:
     net = world(CHAINS[0])
     overlay = net.nodes["us-1"]
     for place in range(MAX_STEPS + 100):
-        hops = number("br-1") + number("us-1") + struct.pack(">I", place)
-        message = struct.pack(">BBHIQQ", 0x11, 0x31, 0, 7, 10 + place, int(net.unix * 1e6)) + hops
-        overlay.receive(
-            sealed(message + body(net.plan, "br-1", "hk-1"), "br-1", "us-1"),
-            net.plan.overlay("br-1"),
-            0,
-            net.unix,
-        )
+        head = bytes([0x34]) + number("br-1") + number("us-1") + struct.pack(">I", place)
+        here = net.plan.relayed("br-1")
+        section = head + b"\x01" + entry(head, here, here, b"", "br-1", "hk-1", place)
+        message = header(1, len(section), 10 + place, unix=net.unix) + section
+        overlay.receive(net.plan.overlay("br-1"), [tagged(message, "br-1", "us-1")], 0, net.unix)
     assert overlay.drops == {"unknown_hop": MAX_STEPS + 100}
-    assert len(overlay._steps) <= MAX_STEPS
+    assert len(overlay.routes._steps) <= MAX_STEPS
 
 
 def test_a_full_flow_table_forwards_and_says_so() -> None:
     table = FlowTable(limit=2)
 
     def flow(unix: float) -> Flow:
-        return Flow(("192.0.2.1", 1), ("192.0.2.2", 2), "transit", ("a", "b"), b"", unix)
+        return Flow(("192.0.2.1", 1), ("192.0.2.2", 2), "transit", ("a", "b"), unix)
 
     table.add("a", flow(0))
     table.add("b", flow(10))
@@ -618,7 +673,7 @@ def test_a_full_flow_table_forwards_and_says_so() -> None:
 def test_a_clock_that_was_set_back_leaves_no_flow_for_ever() -> None:
     table = FlowTable()
     for key, unix in (("before", 1000.0), ("after", 90.0)):
-        table.add(key, Flow(("192.0.2.1", 1), ("192.0.2.2", 2), "transit", ("a", "b"), b"", unix))
+        table.add(key, Flow(("192.0.2.1", 1), ("192.0.2.2", 2), "transit", ("a", "b"), unix))
     table.expire(100.0)
     assert table.find("before") is None
     assert table.find("after") is not None
@@ -628,7 +683,7 @@ def test_a_full_flow_table_is_not_searched_for_every_packet() -> None:
     table = FlowTable(limit=1)
 
     def flow(unix: float) -> Flow:
-        return Flow(("192.0.2.1", 1), ("192.0.2.2", 2), "transit", ("a", "b"), b"", unix)
+        return Flow(("192.0.2.1", 1), ("192.0.2.2", 2), "transit", ("a", "b"), unix)
 
     table.add("a", flow(0))
     table.add("b", flow(29.9))  # looks, and finds nothing idle for 30 s
@@ -639,16 +694,17 @@ def test_a_full_flow_table_is_not_searched_for_every_packet() -> None:
 
 
 @given(st.lists(st.integers(0, 60), max_size=200))
-def test_the_replay_window_against_a_set(steps: list[int]) -> None:
-    """Against the plainest model: remember everything, refuse what is too old."""
-    window, seen, highest = ReplayWindow(100, size=16), set(range(101)), 100
+def test_the_book_of_arrivals_against_a_set(steps: list[int]) -> None:
+    """Against the plainest model: remember everything; what is before the first is taken as seen."""
+    book, seen, highest = Arrivals(100), set(range(101)), 100
     for step in steps:
         sequence = highest - 30 + step
-        fine = sequence not in seen and sequence > highest - 16
-        assert window.accept(sequence) == fine
-        if fine:
-            seen.add(sequence)
-            highest = max(highest, sequence)
+        fine = sequence not in seen
+        assert book.accept(sequence, 0.0) == fine
+        seen.add(sequence)
+        highest = max(highest, sequence)
+    assert book.expected == highest - 99
+    assert book.lost == len(book.missing) == highest - 100 - (len(seen) - 101)
 
 
 SMALL = World(Plan(NODES, [*CHAINS, *(path[::-1] for path in CHAINS)]))
@@ -658,8 +714,8 @@ BR = SMALL.plan.overlay("br-1")
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_garbage_never_raises(data: bytes) -> None:
-    assert SMALL.nodes["us-1"].receive(data, BR, 0.0, UNIX_0) == []
-    assert SMALL.nodes["us-1"].receive(data, ("203.0.113.9", 1), 0.0, UNIX_0) == []
+    assert SMALL.nodes["us-1"].receive(BR, [data], 0.0, UNIX_0) == []
+    assert SMALL.nodes["us-1"].receive(("203.0.113.9", 1), [data], 0.0, UNIX_0) == []
 
 
 SEQUENCES = iter(range(int(UNIX_0 * 1e6), 1 << 62))
@@ -667,20 +723,19 @@ SEQUENCES = iter(range(int(UNIX_0 * 1e6), 1 << 62))
 
 @settings(max_examples=500)
 @given(
-    st.integers(0, 255), st.integers(0, 255), st.binary(min_size=2, max_size=2),
-    st.lists(st.sampled_from([*NODES, "zz"]), max_size=5), st.binary(max_size=60),
+    st.integers(0, 15), st.integers(0, 255), st.lists(st.sampled_from([*NODES, "zz"]), max_size=5),
+    st.binary(max_size=60), st.integers(0, 60),
 )  # fmt: skip
 def test_garbage_under_a_good_key_never_raises_and_never_leaves_the_fleet(
-    first: int, second: int, zero: bytes, path: list[str], tail: bytes
+    kind: int, marks: int, path: list[str], tail: bytes, uncovered: int
 ) -> None:
-    fixed = bytes([first, second]) + zero + struct.pack(">IQQ", 7, next(SEQUENCES), int(UNIX_0 * 1e6))
-    message = fixed + b"".join(number(node) for node in path) + tail
-    before = sum(SMALL.nodes["us-1"].drops.values())
-    effects = SMALL.nodes["us-1"].receive(sealed(message, "br-1", "us-1"), BR, 0.0, UNIX_0)
-    for effect in effects:
-        if effect[0] == "send":
-            assert SMALL.names[effect[1]] in path
-    assert bool(effects) != (sum(SMALL.nodes["us-1"].drops.values()) > before)
+    body = hops_of(path) + tail
+    covered = max(0, len(body) - uncovered)
+    message = header(kind, covered, next(SEQUENCES), marks=marks, unix=UNIX_0) + body[:covered]
+    data = tagged(message, "br-1", "us-1", body[covered:])
+    assert SMALL.nodes["us-1"].receive(BR, [data], 0.0, UNIX_0) == []
+    for to, _, _ in SMALL.nodes["us-1"].flush(0.0, UNIX_0):
+        assert SMALL.names[to] in path
 
 
 @given(st.binary(max_size=100))
@@ -693,5 +748,7 @@ def test_probe_ids_begin_anywhere() -> None:
     overlay = Overlay("br-1", lambda size: b"\xff" * size)
     overlay.set_peers(plan.peers("br-1"))
     overlay.set_shard(plan.shard("br-1"))
-    ((_, probe),) = overlay.tick(0.0, UNIX_0)
-    assert probe[32:36] == bytes(4)  # the one after 0xffffffff
+    overlay.tick(0.0, UNIX_0)
+    ((_, datagrams, _),) = overlay.flush(0.0, UNIX_0)
+    (probe,) = (data for data in datagrams if data[12] == 0x2B)
+    assert probe[-4:] == bytes(4)  # the one after 0xffffffff

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Callable, Optional, Tuple
+from typing import Callable, Optional, Set, Tuple
 
 from commcli.relay.mesh.neighbours import Neighbour
 from commcli.relay.overlay.arrivals import Arrivals
@@ -29,6 +29,7 @@ FRESH_S = 60.0
 # without an accepted word from it, a fresh one begins a new book. No recording is that fresh: whatever was
 # accepted before the silence was sent longer ago than FRESH_S, also by clocks that are FRESH_S apart.
 SILENCE_S = 2 * FRESH_S
+MAX_OVERTAKEN = 64
 _AGAIN, _AS_DATA = kind_byte(AGAIN), bytes((kind_byte(DATA),))
 Maker = Callable[[], hashlib.blake2b]
 
@@ -36,10 +37,11 @@ Maker = Callable[[], hashlib.blake2b]
 class Numbers:
     """The end-to-end numbers of one other edge: each packet once, also if it came over two paths."""
 
-    __slots__ = ("_heard", "arrivals", "sent")
+    __slots__ = ("_before", "_heard", "arrivals", "sent")
 
     def __init__(self) -> None:
         self.arrivals: Optional[Arrivals] = None
+        self._before: Set[int] = set()  # not seen, of those just before the first
         self._heard = float("-inf")
         self.sent = 0  # the last number of ours
 
@@ -49,12 +51,17 @@ class Numbers:
         return self.sent
 
     def accept(self, number: int, now: float) -> bool:
-        """Whether this is the packet's first copy."""
+        """Whether this is the packet's first copy. That it is no replay, every hop on its way has seen to."""
         if self.arrivals is None or not self.arrivals.accept(number, now):
-            # The edge's clock may have been set back before it began again; every hop has seen that it is no replay.
+            if number in self._before:
+                self._before.discard(number)
+                return True
+            # The edge's clock may have been set back before it began again.
             if self.arrivals is not None and now - self._heard < SILENCE_S:
                 return False
             self.arrivals = Arrivals(number)
+            # The first one may have overtaken others.
+            self._before = set(range(number - MAX_OVERTAKEN, number))
         self._heard = now
         return True
 
