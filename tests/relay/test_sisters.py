@@ -15,10 +15,22 @@ from commcli.relay.config import RelayConfig
 from commcli.relay.loop import Loop
 from commcli.relay.process import sisters
 from commcli.relay.process.register import Register
-from commcli.relay.process.sisters import CONFIG, FIGURES, HELLO, PACKET, STALE_S, TABLE, Hub, Link, Packet
+from commcli.relay.process.sisters import (
+    CONFIG,
+    FIGURES,
+    HELLO,
+    MAX_MESSAGE,
+    PACKETS,
+    STALE_S,
+    TABLE,
+    Hub,
+    Link,
+    Packets,
+)
 from tests.relay.test_metrics import figures
 
 SRC, DST = ("192.0.2.1", 50000), ("198.51.100.2", 50001)
+DST_2 = (DST[0], 50003)
 SIX = ("2001:db8::1", 50000), ("2001:db8::2", 50001)
 PORTS = (50_000, 50_015)
 
@@ -30,7 +42,7 @@ class Pair:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.register = Register((DST[0],), PORTS, 2)
         self.loop, self.drops = Loop(lambda _now: None), Counter[str]()
-        self.carried: list[Packet] = []
+        self.carried: list[Packets] = []
         self.hub = Hub({1: ours}, self.register, self.loop, self.drops, self.carried.append)
         self.worker = Link(theirs, Counter())
 
@@ -56,28 +68,57 @@ def pair() -> Iterator[Pair]:
 @pytest.mark.parametrize("ends", [(SRC, DST), SIX], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("size", [0, 1, 1200, 65_000])
 def test_packets_go_both_ways(pair: Pair, ends: tuple[Addr, Addr], size: int) -> None:
-    packet = Packet(*ends, bytes(size))
-    pair.worker.send_packet(packet)
+    pair.worker.gather(*ends, [bytes(size)])
+    pair.worker.flush()
     pair.turn()
-    assert pair.carried == [packet]
+    assert pair.carried == [Packets(*ends, [bytes(size)])]
+
+
+def test_packets_of_one_turn_share_a_message_and_keep_their_order(pair: Pair) -> None:
+    pair.register.enter(DST, 1, "alice")
+    pair.register.enter(DST_2, 1, "alice")
+    pair.hub.deliver(SRC, DST, [b"1", b""])
+    pair.hub.deliver(SRC, DST_2, [b"other"])
+    pair.hub.deliver(SRC, DST, [b"three"])
+    assert pair.worker.receive() == [], "until the turn ends"
+    pair.hub.flush()
+    ((kind, data),) = pair.worker.receive()
+    assert kind == PACKETS
+    assert list(pair.worker.packets(data)) == [(SRC, DST, [b"1", b"", b"three"]), (SRC, DST_2, [b"other"])]
+    pair.hub.flush()
+    assert pair.worker.receive() == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 1200, 30_000, 65_535])
+def test_what_does_not_fit_one_message_goes_in_several(pair: Pair, size: int) -> None:
+    sent = [bytes([number % 256]) * size for number in range(3 * MAX_MESSAGE // (size + 2) + 2)]
+    pair.worker.gather(*SIX, sent[:2])
+    pair.worker.gather(*SIX, sent[2:])
+    pair.worker.flush()
+    pair.turn()
+    assert len(pair.carried) > 2
+    assert [payload for packets in pair.carried for payload in packets.payloads] == sent
+    assert not pair.worker._drops
 
 
 def test_a_packet_finds_the_worker_of_its_port(pair: Pair) -> None:
-    assert not pair.hub.deliver(SRC, DST, b"nobody has it")
+    assert not pair.hub.deliver(SRC, DST, [b"nobody has it"])
     pair.register.enter(DST, 1, "alice")
-    assert pair.hub.deliver(SRC, DST, b"media")
+    assert pair.hub.deliver(SRC, DST, [b"media"])
+    pair.hub.flush()
     ((kind, data),) = pair.worker.receive()
-    assert kind == PACKET
-    assert pair.worker.packet(data) == (SRC, DST, b"media")
+    assert kind == PACKETS
+    assert list(pair.worker.packets(data)) == [(SRC, DST, [b"media"])]
     pair.register.enter(DST, 0, "alice")
-    assert not pair.hub.deliver(SRC, DST, b"it is the hub's own")
+    assert not pair.hub.deliver(SRC, DST, [b"it is the hub's own"])
 
 
 def test_a_full_pair_drops_and_counts_and_does_not_wait(pair: Pair) -> None:
     pair.register.enter(DST, 1, "alice")
     sent = 0
     while not pair.drops["sister_full"]:
-        pair.hub.deliver(SRC, DST, bytes(1200))
+        pair.hub.deliver(SRC, DST, [bytes(1200)])
+        pair.hub.flush()
         sent += 1
     assert sent > 100, "a burst fits"
     received = 0
@@ -101,11 +142,12 @@ def test_who_greets_is_told_everything(pair: Pair) -> None:
 def test_what_could_not_be_told_is_told_later_and_only_the_newest(pair: Pair) -> None:
     pair.register.enter(DST, 1, "alice")
     while not pair.drops["sister_full"]:
-        pair.hub.deliver(SRC, DST, bytes(1200))
+        pair.hub.deliver(SRC, DST, [bytes(1200)])
+        pair.hub.flush()
     pair.hub.tell(CONFIG, b"[1]")
     pair.hub.tell(CONFIG, b"[2]")
     while messages := pair.worker.receive():
-        assert {kind for kind, _ in messages} == {PACKET}
+        assert {kind for kind, _ in messages} == {PACKETS}
     pair.hub.tick()
     pair.hub.tick()
     assert pair.worker.receive() == [(CONFIG, b"[2]")]

@@ -43,9 +43,9 @@ class Carrier(Protocol):
         """The node whose relayed address this is, None if it is nobody's."""
 
     def carry(
-        self, egress: str, src: Addr, dst: Addr, payload: bytes, direct: bool, now: float, unix: float
+        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], direct: bool, now: float, unix: float
     ) -> bool:
-        """Send it there, or drop it (counted). False: it is to go straight, as any packet to a peer."""
+        """Send them there, or drop them (counted). False: they are to go straight, as any packets to a peer."""
 
 
 class StreamSender(Protocol):
@@ -189,7 +189,11 @@ class Edge:
                     continue
                 to = (self._bound.get(peer[0], peer[0]), peer[1])
             if self.carrier is not None:
-                payloads = self._not_carried(self.carrier, allocation, src, peer, payloads, now)
+                egress = self.carrier.egress_of(*peer)
+                if egress is not None and self.carrier.carry(
+                    egress, src, peer, payloads, allocation.direct, now, time.time()
+                ):
+                    continue
             if allocation.expires <= now:  # it ended between these packets and now
                 self.drops["no_allocation"] += len(payloads)
             elif self.egress.shaper is None:
@@ -198,22 +202,6 @@ class Edge:
                 self._relayed[src].whole()
                 for payload in payloads:
                     self.egress.send(self._relayed[src].sock, payload, to, now)
-
-    def _not_carried(
-        self,
-        carrier: Carrier,
-        allocation: Allocation,
-        src: Addr,
-        peer: Addr,
-        payloads: List[bytes],
-        now: float,
-    ) -> List[bytes]:
-        """Those packets that go straight; the carrier has taken the others."""
-        egress = carrier.egress_of(*peer)
-        if egress is None:
-            return payloads
-        carry, direct, unix = carrier.carry, allocation.direct, time.time()
-        return [data for data in payloads if not carry(egress, src, peer, data, direct, now, unix)]
 
     # --- to clients ----------------------------------------------------------------------------------------
 
@@ -279,16 +267,16 @@ class Edge:
             elif streams is not None:
                 streams.send_all(client, some)
 
-    def deliver(self, src: Addr, dst: Addr, payload: bytes, now: float) -> None:
+    def deliver(self, src: Addr, dst: Addr, payloads: Sequence[bytes], now: float) -> None:
         """Hand what came for the relayed address `dst` to its client, if that client permits `src`.
 
         It goes at the end of the loop's turn, so that frames of one client go together.
         """
         allocation = self.turn.by_relay.get(dst)
         if allocation is None:
-            self.drops["no_allocation"] += 1
+            self.drops["no_allocation"] += len(payloads)
         else:
-            self.turn.from_peers(((allocation, src, (payload,)),), now, self._frames)
+            self.turn.from_peers(((allocation, src, payloads),), now, self._frames)
 
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped at our sockets, since the start."""

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
 from commcli.relay.clients.udp import Addr, raise_descriptor_limit
 from commcli.relay.config import ConfigError, RelayConfig
@@ -18,7 +18,7 @@ from commcli.relay.process.membership import NO_TABLE, Membership
 from commcli.relay.process.operations import Operations
 from commcli.relay.process.readiness import Readiness
 from commcli.relay.process.register import Register
-from commcli.relay.process.sisters import Hub, Packet
+from commcli.relay.process.sisters import Hub, Packets
 from commcli.relay.table.shard import Shard
 
 WAYS_EVERY_S, RTT_EVERY_S = 0.1, 5.0  # how soon other processes know of changes
@@ -32,18 +32,18 @@ class OverlayCarrier:
         self.egress_of = fleet.overlay.egress_of
 
     def carry(
-        self, egress: str, src: Addr, dst: Addr, payload: bytes, direct: bool, now: float, unix: float
+        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], direct: bool, now: float, unix: float
     ) -> bool:
-        """Send it by the overlay, or drop it (counted); False if it is to go straight."""
+        """Send them by the overlay, or drop them (counted); False if they are to go straight."""
         if direct:
             # Who may bypass the overlay may not bypass the law: a user id is easily had.
             if self._overlay.permits_straight(egress):
                 return False
-            self._drops["direct_forbidden"] += 1
+            self._drops["direct_forbidden"] += len(payloads)
         elif self._overlay.goes_straight(egress):
             return False
         else:
-            self._overlay.send(egress, src, dst, [payload], now, unix)
+            self._overlay.send(egress, src, dst, payloads, now, unix)
         return True
 
 
@@ -81,11 +81,11 @@ class Relay(Front):
         if config.base is not None:
             self.fleet = Membership(self)
             self.edge.carrier = OverlayCarrier(self.fleet, self.drops)
-            self.loop.settle = self.fleet.flush
         if group is not None:
             self.hub = Hub(group.socks, group.register, self.loop, self.drops, self._carry)
         commands = {} if self.fleet is None else self.fleet.commands()
         readiness = None if group is None else group.readiness
+        self.loop.settle = self._settle
         self.operations = Operations(self, read or (lambda: self.config), commands, readiness)
         self._tell()
 
@@ -108,19 +108,26 @@ class Relay(Front):
 
     # --- packets between the overlay and the other processes -------------------------------------------------
 
-    def deliver(self, src: Addr, dst: Addr, payload: bytes, now: float) -> None:
+    def deliver(self, src: Addr, dst: Addr, payloads: Sequence[bytes], now: float) -> None:
         """What the overlay brought for one of our relayed addresses."""
-        if self.hub is None or dst in self.turn.by_relay or not self.hub.deliver(src, dst, payload):
-            self.edge.deliver(src, dst, payload, now)
+        if self.hub is None or dst in self.turn.by_relay or not self.hub.deliver(src, dst, payloads):
+            self.edge.deliver(src, dst, payloads, now)
 
-    def _carry(self, packet: Packet) -> None:
+    def _carry(self, packets: Packets) -> None:
         """What another process has for another node."""
-        egress = None if self.fleet is None else self.fleet.overlay.egress_of(*packet.dst)
+        src, dst, payloads = packets
+        egress = None if self.fleet is None else self.fleet.overlay.egress_of(*dst)
         if self.fleet is None or egress is None:
-            self.drops["no_egress"] += 1  # the table has changed under it
+            self.drops["no_egress"] += len(payloads)  # the table has changed under it
         else:
-            now = self.loop.now
-            self.fleet.overlay.send(egress, packet.src, packet.dst, [packet.payload], now, time.time())
+            self.fleet.overlay.send(egress, src, dst, payloads, self.loop.now, time.time())
+
+    def _settle(self, now: float) -> None:
+        """The end of a turn: send what it brought for other nodes and for the other processes."""
+        if self.fleet is not None:
+            self.fleet.flush(now)
+        if self.hub is not None:
+            self.hub.flush()
 
     def _tell(self) -> None:
         """Let the other processes know what they go by."""

@@ -5,8 +5,9 @@ first byte says what it is:
 
     HELLO    worker -> hub     I am new: tell me everything
     FIGURES  worker -> hub     JSON of my figures document
-    PACKET   worker -> hub     endpoints (as in the overlay's DATA body) and payload, for another node
-             hub -> worker     the same, from another node
+    PACKETS  worker -> hub     packets for other nodes, all of one turn of the loop: for each pair of endpoints these
+                               (wire.pack_endpoints), u16 how many, a u16 length of each, the payloads
+             hub -> worker     the same, from other nodes
     a topic  hub -> worker     a document in an anonymous file, whose descriptor comes with it: no size is too big, and
                                no secret lies on a disk
 
@@ -19,10 +20,11 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import sys
 from collections import Counter
 from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from commcli.relay.clients.udp import DRAIN, SOCKET_BUFFER, Addr
 from commcli.relay.config import LIVE, RelayConfig
@@ -31,7 +33,7 @@ from commcli.relay.overlay.wire import endpoint_bytes, pack_endpoints, unpack_en
 from commcli.relay.process import metrics
 from commcli.relay.process.register import Register
 
-HELLO, FIGURES, PACKET = b"hfp"
+HELLO, FIGURES, PACKETS = b"hfp"
 # Topics: what can change of the configuration and whether to drain; the table; the ports of the other nodes' services;
 # to which of them packets go straight; how far they are.
 CONFIG, TABLE, SERVICES, WAYS, RTT = b"CTSWZ"
@@ -40,14 +42,15 @@ MAX_MESSAGE = 66_000
 STALE_S = 5.0  # a worker that was silent for so long is dead, or as good as
 _FDS = socket.CMSG_SPACE(4)
 _MOST_HEADS = 4096
+_COUNT = struct.Struct(">H")
 
 
-class Packet(NamedTuple):
+class Packets(NamedTuple):
     """What one relayed address sends to another."""
 
     src: Addr
     dst: Addr
-    payload: bytes
+    payloads: Sequence[bytes]
 
 
 class Link:
@@ -60,6 +63,8 @@ class Link:
         self.sock, self._drops = sock, drops
         self._heads: Dict[Tuple[Addr, Addr], bytes] = {}
         self._endpoints: Dict[bytes, Tuple[Addr, Addr]] = {}
+        self._gathered: Dict[bytes, List[bytes]] = {}  # payloads by their endpoints, for one message
+        self._room = MAX_MESSAGE - 1
 
     def send(self, kind: int, data: bytes = b"") -> bool:
         """Send one message; False if there is no room for it now."""
@@ -82,20 +87,53 @@ class Link:
             os.close(file)
         return True
 
-    def send_packet(self, packet: Packet) -> None:
-        """Send a packet, or drop it (counted)."""
-        head = self._heads.get(packet[:2])
+    def gather(self, src: Addr, dst: Addr, payloads: Sequence[bytes]) -> None:
+        """Keep packets for `flush`; a message that is full leaves at once."""
+        ends = (src, dst)
+        head = self._heads.get(ends)
         if head is None:
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
-            head = self._heads[packet[:2]] = pack_endpoints(packet.src, packet.dst)
-        if not self.send(PACKET, head + packet.payload):
-            self._drops["sister_full"] += 1
+            head = self._heads[ends] = pack_endpoints(src, dst)
+        for payload in payloads:
+            some = self._gathered.get(head)
+            size = len(payload) + 2 + (len(head) + 2 if some is None else 0)
+            if size > self._room:
+                self.flush()
+                some, size = None, len(payload) + 2 + len(head) + 2
+            if some is None:
+                some = self._gathered[head] = []
+            some.append(payload)
+            self._room -= size
 
-    def packet(self, data: bytes) -> Packet:
-        """What `send_packet` sent."""
-        size = endpoint_bytes(data[0]) or 0
-        head = data[:size]
+    def flush(self) -> None:
+        """Send what was gathered, or drop it (counted). Call it at the end of each turn of the loop."""
+        if not self._gathered:
+            return
+        gathered, self._gathered, self._room = self._gathered, {}, MAX_MESSAGE - 1
+        parts: List[bytes] = []
+        for head, payloads in gathered.items():
+            count = len(payloads)
+            parts += (head, struct.pack(">%dH" % (1 + count), count, *map(len, payloads)), *payloads)
+        if not self.send(PACKETS, b"".join(parts)):
+            self._drops["sister_full"] += sum(map(len, gathered.values()))
+
+    def packets(self, data: bytes) -> Iterator[Packets]:
+        """What was in one message of PACKETS."""
+        at = 0
+        while at < len(data):
+            head_end = at + (endpoint_bytes(data[at]) or len(data))
+            ends = self._ends(data[at:head_end])
+            (count,) = _COUNT.unpack_from(data, head_end)
+            lengths = struct.unpack_from(">%dH" % count, data, head_end + _COUNT.size)
+            at = head_end + _COUNT.size * (1 + count)
+            payloads = []
+            for length in lengths:
+                payloads.append(data[at : at + length])
+                at += length
+            yield Packets(*ends, payloads)
+
+    def _ends(self, head: bytes) -> Tuple[Addr, Addr]:
         ends = self._endpoints.get(head)
         if ends is None:
             if len(self._endpoints) >= _MOST_HEADS:
@@ -103,7 +141,7 @@ class Link:
             found = unpack_endpoints(head)
             assert found is not None
             ends = self._endpoints[head] = found
-        return Packet(*ends, data[size:])
+        return ends
 
     def receive(self) -> List[Tuple[int, bytes]]:
         """Messages that wait, by kind; of a topic its document."""
@@ -144,9 +182,9 @@ class Hub:
         register: Register,
         loop: Loop,
         drops: "Counter[str]",
-        carry: Callable[[Packet], None],
+        carry: Callable[[Packets], None],
     ) -> None:
-        """`socks`: our ends by the number of the worker. `carry(packet)` takes what is for other nodes."""
+        """`socks`: our ends by the number of the worker. `carry(packets)` takes what is for other nodes."""
         self._register, self._loop, self._drops, self._carry = register, loop, drops, carry
         self._topics: Dict[int, bytes] = {}
         self._ended: List[
@@ -183,18 +221,24 @@ class Hub:
                 return
             sister.owed.discard(topic)
 
-    def deliver(self, src: Addr, dst: Addr, payload: bytes) -> bool:
-        """Hand it to the worker that owns the relayed address `dst`; False if none does."""
+    def deliver(self, src: Addr, dst: Addr, payloads: Sequence[bytes]) -> bool:
+        """Gather them for the worker that owns the relayed address `dst`; False if none does."""
         sister = self._sisters.get(-1 if (owner := self._register.owner(dst)) is None else owner)
         if sister is None:
             return False
-        sister.link.send_packet(Packet(src, dst, payload))
+        sister.link.gather(src, dst, payloads)
         return True
+
+    def flush(self) -> None:
+        """Send what was gathered for the workers. Call it at the end of each turn of the loop."""
+        for sister in self._sisters.values():
+            sister.link.flush()
 
     def _hear(self, sister: _Sister, _events: int) -> None:
         for kind, data in sister.link.receive():
-            if kind == PACKET:
-                self._carry(sister.link.packet(data))
+            if kind == PACKETS:
+                for packets in sister.link.packets(data):
+                    self._carry(packets)
             elif kind == FIGURES:
                 sister.figures, sister.heard = json.loads(data), self._loop.now
             elif kind == HELLO:

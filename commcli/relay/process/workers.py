@@ -32,7 +32,7 @@ from commcli.relay.process.daemon import Group, Relay
 from commcli.relay.process.front import TOLD, Front, Listeners, open_listeners
 from commcli.relay.process.readiness import Readiness, sender
 from commcli.relay.process.register import Register
-from commcli.relay.process.sisters import FIGURES, HELLO, PACKET, Link, Packet
+from commcli.relay.process.sisters import FIGURES, HELLO, PACKETS, Link
 from commcli.relay.process.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S
 from commcli.relay.table import shard as shards
 from commcli.relay.table.shard import Shard
@@ -57,15 +57,15 @@ class HubCarrier:
         self.straight: Set[str] = set()  # nodes that the hub's packets go straight to
 
     def carry(
-        self, egress: str, src: Addr, dst: Addr, payload: bytes, direct: bool, now: float, unix: float
+        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], direct: bool, now: float, unix: float
     ) -> bool:
-        """Hand it to the hub, or drop it (counted); False if it is to go straight."""
+        """Hand them to the hub, or drop them (counted); False if they are to go straight."""
         if (direct or egress in self.straight) and self.overlay.permits_straight(egress):
             return False
         if direct:
-            self._drops["direct_forbidden"] += 1
+            self._drops["direct_forbidden"] += len(payloads)
         else:
-            self._link.send_packet(Packet(src, dst, payload))
+            self._link.gather(src, dst, payloads)
         return True
 
 
@@ -99,6 +99,7 @@ class Worker(Front):
         self._greeted = False
         self._next_figures = 0.0
         self.loop.add(sock, self._hear)
+        self.loop.settle = lambda _now: self._link.flush()
 
     def close(self) -> None:
         """Close every socket."""
@@ -108,8 +109,9 @@ class Worker(Front):
 
     def _hear(self, _events: int) -> None:
         for kind, data in self._link.receive():
-            if kind == PACKET:
-                self.edge.deliver(*self._link.packet(data), self.loop.now)
+            if kind == PACKETS:
+                for src, dst, payloads in self._link.packets(data):
+                    self.edge.deliver(src, dst, payloads, self.loop.now)
             else:
                 self._told(kind, data)
 
