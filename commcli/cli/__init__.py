@@ -17,7 +17,7 @@ from commcli.cli import output
 from commcli.errors import CommcliError, Interrupted, Terminated, Usage
 from commcli.health import plugin
 
-NOUNS = ("fleet", "play", "health", "probe", "route", "relay", "lab", "audit")
+NOUNS = ("fleet", "play", "health", "probe", "route", "relay", "key", "lab", "audit")
 
 app = typer.Typer(
     name="commcli",

@@ -143,7 +143,8 @@ def _variables(fleet: Fleet, play: Play, *, real: bool = True) -> Variables:
         return lambda node: {}
     from commcli.remote import relayfiles, zipapp
 
-    names = [name for name in (relayfiles.TURN, relayfiles.OVERLAY) if name in fleet.secrets]
+    wanted = (relayfiles.TURN, relayfiles.OVERLAY, relayfiles.OVERLAY_NEXT)
+    names = [name for name in wanted if name in fleet.secrets]
     secrets = {
         name: fleet.secrets[name].read() if real else Secret(f"made-up {name} secret") for name in names
     }

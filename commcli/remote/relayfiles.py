@@ -7,14 +7,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import cast
 
 from commcli import __version__
 from commcli.errors import BadInput
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
+from commcli.relay.mesh import neighbours
 from commcli.relay.table.signature import NAMESPACE
 
-TURN, OVERLAY = "turn", "overlay"
+# `overlay_next` is there while the overlay's secret is being changed (remote/keyring.py).
+TURN, OVERLAY, OVERLAY_NEXT = "turn", "overlay", "overlay_next"
 SHORTEST_SECRET = 16
 MOST_KEYS = 4  # a peer row holds this many: the key in use and those that rotate in and out
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z")
@@ -23,7 +26,8 @@ _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z")
 def variables(
     fleet: Fleet, node: Node, secrets: Mapping[str, Secret], zipapp: bytes, allowed_signers: str
 ) -> dict[str, object]:
-    """`relay_json`, `relay_pyz`, `relay_version`, `allowed_signers`, and, as Secrets, `peers_json`, `turn_secret`.
+    """`relay_json`, `relay_pyz`, `relay_version`, `allowed_signers`, `keys_digest`, and, as Secrets, `peers_json`,
+    `turn_secret`.
 
     `systemd` is False where the node's variables say so: the lab's nodes share one machine, and its systemd, if it
     has one, is not theirs.
@@ -36,9 +40,27 @@ def variables(
         "relay_version": __version__,
         "allowed_signers": allowed_signers,
         "systemd": node.variables.get("systemd") is not False,
-        "peers_json": Secret(_document(peers(fleet, node, _lines(fleet, secrets, OVERLAY)))),
-        "turn_secret": Secret("\n".join(_lines(fleet, secrets, TURN)) + "\n"),
+        **peer_variables(peers(fleet, node, _masters(fleet, secrets))),
+        "turn_secret": Secret("\n".join(secret_lines(fleet, secrets, TURN)) + "\n"),
     }
+
+
+def peer_variables(document: Mapping[str, object]) -> dict[str, object]:
+    """`peers_json`, and in `keys_digest` what a relay answers to `keys` once it has taken that file up."""
+    known = neighbours.parse(cast("Mapping[str, object]", document["peers"]))
+    return {
+        "peers_json": Secret(_document(document)),
+        "keys_digest": neighbours.digest(neighbours.key_ids(known)),
+    }
+
+
+def _masters(fleet: Fleet, secrets: Mapping[str, Secret]) -> list[str]:
+    """The overlay's secrets, the one that sends first. A coming one is only accepted: a play on a few nodes can not
+    know whether the others hold it, `commcli key rotate` can.
+    """
+    found = secret_lines(fleet, secrets, OVERLAY)
+    coming = secret_lines(fleet, secrets, OVERLAY_NEXT) if OVERLAY_NEXT in secrets else []
+    return (found + [line for line in coming if line not in found])[:MOST_KEYS]
 
 
 def relay_config(fleet: Fleet, node: Node) -> dict[str, object]:
@@ -98,8 +120,8 @@ def pair_key(master: str, one: str, other: str) -> bytes:
     return hashlib.blake2s(message, key=key, digest_size=32).digest()
 
 
-def _lines(fleet: Fleet, secrets: Mapping[str, Secret], name: str) -> list[str]:
-    """One secret a line, so that an old and a new one hold at once during a rotation."""
+def secret_lines(fleet: Fleet, secrets: Mapping[str, Secret], name: str) -> list[str]:
+    """One secret a line, so that an old and a new one hold at once during a rotation. Raises BadInput."""
     if name not in secrets:
         raise BadInput(f"fleet {fleet.name}: secrets has no {name!r}, which relays need")
     lines = [line.strip() for line in secrets[name].reveal().split("\n") if line.strip()]

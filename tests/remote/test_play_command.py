@@ -46,8 +46,8 @@ class Desk:
     def base(self) -> Path:
         return self.host.folder / "nodes/sg-1"
 
-    async def start(self, *words: str) -> asyncio.subprocess.Process:
-        command = [sys.executable, "-m", "commcli", "play", *words]
+    async def start(self, *words: str, noun: str = "play") -> asyncio.subprocess.Process:
+        command = [sys.executable, "-m", "commcli", noun, *words]
         environment = {
             "PATH": os.environ["PATH"],
             "COMMCLI_INVENTORY": str(self.folder / "inventory"),
@@ -58,8 +58,8 @@ class Desk:
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment, cwd=ROOT
         )
 
-    async def type(self, *words: str) -> Ended:
-        child = await self.start(*words)
+    async def type(self, *words: str, noun: str = "play") -> Ended:
+        child = await self.start(*words, noun=noun)
         out, err = await child.communicate()
         return Ended(child.returncode, out.decode(), err.decode())
 
