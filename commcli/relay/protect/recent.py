@@ -31,7 +31,16 @@ class Part:
 class Recent:
     """A store of `most_bytes` at most, with what is no older than about `longest_s`."""
 
-    __slots__ = ("_datagrams", "_longest_s", "_part_bytes", "_room", "_turn_at", "most_bytes", "parts")
+    __slots__ = (
+        "_datagrams",
+        "_longest_s",
+        "_part_bytes",
+        "_part_s",
+        "_room",
+        "_turn_at",
+        "most_bytes",
+        "parts",
+    )
 
     def __init__(self, most_bytes: int, longest_s: float) -> None:
         """Raises ValueError for fewer than LEAST_BYTES."""
@@ -39,6 +48,7 @@ class Recent:
             raise ValueError("%d bytes are too few for a part of the longest datagram" % most_bytes)
         self.most_bytes, self._longest_s = most_bytes, longest_s
         self._part_bytes = most_bytes // PARTS
+        self._part_s = longest_s / (PARTS - 1)  # the newest has just begun, and the others are to do
         self.parts: Deque[Part] = deque(maxlen=PARTS)
         self._open(float("-inf"))
 
@@ -47,7 +57,7 @@ class Recent:
         self.parts.append(part)
         self._datagrams = part.datagrams
         self._room = self._part_bytes
-        self._turn_at = now + self._longest_s / PARTS
+        self._turn_at = now + self._part_s
 
     def keep(self, sequence: int, datagram: bytes, now: float) -> None:
         """Keep one more; the same sequence again takes the place of the first."""
@@ -64,7 +74,7 @@ class Recent:
         parts[-1].bytes = self._part_bytes - self._room
         self._open(now)
         # Nothing was put into a part later than one part's time after it was opened.
-        oldest = now - self._longest_s * (1 + 1 / PARTS)
+        oldest = now - self._longest_s - self._part_s
         while parts[0].opened <= oldest:
             parts.popleft()
 
