@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from commcli.relay.turn.auth import STREAM_CLIENT, Client
 from commcli.relay.turn.limits import Bucket
@@ -16,6 +16,8 @@ CHANNEL_LOW, CHANNEL_HIGH = 0x4000, 0x7FFF
 # A client needs a permission for each candidate of its peers: tens. More would be a table that a client can grow.
 MAX_PERMISSIONS = 256
 MAX_CHANNELS = 256
+# The last retransmission of an Allocate comes 39.5 s after the first (RFC 8489 section 6.2.1).
+RETRANSMITTED_S = 60.0
 
 
 class SessionRate(NamedTuple):
@@ -98,6 +100,49 @@ class Allocation:
         self.channels: Dict[int, Tuple[Addr, float]] = {}
         self.numbers: Dict[Addr, int] = {}
         self.bytes_in = self.bytes_out = self.packets_in = self.packets_out = 0
+
+    def kept(self, now: float) -> Dict[str, Any]:
+        """All of it for another process (JSON); times are seconds that are left, or gone, at `now`."""
+        young = now - self.made < RETRANSMITTED_S
+        return {
+            "client": self.client,
+            "relays": self.relays,
+            "username": self.username,
+            "user": self.user,
+            "direct": self.direct,
+            "age_s": now - self.made,
+            "left_s": self.expires - now,
+            "made_by": self.made_by.hex() if young else "",
+            "reply": self.reply.hex() if young else "",
+            "reserved": None if self.reserved is None else self.reserved.hex(),
+            "permissions": [(ip, expires - now) for ip, expires in self.permissions.items()],
+            "channels": [(number, *peer, expires - now) for number, (peer, expires) in self.channels.items()],
+            "carried": (self.packets_in, self.bytes_in, self.packets_out, self.bytes_out),
+            "tokens": None if self.rate is None else [bucket.kept(now) for bucket in self.rate],
+        }
+
+    @classmethod
+    def taken(cls, kept: Mapping[str, Any], now: float) -> Allocation:
+        """The allocation that another process `kept`, but for its rate. Raises ValueError, KeyError or TypeError."""
+        relays = [(str(ip), int(port)) for ip, port in kept["relays"]]
+        found = cls(
+            client=tuple(kept["client"]),
+            relays=relays,
+            username=kept["username"],
+            user=kept["user"],
+            direct=kept["direct"],
+            made=now - kept["age_s"],
+            made_by=bytes.fromhex(kept["made_by"]),
+        )
+        found.expires = now + kept["left_s"]
+        found.reply = bytes.fromhex(kept["reply"])
+        found.reserved = None if kept["reserved"] is None else bytes.fromhex(kept["reserved"])
+        found.permissions = {ip: now + left_s for ip, left_s in kept["permissions"]}
+        for number, ip, port, left_s in kept["channels"]:
+            found.channels[number] = (ip, port), now + left_s
+            found.numbers[ip, port] = number
+        found.packets_in, found.bytes_in, found.packets_out, found.bytes_out = kept["carried"]
+        return found
 
     @property
     def families(self) -> List[int]:

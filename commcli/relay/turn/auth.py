@@ -300,6 +300,15 @@ class Nonces:
         # How long this machine has been up is nobody's business.
         self._offset = int.from_bytes(hashlib.blake2s(b"time", key=key, digest_size=3).digest(), "big")
 
+    def kept(self, now: float) -> Dict[str, Any]:
+        """What makes another process take our nonces for its own (JSON): see `take`."""
+        return {"key": self._key.hex(), "stamp": (int(now) + self._offset) % self._SPAN}
+
+    def take(self, kept: Mapping[str, Any], now: float) -> None:
+        """Go on with the nonces of another process, whose `kept` this is."""
+        self._key = bytes.fromhex(kept["key"])
+        self._offset = int(kept["stamp"]) - int(now)
+
     def issue(self, client: Client, now: float, features: int = 0) -> bytes:
         """A nonce for this client (its transport too), good for `lifetime_s` from `now` (monotonic seconds)."""
         cookie = _COOKIES[features]

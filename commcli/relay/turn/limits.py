@@ -17,6 +17,14 @@ class Bucket:
         self._depth = self._tokens = max(self._rate * BURST_S, float(SHALLOWEST_BYTES))
         self._filled = 0.0
 
+    def kept(self, now: float) -> float:
+        """The bytes that may pass at once now, for another process's `refill`."""
+        return min(self._depth, self._tokens + (now - self._filled) * self._rate)
+
+    def refill(self, tokens: float, now: float) -> None:
+        """Go on with what an earlier bucket had left."""
+        self._tokens, self._filled = min(self._depth, tokens), now
+
     def take(self, size: int, now: float) -> bool:
         """May `size` bytes pass at `now` (monotonic seconds)? They are taken if so."""
         tokens = min(self._depth, self._tokens + (now - self._filled) * self._rate)

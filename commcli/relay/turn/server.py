@@ -10,6 +10,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import (
+    Any,
     Dict,
     FrozenSet,
     Iterable,
@@ -183,6 +184,15 @@ class Alone:
         if relay is not None:
             self._sockets.close(relay)
 
+    def kept(self) -> List[Any]:
+        """The reserved ports, for another process (JSON)."""
+        return [(token.hex(), user, relay) for token, (user, relay) in self._offers.items()]
+
+    def take(self, kept: Iterable[Any]) -> None:
+        """Go on with the reserved ports of another process; they are bound."""
+        for token, user, (ip, port) in kept:
+            self._offers[bytes.fromhex(token)] = user, (ip, port)
+
 
 @dataclass(frozen=True)
 class TurnConfig:
@@ -256,6 +266,61 @@ class Server:
             stun.CREATE_PERMISSION: self._create_permission,
             stun.CHANNEL_BIND: self._channel_bind,
         }
+
+    # From one process to the next
+
+    def kept(self, now: float, without: Sequence[str] = ()) -> Dict[str, Any]:
+        """All that another server needs to go on in our place, for its `take` (JSON; it holds secrets).
+
+        `without`: clients' transports whose allocations end with us, and are counted as ended. Credentials, limits
+        and policy are not in it: those are the configuration's. Nothing changes here.
+        """
+        staying = [a for a in self.allocations.values() if a.transport not in without]
+        going = [a for a in self.allocations.values() if a.transport in without]
+        carried = Counter(self._ended)
+        for allocation in going:
+            carried.update(allocation.carried())
+        counters = self.counters + Counter(allocations_ended=len(going))
+        return {
+            "nonces": self.auth.nonces.kept(now),
+            "allocations": [allocation.kept(now) for allocation in staying],
+            "reserved": self.sisters.kept() if isinstance(self.sisters, Alone) else [],
+            "lapsing": [(token.hex(), until - now, user) for token, (until, user) in self._lapsing.items()],
+            "carried": [(*key, count) for key, count in carried.items()],
+            "counters": counters,
+            "drops": self.drops,
+        }
+
+    def take(self, kept: Mapping[str, Any], now: float) -> None:
+        """Go on in the place of another server, whose `kept` this is; the sockets of its addresses are open here.
+
+        Who was revoked meanwhile ends at once, and what the policy no longer grants in the next calls of `judge`.
+        Raises ValueError, KeyError or TypeError.
+        """
+        self.auth.nonces.take(kept["nonces"], now)
+        if isinstance(self.sisters, Alone):
+            self.sisters.take(kept["reserved"])
+        for token, left_s, user in kept["lapsing"]:
+            self._lapsing[bytes.fromhex(token)] = now + left_s, user
+        for row in kept["allocations"]:
+            self._enter(Allocation.taken(row, now))
+        for what, direction, transport, count in kept["carried"]:
+            self._ended[what, direction, transport] += count
+        self.counters.update(kept["counters"])
+        self.drops.update(kept["drops"])
+        self.reconfigure(self.config)
+        for row in kept["allocations"]:
+            allocation = self.allocations.get(tuple(row["client"]))
+            if allocation is not None and allocation.rate is not None and row["tokens"] is not None:
+                for bucket, tokens in zip(allocation.rate, row["tokens"]):
+                    bucket.refill(tokens, now)
+        self._unjudged = list(self.allocations.values())
+
+    def _enter(self, allocation: Allocation) -> None:
+        self.allocations[allocation.client] = allocation
+        for relay in allocation.relays:
+            self.by_relay[relay] = allocation
+        self._users[allocation.user] += 1
 
     # The data path: ChannelData in, peer data out. Table look-ups only.
 
@@ -532,10 +597,7 @@ class Server:
             self._reserve(allocation)
         allocation.expires = request.now + granted_s
         allocation.rate = self._session_rate()
-        self.allocations[request.client] = allocation
-        for relay in allocation.relays:
-            self.by_relay[relay] = allocation
-        self._users[login.user] += 1
+        self._enter(allocation)
         self.counters["allocations_made"] += 1
         return allocation
 
