@@ -1,6 +1,7 @@
 """A fleet of real relays on the nodes of a WAN: the zipapp with its files, keys of pairs, and a signed table.
 
-A node's base folder is FOLDER/NODE, as on a machine: etc/relay.json, etc/peers.json, table/current, run/control.sock.
+A node's base folder is FOLDER/NODE, as on a machine: etc/relay.json, etc/peers.json, table/current, run/control.sock;
+what the relay says is in its `log` there.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ class Relays:
     `processes`: by node; kill one or start it again as a test needs.
     """
 
-    def __init__(self, wan: Wan, folder: Path, nodes: Sequence[str], *, log: Path | None = None) -> None:
-        """nodes: ids of the WAN that are relays; the others are clients' places. log: what the relays say."""
+    def __init__(self, wan: Wan, folder: Path, nodes: Sequence[str]) -> None:
+        """nodes: ids of the WAN that are relays; the others are clients' places."""
         self.wan, self.nodes = wan, tuple(nodes)
         self.processes: dict[str, subprocess.Popen[Any]] = {}
         self.serial = 0
-        self._folder, self._log = folder, log
+        self._folder = folder
         self._signers: dict[str, Signer] = {}
         self._stack = ExitStack()
 
@@ -74,17 +75,14 @@ class Relays:
         """Start (again) the relay of a node; does not wait for it."""
         relay, config = self._folder / "relay.pyz", self.base(node) / "etc/relay.json"
         command: list[str | Path] = [node_python(), "-I", relay, "serve", "--config", config]
-        if self._log is None:
-            self.processes[node] = self.wan.popen(node, command, stderr=subprocess.DEVNULL)
-        else:
-            with self._log.open("ab") as log:
-                self.processes[node] = self.wan.popen(node, command, stderr=log)
+        with (self.base(node) / "log").open("ab") as log:
+            self.processes[node] = self.wan.popen(node, command, stderr=log)
 
     def publish(self, routes: Mapping[str, Routes], zones: Sequence[object] = ()) -> None:
         """A new table with these routes, by ingress; waits until every relay that runs has it."""
         self.serial += 1
         for node in self.nodes:
-            self._signers[node].push(self._shard(node, routes.get(node, {}), zones))
+            self._signers[node].push(self._shard(node, routes, zones))
         for node in self.nodes:
             if self.processes[node].poll() is None:
                 self.wait(node, lambda status: status["table"]["serial"] == self.serial)
@@ -110,7 +108,8 @@ class Relays:
             except OSError as error:
                 last = error
             time.sleep(_STEP_S)
-        raise AssertionError(f"{node}: {last} (exit code {self.processes[node].poll()})")
+        said = (self.base(node) / "log").read_text()[-2000:]
+        raise AssertionError(f"{node}: {last} (exit code {self.processes[node].poll()})\n{said}")
 
     def client(self, place: str, node: str) -> TurnClient:
         """A TURN client in the namespace of `place`, with an allocation on the relay of `node`."""
@@ -138,7 +137,7 @@ class Relays:
         (base / "etc/turn.secret").write_text(f"{SECRET}\n")
         (base / "etc/turn.users").write_text(f"{USER}:{PASSWORD}\n")
 
-    def _shard(self, node: str, routes: Routes, zones: Sequence[object]) -> dict[str, Any]:
+    def _shard(self, node: str, routes: Mapping[str, Routes], zones: Sequence[object]) -> dict[str, Any]:
         nodes = {
             other: {
                 "address": self.wan.nodes[other], "overlay_port": OVERLAY, "relay_ports": list(RELAY_PORTS),
@@ -146,16 +145,19 @@ class Relays:
             }
             for other in self.nodes
         }  # fmt: skip
-        complete = {
+        rows = {
             egress: {label: paths.get(label) for label in ("primary", "backup", "last_resort")}
-            for egress, paths in routes.items()
+            for egress, paths in routes.get(node, {}).items()
         }
+        paths = {tuple(path) for row in routes.values() for found in row.values() for path in found.values()}
+        carries = sorted(" ".join(path) for path in paths if node in path[1:])
         now = time.time()
         created, expires = (
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix)) for unix in (now, now + 3600)
         )
         return shard(
-            self.serial, node, nodes=nodes, routes=complete, created=created, expires=expires, zones=list(zones)
+            self.serial, node, nodes=nodes, routes=rows, carries=carries, created=created, expires=expires,
+            zones=list(zones),
         )  # fmt: skip
 
     def _end(self) -> None:
