@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from commcli.relay.overlay.failover import (
+    BAD,
     DEAD,
     IN_USE_INTERVAL_S,
     MAX_PENDING,
@@ -17,6 +19,8 @@ from commcli.relay.overlay.failover import (
     UP,
     Choice,
     PathMonitor,
+    Segment,
+    no_segment,
 )
 
 STEP_S = 0.01
@@ -56,6 +60,8 @@ class Drive:
         self.choice = Choice([(road.label, road.monitor) for road in roads])
         self.log: list[tuple[float, str]] = [(0.0, self.choice.active)]
         self.reasons: list[str] = []
+        self.dead_on: Callable[[Sequence[str]], Segment | None] = no_segment
+        self.bad: dict[str, Weather] = {}  # False while the road is congested
         self._ids = itertools.count()
         self._steps = 0
 
@@ -65,7 +71,9 @@ class Drive:
 
     def until(self, end: float) -> Drive:
         while self.now < end:
-            switch = self.choice.decide(self.now)
+            for label, is_good in self.bad.items():
+                self.roads[label].monitor.leave = None if is_good(self.now) else "congestion"
+            switch = self.choice.decide(self.now, self.dead_on)
             if switch is not None:
                 self.log.append((self.now, switch.after))
                 self.reasons.append(switch.reason)
@@ -257,3 +265,123 @@ def test_memory_is_bounded() -> None:
         monitor.probed(probe, probe * 0.001)
     assert not monitor.answered(8 * MAX_PENDING, 1.0)
     assert monitor.answered(10 * MAX_PENDING - 1, 1.0)
+
+
+# --- dead segments, bad paths ------------------------------------------------------------------------------
+
+
+class Segments:
+    """What liveness knows: the paths by label, dead between these times."""
+
+    def __init__(self, drive: Drive, **dead: Weather) -> None:
+        self._drive, self._dead = drive, dead
+
+    def __call__(self, path: Sequence[str]) -> Segment | None:
+        alive = self._dead.get(path[1], NEVER)
+        return None if alive(self._drive.now) else (path[0], path[1])
+
+
+def _driven(*roads: Road, **dead: Weather) -> Drive:
+    drive = Drive(*roads)
+    drive.dead_on = Segments(drive, **dead)
+    return drive
+
+
+def test_a_dead_segment_is_a_dead_path_at_once() -> None:
+    drive = _driven(Road("primary", NEVER), Road("backup", NEVER), primary=works((10, 20))).until(70)
+    assert drive.order == ["primary", "backup", "primary"]
+    assert drive.log[1][0] == pytest.approx(10, abs=2 * STEP_S)
+    # Answers that were on the way when it died are no sign of life.
+    assert 20 + 30 <= drive.log[2][0] <= 20 + 30 + 0.1 + 2 * STANDBY_INTERVAL_S
+    assert drive.reasons == ["primary is dead from a to primary", "primary is healthy"]
+
+
+def test_a_segment_that_flaps_every_second_is_left_once_and_its_path_must_prove_itself_after() -> None:
+    spans = works(*[(start, start + 1.0) for start in range(10, 100, 2)])
+    drive = _driven(Road("primary", spans), Road("backup", NEVER), primary=spans).until(140)
+    assert drive.order == ["primary", "backup", "primary"]
+    assert drive.log[2][0] == pytest.approx(99 + 30, abs=2.5)
+
+
+def test_a_segment_that_flaps_every_second_again_after_each_return_doubles_the_hold() -> None:
+    """It flaps for five seconds whenever its path has just returned: 30 s, then 60, 120, 240, 480, 480."""
+    seconds, start = [], 10.0
+    for hold_s in (30, 60, 120, 240, 480, 480, 480):
+        seconds += [(start + second, start + second + 0.5) for second in range(5)]
+        start += 5 + hold_s + 3
+    weather = works(*seconds)
+    drive = _driven(Road("primary", weather), Road("backup", NEVER), primary=weather).until(start - 2)
+    moves = [now for now, _ in drive.log[1:]]
+    away_s = [back - left for left, back in zip(moves[::2], moves[1::2], strict=False)]
+    assert away_s == [pytest.approx(4.5 + hold, abs=4) for hold in (30, 60, 120, 240, 480, 480, 480)]
+
+
+def test_two_paths_that_die_together_do_not_flap() -> None:
+    gone = works((10, 1e9))
+    drive = _driven(
+        Road("primary", gone), Road("backup", gone), Road("last_resort", NEVER), primary=gone, backup=gone
+    ).until(300)
+    assert drive.order == ["primary", "last_resort"]
+
+
+def test_probes_that_are_lost_while_the_segments_are_vouched_for_are_loss() -> None:
+    """34 % of the round trips fail: 10 % loss each way on two segments. Once in 76 minutes it would be death."""
+    chance = random.Random(2)
+    drive = _driven(Road("primary", lambda _: chance.random() < 0.81), Road("backup", NEVER)).until(300)
+    assert drive.order == ["primary"]
+
+
+def test_who_says_hello_and_forwards_nothing_is_found_by_the_probes() -> None:
+    drive = _driven(Road("primary", works((10, 99))), Road("backup", NEVER)).until(15)
+    assert drive.order == ["primary", "backup"]
+    assert drive.log[1][0] <= 10 + 0.1 + 11 * IN_USE_INTERVAL_S + 0.05
+    assert drive.reasons == ["primary does not answer"]
+
+
+@pytest.mark.parametrize(
+    ("primary", "backup", "order"),
+    [
+        (works((10, 12)), NEVER, ["primary", "backup", "primary"]),
+        (NEVER, works((10, 12)), ["primary"]),
+        (works((10, 12)), works((9, 20)), ["primary"]),  # not for one that is bad as well
+        (works((10, 16)), works((5, 11)), ["primary"]),  # nor for one that was until just now
+        # It fills up again whenever we return: the second time it is left for twice as long.
+        (works((10, 12), (45, 47)), NEVER, ["primary", "backup", "primary", "backup"]),
+    ],
+)
+def test_a_bad_path_is_left_for_a_good_one(primary: Weather, backup: Weather, order: list[str]) -> None:
+    drive = Drive(Road("primary", NEVER), Road("backup", NEVER))
+    drive.bad = {"primary": primary, "backup": backup}
+    drive.until(90)
+    assert drive.order == order
+    if len(order) > 1:
+        assert drive.log[1][0] == pytest.approx(10, abs=2 * STEP_S)
+        assert drive.reasons[0] == "primary is bad: congestion"
+
+
+def test_a_bad_path_is_better_than_a_dead_one() -> None:
+    drive = Drive(Road("primary", works((10, 99))), Road("backup", NEVER))
+    drive.bad = {"primary": NEVER, "backup": ALWAYS_DEAD}
+    drive.until(40)
+    assert drive.order == ["primary", "backup"]
+    assert drive.roads["backup"].monitor.state == BAD
+
+
+def test_a_bad_path_that_dies_is_dead_and_comes_back_by_the_same_rules() -> None:
+    monitor = PathMonitor(("a", "p", "b"))
+    monitor.probed(0, 0.0)
+    assert monitor.answered(0, 0.1)
+    monitor.leave = "loss"
+    assert monitor.judge(1.0) == BAD
+    assert monitor.judge(2.0, ("a", "p")) == DEAD
+    monitor.probed(1, 2.0)
+    assert monitor.answered(1, 2.1)
+    assert monitor.judge(2.2, ("a", "p")) == DEAD
+    monitor.probed(2, 3.0)
+    assert monitor.judge(3.0) == DEAD
+    assert monitor.answered(2, 3.1)
+    assert monitor.judge(3.2) == BAD
+    monitor.leave = None
+    assert monitor.judge(4.0) == RECOVERING
+    assert monitor.judge(33.9) == RECOVERING
+    assert monitor.judge(34.0) == UP

@@ -1,22 +1,25 @@
-"""Which of a route's paths to use now: dead after three missed probe replies, back after 30 s of health.
+"""Which of a route's paths to use now: dead with any of its segments, back after 30 s of health.
 
-`PathMonitor` judges one path from its probes, `Choice` picks among primary, backup and last resort. Both get the
-monotonic time in seconds as `now` and do nothing else; `overlay` sends the probes.
+`PathMonitor` judges one path: by the segments that `liveness` takes for dead; by its own probes, end to end, which
+find the relay that is alive and forwards nothing; and by what protection says of a path that is alive and too bad to
+stay on. `Choice` picks among primary, backup and last resort. Both get the monotonic time in seconds as `now` and do
+nothing else; `overlay` sends the probes.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Deque, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple
 
 IN_USE_INTERVAL_S = 0.06
 STANDBY_INTERVAL_S = 1.0
 MISSES_TO_DIE = 3
-# While media still comes in over the reverse path, the relays on it are alive and a few lost probes are only loss:
-# three in a row happen every 9 s at 10 % loss each way, ten in a row once in years. Ten, and not never, because a
-# path may die in our direction alone.
-MISSES_TO_DIE_WHILE_HEARD = 10
+# While media still comes in over the reverse path, or the relays on it are known to hear each other, a few lost probes
+# are only loss: three in a row happen every 9 s at 10 % loss each way, and every 2 s where that is so on two segments;
+# ten in a row once in years, and every 76 minutes. Ten, and not never, because a path may die in our direction alone,
+# and a relay that is alive may forward nothing.
+MISSES_TO_DIE_WHILE_ALIVE = 10
 HEARD_S = 3 * IN_USE_INTERVAL_S
 HEALTH_TO_RETURN_S = 30.0
 # A path that dies again soon after its return must prove itself for twice as long, so that a bad one cannot flap.
@@ -26,8 +29,15 @@ UNKNOWN_RTT_TIMEOUT_S = 1.0
 MARGIN_S = IN_USE_INTERVAL_S
 MAX_PENDING = 64
 
-UNTRIED, UP, DEAD, RECOVERING = "untried", "up", "dead", "recovering"
-USABLE = (UP, RECOVERING)  # it answers
+UNTRIED, UP, BAD, DEAD, RECOVERING = "untried", "up", "bad", "dead", "recovering"
+USABLE = (UP, BAD, RECOVERING)  # it answers
+
+Segment = Tuple[str, str]  # directed, by node ids
+
+
+def no_segment(_path: Sequence[str]) -> Optional[Segment]:
+    """Nothing is known of any segment."""
+    return None
 
 
 class _Probe(NamedTuple):
@@ -37,19 +47,23 @@ class _Probe(NamedTuple):
 
 
 class PathMonitor:
-    """The liveness of one path. `state`: untried (no reply yet, used in good faith), up, dead or recovering.
+    """The liveness of one path. `state`: untried (no reply yet, used in good faith), up, bad, dead or recovering.
 
+    leave: why protection wants to be off this path, None if it does not; written by the data path.
+    cut: the dead segment on it, None if there is none.
     rtt_s: smoothed round trip of the probes (RFC 6298 s. 2), None before the first reply.
     """
 
     __slots__ = (
-        "_hold_s", "_misses", "_overdue", "_pending", "_returned_at", "_variation_s", "healthy_since",
-        "last_heard", "last_probe", "path", "rtt_s", "state",
+        "_hold_s", "_misses", "_overdue", "_pending", "_returned_at", "_variation_s", "cut", "healthy_since",
+        "last_heard", "last_probe", "leave", "path", "rtt_s", "state",
     )  # fmt: skip
 
     def __init__(self, path: Sequence[str]) -> None:
         self.path = tuple(path)
         self.state = UNTRIED
+        self.cut: Optional[Segment] = None
+        self.leave: Optional[str] = None
         self.rtt_s: Optional[float] = None
         self.last_probe = float("-inf")
         self.last_heard = float("-inf")  # written by the data path
@@ -81,7 +95,7 @@ class PathMonitor:
         self._misses = 0
         if self.state == UNTRIED:
             self.state = UP
-        elif self.state == DEAD:
+        elif self.state == DEAD and self.cut is None:
             self.state, self.healthy_since = RECOVERING, now
         return True
 
@@ -107,14 +121,25 @@ class PathMonitor:
         later = (probe._replace(due=probe.due + seconds) for probe in self._pending)
         self._pending = deque(later, MAX_PENDING)
 
-    def judge(self, now: float) -> str:
-        """The state now, after counting what should have been answered by now."""
+    def judge(self, now: float, cut: Optional[Segment] = None, is_vouched: bool = False) -> str:
+        """The state now, after counting what should have been answered by now.
+
+        cut: a dead segment on the path. is_vouched: somebody would know of one.
+        """
         while self._pending and self._pending[0].due <= now:
             self._overdue.append(self._pending.popleft())
             self._misses += 1
-        bearable = MISSES_TO_DIE_WHILE_HEARD if now - self.last_heard < HEARD_S else MISSES_TO_DIE
-        if self._misses >= bearable and self.state != DEAD:
-            self._die(now)
+        self.cut = cut
+        is_alive = is_vouched or now - self.last_heard < HEARD_S
+        bearable = MISSES_TO_DIE_WHILE_ALIVE if is_alive else MISSES_TO_DIE
+        if cut is not None or self._misses >= bearable:
+            if self.state != DEAD:
+                self._fall(DEAD, now)
+        elif self.leave is not None:
+            if self.state in (UP, RECOVERING):
+                self._fall(BAD, now)
+        elif self.state == BAD:
+            self.state, self.healthy_since = RECOVERING, now
         elif self.state == RECOVERING and self._is_healthy(now):
             self.state, self._returned_at = UP, now
         return self.state
@@ -124,13 +149,13 @@ class PathMonitor:
             self._misses == 0 and self.healthy_since is not None and now - self.healthy_since >= self._hold_s
         )
 
-    def _die(self, now: float) -> None:
+    def _fall(self, state: str, now: float) -> None:
         if self.state == UP:
             relapsed = self._returned_at is not None and now - self._returned_at < RELAPSE_S
             self._hold_s = (
                 min(2 * self._hold_s, LONGEST_HEALTH_TO_RETURN_S) if relapsed else HEALTH_TO_RETURN_S
             )
-        self.state, self.healthy_since = DEAD, None
+        self.state, self.healthy_since = state, None
 
 
 @dataclass(frozen=True)
@@ -149,26 +174,31 @@ class Choice:
         self._candidates: List[Tuple[str, PathMonitor]] = list(candidates)
         self.active = self._best(None)
 
-    def decide(self, now: float) -> Optional[Switch]:
-        """Judges every path; the switch made, None if all stays."""
+    def decide(
+        self, now: float, dead_on: Callable[[Sequence[str]], Optional[Segment]] = no_segment
+    ) -> Optional[Switch]:
+        """Judges every path; the switch made, None if all stays. dead_on: `Liveness.dead_on`."""
         before = self.active
         was_alive = self._state(before) != DEAD
         for _, monitor in self._candidates:
-            monitor.judge(now)
+            monitor.judge(now, dead_on(monitor.path), dead_on is not no_segment)
         self.active = self._best(before)
         if self.active == before:
             return None
         return Switch(before, self.active, self._why(before, was_alive))
 
     def _best(self, current: Optional[str]) -> str:
-        """The first that is up, unless the current one comes before it and is not dead.
+        """The first that is up, unless the current one comes before it and is neither dead nor bad.
 
         Nobody moves onto an untried or recovering path while one that is up exists, nor from one that has just
-        recovered to a worse one. If nothing is up, whatever may answer; if nothing may, the last resort.
+        recovered to a worse one. A bad path is left for one that is up, and for no other. If nothing is up, whatever
+        may answer; if nothing may, the last resort.
         """
         for label, monitor in self._candidates:
-            if monitor.state == UP or (label == current and monitor.state != DEAD):
+            if monitor.state == UP or (label == current and monitor.state not in (DEAD, BAD)):
                 return label
+        if current is not None and self._state(current) == BAD:
+            return current
         for label, monitor in self._candidates:
             if monitor.state != DEAD:
                 return label
@@ -178,8 +208,15 @@ class Choice:
         return dict(self._candidates)[label].state
 
     def _why(self, before: str, was_alive: bool) -> str:
-        if self._state(before) != DEAD:
+        monitor = dict(self._candidates)[before]
+        if monitor.state == BAD:
+            return "%s is bad: %s" % (before, monitor.leave)
+        if monitor.state != DEAD:
             return "%s is healthy" % self.active
         if self._state(self.active) == DEAD:
             return "no path answers"
-        return "%s does not answer" % before if was_alive else "%s answers" % self.active
+        if not was_alive:
+            return "%s answers" % self.active
+        if monitor.cut is not None:
+            return "%s is dead from %s to %s" % (before, *monitor.cut)
+        return "%s does not answer" % before
