@@ -11,7 +11,7 @@ Pure: no socket, no clock.
 from __future__ import annotations
 
 from collections import deque
-from typing import Deque, List, Tuple
+from typing import Any, Deque, Dict, List, Mapping, Tuple
 
 # One turn's write: a system call for it pays, and the next client's turn is not far.
 BATCH_BYTES = 1 << 16
@@ -97,6 +97,24 @@ class Backlog:
     def _drop_oldest(self) -> None:
         _, frame = self._media.popleft()
         self.media_bytes -= len(frame) + FRAME_COST
+
+    def kept(self, now: float) -> Dict[str, Any]:
+        """All of it for another process (JSON)."""
+        return {
+            "idle_s": now - self.moved,
+            "started": self._started.hex(),
+            "control": [frame.hex() for frame in self._control],
+            "media": [(now - put, frame.hex()) for put, frame in self._media],
+        }
+
+    def take(self, kept: Mapping[str, Any], now: float) -> None:
+        """Go on with what another process `kept`. Raises ValueError, KeyError or TypeError."""
+        self.moved = now - kept["idle_s"]
+        self._started = bytes.fromhex(kept["started"])
+        for frame in kept["control"]:
+            self.put(bytes.fromhex(frame), now)
+        for age_s, frame in kept["media"]:
+            self.put(bytes.fromhex(frame), now - age_s)
 
     def batch(self, most_bytes: int = BATCH_BYTES) -> List[bytes]:
         """What is to be sent next, in order; `sent` says how much of it went."""

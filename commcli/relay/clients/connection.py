@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from commcli.relay.clients.backlog import Backlog
 from commcli.relay.clients.framing import MAX_FRAME, MAX_REQUEST, MOST, FrameError, Frames
@@ -99,6 +99,30 @@ class Connection:
         """It has an allocation: it may send media."""
         self.held = True
         self.frames.limit = MAX_FRAME
+
+    def kept(self, now: float) -> Dict[str, Any]:
+        """All of a connection without TLS for another process (JSON), but for its socket."""
+        return {
+            "client": self.client,
+            "since_s": now - self.since,
+            "held": self.held,
+            "partial_s": None if self.partial_since is None else now - self.partial_since,
+            "rest": self.frames.rest.hex(),
+            "more": self.frames.more,
+            "backlog": None if self.backlog is None else self.backlog.kept(now),
+        }
+
+    def take(self, kept: Mapping[str, Any], now: float) -> None:
+        """Go on with what another process `kept`. Raises ValueError, KeyError or TypeError."""
+        self.since = now - kept["since_s"]
+        if kept["held"]:
+            self.hold()
+        self.partial_since = None if kept["partial_s"] is None else now - kept["partial_s"]
+        self.frames.put_back(bytes.fromhex(kept["rest"]), more=kept["more"])
+        self.more = self.frames.more
+        if kept["backlog"] is not None:
+            self.backlog = Backlog(self.limits.backlog_bytes, self.limits.stale_s, now)
+            self.backlog.take(kept["backlog"], now)
 
     # --- in ------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,16 @@ class Frames:
         """How many bytes wait for the rest of their frame."""
         return len(self._rest)
 
+    @property
+    def rest(self) -> bytes:
+        """What waits: the beginning of a frame or, with `more`, whole ones too."""
+        return bytes(self._rest)
+
+    def put_back(self, rest: bytes, *, more: bool) -> None:
+        """Begin with the `rest` of another process, and its `more`."""
+        self._rest += rest
+        self.more = more
+
     def feed(self, data: bytes = b"", most: int = MOST) -> List[bytes]:
         """Up to `most` whole frames, in order.
 

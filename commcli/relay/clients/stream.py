@@ -16,7 +16,7 @@ import struct
 import time
 from collections import Counter, OrderedDict
 from functools import partial
-from typing import Callable, Dict, List, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from commcli.relay.clients.admission import HalfOpen, Share, source_of
 from commcli.relay.clients.connection import Client, Connection, Gone, StreamLimits
@@ -206,6 +206,31 @@ class Streams:
         self._wake.close()
         self._listeners.clear()
         self._connections.clear()
+
+    def kept(self, now: float, put: Callable[[socket.socket], int]) -> Dict[str, Any]:
+        """All connections but those of TLS, and the totals, for another process (JSON).
+
+        `put(sock)` hands a socket over and gives the number that `take` finds it by. Nothing changes here.
+        """
+        self._reap()
+        plain = [connection for connection in self._connections.values() if connection.session is None]
+        rows = [{**connection.kept(now), "sock": put(connection.sock)} for connection in plain]
+        return {"connections": rows, "totals": self._totals}
+
+    def take(self, kept: Mapping[str, Any], socks: Sequence[socket.socket], now: float) -> None:
+        """Go on with the connections that another process `kept`. Raises what `Connection.take` does, IndexError
+        and OSError."""
+        self._totals.update(kept["totals"])
+        for row in kept["connections"]:
+            sock, client = socks[row["sock"]], tuple(row["client"])
+            connection = Connection(sock, client, None, self._limits, now)
+            connection.take(row, now)
+            self._loop.add(sock, partial(self._ready, connection), select.EPOLLIN)
+            connection.events = select.EPOLLIN
+            self._connections[client] = connection
+            if not connection.held:
+                self._make_stranger(connection)
+            self._settle(connection)
 
     def figures(self) -> Dict[str, int]:
         """Now: open connections, in all and by transport, those without an allocation, and TLS handshakes. Since the
