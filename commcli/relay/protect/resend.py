@@ -114,11 +114,11 @@ class Sent:
 class _Ask:
     """What is known of one missing sequence that was asked for at least once."""
 
-    __slots__ = ("first", "is_blind", "next", "noticed", "times")
+    __slots__ = ("blind", "first", "next", "noticed", "times")
 
     def __init__(self, noticed: float, now: float) -> None:
         self.noticed, self.first = noticed, now
-        self.times, self.next, self.is_blind = 0, now, False
+        self.times, self.blind, self.next = 0, 0, now
 
 
 class Wanted:
@@ -129,10 +129,11 @@ class Wanted:
     time that a whole round fits, a second request follows without waiting for the first one's answer: where the round
     trip leaves time for one round only, that is what withstands the loss of a request or of a repeat.
 
-    budget_s: how long after it was noticed missing a datagram is still worth having.
+    budget_s: how long after it was noticed missing a datagram is still worth having; 0: ask for nothing.
+    most_blind: how many requests may follow without waiting. Each costs about the lost share of packets once more.
     """
 
-    BUDGET_S = 0.12
+    BUDGET_S, MOST_BLIND = 0.12, 1
     MOST_TIMES = 5  # and not more than the sender would answer
     MARGIN_S = 0.005
     BLIND_S = 0.02  # longer than a burst of losses, if it can be
@@ -142,10 +143,10 @@ class Wanted:
     UNKNOWN_RTT_S = 0.1
     MAX_ASKED = 2048
 
-    __slots__ = ("_asked", "_seen", "_wish", "asked", "budget_s", "early", "wait_s")
+    __slots__ = ("_asked", "_seen", "_wish", "asked", "budget_s", "early", "most_blind", "wait_s")
 
-    def __init__(self, budget_s: float = BUDGET_S) -> None:
-        self.budget_s = budget_s
+    def __init__(self, budget_s: float = BUDGET_S, most_blind: int = MOST_BLIND) -> None:
+        self.budget_s, self.most_blind = budget_s, most_blind
         self.wait_s = self.FIRST_WAIT_S
         self._asked: Dict[int, _Ask] = {}
         self._seen = (
@@ -172,7 +173,7 @@ class Wanted:
         wanted: List[int] = []
         for sequence in reversed(missing):
             noticed = missing[sequence]
-            if noticed + self.budget_s < now + rtt or newest - sequence >= _MAX_SPAN:
+            if noticed + self.budget_s < now + rtt or abs(newest - sequence) >= _MAX_SPAN // 2:
                 break
             ask = self._asked.get(sequence)
             at = noticed + self.wait_s if ask is None else ask.next
@@ -185,19 +186,21 @@ class Wanted:
                 self._ask(sequence, ask or _Ask(noticed, now), now, rtt)
                 wanted.append(sequence)
         self.asked += len(wanted)
-        return wanted[::-1]
+        return sorted(wanted)
 
     def _ask(self, sequence: int, ask: _Ask, now: float, rtt: float) -> None:
         """Count one request, and find the time of the next."""
         self._asked[sequence] = ask
         ask.times += 1
         left = ask.noticed + self.budget_s - rtt - now  # in which a further request makes sense
-        if ask.times >= self.MOST_TIMES or ask.is_blind:
+        if ask.times >= self.MOST_TIMES or left < self.LEAST_BLIND_S:
             ask.next = float("inf")
-        elif left >= max(1.25 * rtt + self.MARGIN_S, self.LEAST_BLIND_S):
+        elif left >= 1.25 * rtt + self.MARGIN_S and not ask.blind:
             ask.next = now + max(1.25 * rtt + self.MARGIN_S, self.LEAST_BLIND_S)
-        elif left >= self.LEAST_BLIND_S:
-            ask.next, ask.is_blind = now + min(left, self.BLIND_S), True
+        elif ask.blind < self.most_blind:
+            share = left / (self.most_blind - ask.blind)
+            ask.next = now + max(self.LEAST_BLIND_S, min(share, self.BLIND_S))
+            ask.blind += 1
         else:
             ask.next = float("inf")
         self._wish_for(ask.next, ask.noticed, rtt)
