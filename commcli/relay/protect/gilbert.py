@@ -6,6 +6,7 @@ entered with p / (B (1 - p)). B = 1 / (1 - p) is independent loss: shorter runs 
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import List, Tuple
 
@@ -21,7 +22,7 @@ def memory(p: float, burst: float) -> float:
 
 def both_lost(p: float, burst: float, lag: float) -> float:
     """The share of packets that are lost together with the one `lag` packets later."""
-    return p * (p + (1 - p) * memory(p, burst) ** lag)
+    return p * (p + (1 - p) * math.pow(memory(p, burst), lag))
 
 
 @lru_cache(maxsize=2048)
@@ -65,8 +66,8 @@ def _advance(chance: Joint, weight: Joint, step: Tuple[float, float], is_data: b
     good_chance = [a * (1 - from_good) + b * (1 - from_bad) for a, b in zip(*chance)]
     good_weight = [a * (1 - from_good) + b * (1 - from_bad) for a, b in zip(*weight)]
     # What falls off the end is past all hope.
-    bad_chance = [0.0] + [a * from_good + b * from_bad for a, b in zip(chance[0], chance[1])][:-1]
-    bad_weight = [0.0] + [a * from_good + b * from_bad for a, b in zip(weight[0], weight[1])][:-1]
+    bad_chance = [0.0, *[a * from_good + b * from_bad for a, b in zip(*chance)][:-1]]
+    bad_weight = [0.0, *[a * from_good + b * from_bad for a, b in zip(*weight)][:-1]]
     if is_data:
         bad_weight = [w + c for w, c in zip(bad_weight, bad_chance)]
     return [good_chance, bad_chance], [good_weight, bad_weight]

@@ -1,0 +1,210 @@
+"""How much protection each class on one directed segment gets now: what the model says (`plans`), without haste.
+
+Protection grows with the first report that calls for more, and shrinks after DOWN_S in which less would have done, or
+once the segment has been clean for so long (`telemetry` then says p = 0). Loss together with a queue is
+congestion: more packets make it worse, so nothing is added and another route is wanted. What got through then is
+the segment's capacity, and for a minute protection takes no more than a fifth of that.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from commcli.relay.overlay.telemetry import Estimate
+from commcli.relay.protect import plans
+from commcli.relay.protect.plans import Choice, Situation
+
+DOWN_S = 5.0
+NO_LOSS = 0.0005  # below, retransmission does
+CONGESTED_LOSS = 0.002
+CONGESTED_S = 2.0  # how long a queue is remembered
+LEAVE_LOSS = 0.15
+LEAVE_RESIDUAL = 0.01
+STALE_S = 10.0  # without a report: whatever was known says nothing any more
+MOST_OF_MEDIA = 1.0
+MOST_OF_CAPACITY = 0.2
+CAPACITY_S = 60.0
+
+
+class Plan(NamedTuple):
+    """What to do for one class on one segment."""
+
+    resend: bool  # answer requests
+    copies: Optional[Tuple[int, float]]  # spacing in packets, and in seconds at most
+    parity: Optional[Tuple[int, int]]  # (k, m)
+    backup: bool  # a copy on the disjoint backup
+    leave: bool  # ask for another route
+    reason: str
+    depth: int = 1  # parity blocks filled in turn
+    block_s: float = plans.MOST_PROMPT_S  # how long a block may take to fill
+    residual: float = 0.0  # what the model expects to be lost all the same
+    overhead: float = 0.0  # what it expects to be added, as a share of the class's bytes
+
+
+def _nothing(reason: str, resend: bool = True, leave: bool = False) -> Plan:
+    return Plan(resend, None, None, False, leave, reason)
+
+
+class _Class:
+    """What one class gets, and since when less would do."""
+
+    __slots__ = ("needed", "packets_per_s", "plan")
+
+    def __init__(self) -> None:
+        self.plan = _nothing("unmeasured")
+        self.needed = float("-inf")  # when the plan was last called for
+        self.packets_per_s = 0.0
+
+
+class Controller:
+    """One directed segment, at its sender. path_one_way_s: of the longest path over it; None: the segment's own."""
+
+    __slots__ = (
+        "_bad", "_capacity", "_classes", "_estimate", "_measured", "_queued", "path_one_way_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.path_one_way_s: Optional[float] = None
+        self._classes: Dict[int, _Class] = {}
+        self._estimate: Optional[Estimate] = None
+        self._measured = self._queued = self._bad = float("-inf")
+        self._capacity: Optional[Tuple[float, float]] = None  # bytes/s, when
+
+    def measured(self, report: Estimate, now: float, bytes_per_s: Optional[float] = None) -> None:
+        """What is known of the segment now. bytes_per_s: all that we send there, protection included."""
+        self._estimate, self._measured = report, now
+        if report.queue_grows and report.loss_1s > CONGESTED_LOSS:
+            self._queued = now
+            if bytes_per_s:
+                self._capacity = (bytes_per_s * (1 - report.loss_1s), now)
+
+    def plan(
+        self,
+        class_: int,
+        packets_per_s: float,
+        bytes_share: float,
+        now: float,
+        bytes_per_s: Optional[float] = None,
+        backup_loss: Optional[float] = None,
+    ) -> Plan:
+        """What to do for a class that sends so much, bytes_share (0..1) being its part of the media on the segment.
+
+        bytes_per_s: media of all classes there. backup_loss: of the disjoint backup; None: no copy can go there.
+        """
+        kept = self._classes.setdefault(class_, _Class())
+        kept.packets_per_s = packets_per_s
+        wanted = self._wanted(class_, packets_per_s, bytes_share, now, bytes_per_s, backup_loss)
+        is_less = wanted.overhead < kept.plan.overhead
+        if is_less and self._is_steady(wanted) and now - kept.needed < DOWN_S:
+            # Only what the segment is like is news.
+            return kept.plan._replace(leave=wanted.leave)
+        kept.needed = now
+        kept.plan = wanted
+        return wanted
+
+    def _is_steady(self, wanted: Plan) -> bool:
+        """Whether a smaller plan must wait: not for congestion, nor where DOWN_S of nothing lost have passed."""
+        return wanted.resend and wanted.reason != "clean"
+
+    def _wanted(
+        self,
+        class_: int,
+        packets_per_s: float,
+        share: float,
+        now: float,
+        bytes_per_s: Optional[float],
+        backup_loss: Optional[float],
+    ) -> Plan:
+        report = self._estimate
+        if report is None or now - self._measured > STALE_S:
+            return _nothing("unmeasured")
+        if now - self._queued < CONGESTED_S:
+            return _nothing("congestion", resend=False, leave=True)
+        leave = self._leaves(report.p > LEAVE_LOSS, now)
+        if report.p < NO_LOSS:
+            return _nothing("clean" if report.p == 0 else "little loss", leave=leave)
+        situation = Situation(
+            class_,
+            _rounded(report.p, 1.15),
+            _rounded(report.burst, 1.15),
+            None if report.rtt_s is None else _rounded(report.rtt_s, 1.1),
+            _rounded(self._one_way_s(report), 1.1),
+            _rounded(packets_per_s, 1.2),
+            self._gap(packets_per_s),
+            _rounded(share, 1.2),
+            _rounded(self._most(now, bytes_per_s), 1.2),
+            None if backup_loss is None else _rounded(max(backup_loss, 0.01), 2.0),
+        )
+        choice = plans.best(situation)
+        leave = self._leaves(report.p > LEAVE_LOSS or choice.residual > LEAVE_RESIDUAL, now)
+        return _plan(choice, situation, leave)
+
+    def _leaves(self, is_bad: bool, now: float) -> bool:
+        if is_bad:
+            self._bad = now
+        return now - self._bad < DOWN_S
+
+    def _one_way_s(self, report: Estimate) -> float:
+        own = (plans.UNKNOWN_RTT_S if report.rtt_s is None else report.rtt_s) / 2
+        return max(own, self.path_one_way_s or 0.0)
+
+    def _gap(self, packets_per_s: float) -> int:
+        total = sum(kept.packets_per_s for kept in self._classes.values())
+        return max(1, min(8, int(total / packets_per_s))) if packets_per_s > 0 else 1
+
+    def _most(self, now: float, bytes_per_s: Optional[float]) -> float:
+        """How much may be added, as a share of the media."""
+        if self._capacity is None or not bytes_per_s or now - self._capacity[1] > CAPACITY_S:
+            return MOST_OF_MEDIA
+        return min(MOST_OF_MEDIA, MOST_OF_CAPACITY * self._capacity[0] / bytes_per_s)
+
+    def status(self) -> Dict[str, object]:
+        """JSON-able; None: unmeasured."""
+        report = self._estimate
+        return {
+            "loss": None if report is None else round(report.p, 5),
+            "burst": None if report is None else round(report.burst, 2),
+            "queue_ms": None if report is None else round(report.queue_ms, 1),
+            "jitter_ms": None if report is None else round(report.jitter_ms, 1),
+            "rtt_ms": None if report is None or report.rtt_s is None else round(report.rtt_s * 1000, 1),
+            "classes": {
+                _NAMES.get(word, str(word)): _told(kept.plan) for word, kept in self._classes.items()
+            },
+        }
+
+
+_NAMES = {plans.OTHER: "other", plans.AUDIO: "audio", plans.VIDEO: "video"}
+
+
+def _told(plan: Plan) -> Dict[str, object]:
+    return {
+        "resend": plan.resend,
+        "copies": None if plan.copies is None else list(plan.copies),
+        "parity": None if plan.parity is None else [*plan.parity, plan.depth],
+        "backup": plan.backup,
+        "leave": plan.leave,
+        "reason": plan.reason,
+        "expected_residual": round(plan.residual, 6),
+        "expected_overhead": round(plan.overhead, 4),
+    }
+
+
+def _plan(choice: Choice, situation: Situation, leave: bool) -> Plan:
+    return Plan(
+        choice.resend,
+        choice.copies,
+        choice.parity,
+        choice.backup,
+        leave,
+        "loss %.1f %%, runs of %.1f" % (100 * situation.p, situation.burst),
+        choice.depth,
+        1.25 * plans.prompt_s(situation.one_way_s),
+        choice.residual,
+        choice.overhead,
+    )
+
+
+def _rounded(value: float, ratio: float) -> float:
+    """To a power of the ratio, so that noise changes no plan and the model's answers can be kept."""
+    return ratio ** round(math.log(value) / math.log(ratio)) if value > 0 else 0.0
