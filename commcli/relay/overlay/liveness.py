@@ -40,7 +40,7 @@ LATE_S = 0.03
 STALL_S = 0.06
 PATIENCE_WITH_OURSELVES_S = 0.25
 SLACK_S = 0.002  # a timer that fires a little early must not cost another turn
-SOONEST_S = 0.001
+SOONEST_S, LOOK_S = 0.001, 0.2  # how soon and how late `due` wants to be called again
 _STAMPS = 1 << 32
 
 UNHEARD, ALIVE, SILENT = "unheard", "alive", "silent"
@@ -217,7 +217,7 @@ class Liveness:
         if self._is_news:
             self._tell()
         said: "List[Tuple[str, bytes]]" = []
-        wish, fast = now + STANDBY_S, 0
+        wish, fast = now + LOOK_S, 0
         for row in rows:
             self._pace(row, row.id in busy, now)
             if row.next_hello <= now + SLACK_S and len(said) < MAX_HELLOS_A_CALL:
