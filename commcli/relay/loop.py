@@ -47,6 +47,7 @@ class Loop:
         # Called after that, with `now`: sends what all of them have gathered.
         self.settle: Callable[[float], None] = _nothing
         self.lag_ms: Deque[float] = deque(maxlen=512)
+        self._between: Optional[Callable[[], None]] = None
 
     def add(self, sock: socket.socket, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
         """Call `callback(events)` when `sock` is ready."""
@@ -68,6 +69,10 @@ class Loop:
         self._epoll.unregister(fd)
         del (self._members if fd in self._members else self._callbacks)[fd]
 
+    def between(self, act: Callable[[], None]) -> None:
+        """Call `act()` once, after the present turn has ended: then nothing is on its way in here."""
+        self._between = act
+
     def stop(self) -> None:
         """Leave `run` after the present callback."""
         self._stopped = True
@@ -78,6 +83,9 @@ class Loop:
         while not self._stopped:
             try:
                 self._turn()
+                if self._between is not None:
+                    act, self._between = self._between, None
+                    act()
             except Exception as error:
                 if self._failed is None:
                     raise

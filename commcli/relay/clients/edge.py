@@ -112,6 +112,11 @@ class Edge:
         self._listeners[sock.family == socket.AF_INET6] = batches
         self.loop.add(sock, partial(self._from_clients, batches))
 
+    def whole(self) -> None:
+        """Let every socket send what it is given as it is: another process that has them goes by that."""
+        for batches in (*self._listeners.values(), *self._relayed.values()):
+            batches.whole()
+
     def close(self) -> None:
         """Close every socket."""
         for relay in list(self.pool.sockets):

@@ -393,6 +393,11 @@ class RelayPool:
             self.errors[errno.errorcode.get(error.errno or 0, "EUNKNOWN")] += 1
             return False
 
+    def adopt(self, relay: Addr, sock: socket.socket) -> None:
+        """Go on with a socket that another process has bound. Raises OSError."""
+        self._opened(relay, sock)
+        self.sockets[relay] = sock
+
     def _bind_one(self, address: str, port: int) -> bool:
         if (address, port) in self.sockets:
             return False

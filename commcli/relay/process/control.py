@@ -12,21 +12,47 @@ import os
 import select
 import socket
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from commcli.relay.loop import Loop
 
 MAX_REQUEST = 64 << 10
 MAX_CONNECTIONS = 32
 
-Answer = Callable[[bytes], Optional[bytes]]
+
+class Later:
+    """An answer that is not known yet: whoever asked waits until somebody `settle`s it.
+
+    `left`: he waits no more.
+    """
+
+    def __init__(self) -> None:
+        self.left = False
+        self._answer: Optional[bytes] = None
+        self._told: Optional[Callable[[bytes], None]] = None
+
+    def settle(self, answer: Dict[str, Any]) -> None:
+        """This is the answer."""
+        self._answer = _packed(answer)
+        if self._told is not None:
+            self._told(self._answer)
+
+    def then(self, told: Callable[[bytes], None]) -> None:
+        """Call `told(answer)` when there is one, which may be now."""
+        self._told = told
+        if self._answer is not None:
+            told(self._answer)
+
+
+Answer = Callable[[bytes], Union[bytes, Later, None]]
 
 
 class Listener:
     """Accepts stream connections and lets `answer` turn what was read into a reply.
 
-    `answer(received)` gives None while the request is incomplete. Each connection carries one request: the
-    clients are local tools, and the simplest exchange has the fewest states to abuse.
+    `answer(received)` gives None while the request is incomplete, and Later if the reply is not known yet. Each
+    connection carries one request: the clients are local tools, and the simplest exchange has the fewest states to
+    abuse.
     """
 
     def __init__(self, loop: Loop, sock: socket.socket, answer: Answer) -> None:
@@ -50,9 +76,20 @@ class Listener:
         if len(self._open) >= MAX_CONNECTIONS:
             # The oldest gives way: a client that hangs must not lock the operator out.
             self._forget(next(iter(self._open)))
+        self._open_one(sock, b"")
+
+    def _open_one(self, sock: socket.socket, received: bytes) -> None:
         sock.setblocking(False)
-        self._open[sock] = _Connection(self, sock)
+        self._open[sock] = _Connection(self, sock, received)
         self._loop.add(sock, self._open[sock].ready)
+
+    def kept(self) -> List[Tuple[socket.socket, bytes]]:
+        """Connections whose request is not complete yet, with what came of it: for another process."""
+        return [(row.sock, row.received) for row in self._open.values() if row.asks]
+
+    def take(self, sock: socket.socket, received: bytes) -> None:
+        """Go on with a connection that another process `kept`."""
+        self._open_one(sock, received)
 
     def _turn_away(self) -> None:
         self._give_spare()
@@ -70,7 +107,7 @@ class Listener:
             self._spare = None
 
     def _forget(self, sock: socket.socket) -> None:
-        del self._open[sock]
+        self._open.pop(sock).leave()
         self._loop.remove(sock)
         sock.close()
 
@@ -84,15 +121,20 @@ class Listener:
 
 
 class _Connection:
-    def __init__(self, listener: Listener, sock: socket.socket) -> None:
-        self._listener, self._sock = listener, sock
-        self._received = b""
-        self._reply: Optional[memoryview] = None
+    def __init__(self, listener: Listener, sock: socket.socket, received: bytes) -> None:
+        self.sock, self.received = sock, received
+        self._listener = listener
+        self._reply: Union[memoryview, Later, None] = None
+
+    @property
+    def asks(self) -> bool:
+        """Is its request still to come, or to be completed?"""
+        return self._reply is None
 
     def ready(self, _events: int) -> None:
         keep = False
         try:
-            keep = self._write() if self._reply is not None else self._read()
+            keep = self._go_on()
         except BlockingIOError:
             keep = True
         except OSError:
@@ -100,23 +142,43 @@ class _Connection:
         finally:
             # Also after a bug of ours, which the loop tells: who asked must not wait for an answer that never comes.
             if not keep:
-                self._listener._forget(self._sock)
+                self._listener._forget(self.sock)
+
+    def _go_on(self) -> bool:
+        if isinstance(self._reply, Later):
+            return False  # nothing but his end is waited for
+        return self._write(self._reply) if self._reply is not None else self._read()
 
     def _read(self) -> bool:
-        chunk = self._sock.recv(MAX_REQUEST)
-        self._received += chunk
-        if not chunk or len(self._received) > MAX_REQUEST:
+        chunk = self.sock.recv(MAX_REQUEST)
+        self.received += chunk
+        if not chunk or len(self.received) > MAX_REQUEST:
             return False
-        reply = self._listener._answer(self._received)
+        reply = self._listener._answer(self.received)
         if reply is None:
             return True
-        self._reply = memoryview(reply)
-        self._listener._loop.change(self._sock, select.EPOLLOUT)
+        if isinstance(reply, Later):
+            self._reply = reply
+            self._listener._loop.change(self.sock, 0)
+            reply.then(self._answer)
+        else:
+            self._reply = memoryview(reply)
+            self._listener._loop.change(self.sock, select.EPOLLOUT)
         return True
 
-    def _write(self) -> bool:
-        assert self._reply is not None
-        self._reply = self._reply[self._sock.send(self._reply) :]
+    def leave(self) -> None:
+        """It is about to be closed."""
+        if isinstance(self._reply, Later):
+            self._reply.left = True
+
+    def _answer(self, reply: bytes) -> None:
+        if isinstance(self._reply, Later) and not self._reply.left:
+            self._reply = memoryview(reply)
+            self._listener._loop.change(self.sock, select.EPOLLOUT)
+            self.ready(select.EPOLLOUT)  # at once: the loop may be at its end
+
+    def _write(self, reply: memoryview) -> bool:
+        self._reply = reply[self.sock.send(reply) :]
         return bool(self._reply)
 
 
@@ -175,10 +237,10 @@ def _at_folder(path: Path, act: Callable[[str], None]) -> None:
         os.close(folder)
 
 
-def json_answers(commands: Callable[[Dict[str, Any]], Dict[str, Any]]) -> Answer:
+def json_answers(commands: Callable[[Dict[str, Any]], Union[Dict[str, Any], Later]]) -> Answer:
     """Answers to JSON lines; a bad request gets {"ok": false, "error": ...}."""
 
-    def answer(received: bytes) -> Optional[bytes]:
+    def answer(received: bytes) -> Union[bytes, Later, None]:
         if b"\n" not in received:
             return None
         try:
@@ -190,9 +252,13 @@ def json_answers(commands: Callable[[Dict[str, Any]], Dict[str, Any]]) -> Answer
             reply = {"ok": False, "error": "nested too deeply"}
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             reply = {"ok": False, "error": str(error)}
-        return json.dumps(reply).encode() + b"\n"
+        return reply if isinstance(reply, Later) else _packed(reply)
 
     return answer
+
+
+def _packed(reply: Dict[str, Any]) -> bytes:
+    return json.dumps(reply).encode() + b"\n"
 
 
 def http_answers(page: Callable[[], str]) -> Answer:

@@ -8,7 +8,7 @@ import socket
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from commcli.relay.clients.edge import Edge, Grounds
 from commcli.relay.clients.stream import Streams, bound_tcp
@@ -19,6 +19,7 @@ from commcli.relay.log import Log
 from commcli.relay.loop import TICK_S, Loop
 from commcli.relay.process import metrics
 from commcli.relay.process.register import Census, LiveRelays, Register
+from commcli.relay.process.sockets import Sockets
 from commcli.relay.table.shard import Shard
 from commcli.relay.turn.allocation import family_of
 from commcli.relay.turn.alternates import Alternates
@@ -45,16 +46,23 @@ class Listeners(NamedTuple):
             sock.close()
 
 
-def open_listeners(config: RelayConfig, *, shared: bool = False) -> Listeners:
-    """Bind what `config` names; `shared`: so that several processes may. Raises ConfigError."""
-    listeners = Listeners([], [])
+def open_listeners(
+    config: RelayConfig, *, shared: bool = False, sockets: Optional[Sockets] = None
+) -> Listeners:
+    """Bind what `config` names and `sockets` has not; `shared`: so that several processes may. Raises ConfigError."""
+    listeners, sockets = Listeners([], []), Sockets() if sockets is None else sockets
+
+    def opened(kind: str, open_: Callable[..., socket.socket], address: str, port: int) -> socket.socket:
+        assert sockets is not None
+        return sockets.get(f"{kind} {address} {port}", lambda: open_(address, port, shared=shared))
+
     try:
         for address in map(config.bind_to, config.addresses):
-            listeners.udp.append(bound_udp(address, config.turn_port, shared=shared))
+            listeners.udp.append(opened("turn", bound_udp, address, config.turn_port))
             if config.tcp:
-                listeners.streams.append((bound_tcp(address, config.turn_port, shared=shared), "tcp"))
+                listeners.streams.append((opened("tcp", bound_tcp, address, config.turn_port), "tcp"))
             if config.tls_port is not None:
-                listeners.streams.append((bound_tcp(address, config.tls_port, shared=shared), "tls"))
+                listeners.streams.append((opened("tls", bound_tcp, address, config.tls_port), "tls"))
     except ConfigError:
         listeners.close()
         raise
@@ -178,6 +186,14 @@ class Front:
         where = "?" if frame is None else f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
         self.log("bug", error=f"{type(error).__name__}: {error}"[:200], where=where)
 
+    def kernel_drops(self) -> int:
+        """Datagrams that the kernel dropped at our sockets since the start, or since that of the process before us."""
+        return self.edge.kernel_drops() - self._dropped_before
+
+    def go_on_from(self, kernel_drops: int) -> None:
+        """Another process has counted so many at the sockets that we have now."""
+        self._dropped_before = self.edge.kernel_drops() - kernel_drops
+
     # --- what it tells -------------------------------------------------------------------------------------
 
     def figures(self) -> Dict[str, Any]:
@@ -198,7 +214,7 @@ class Front:
             "traffic": metrics.traffic(self.turn.totals()),
             "turn": dict(self.turn.counters),
             "drops": dict(self.drops + self.turn.drops + no_socket),
-            "kernel_drops": self.edge.kernel_drops() - self._dropped_before,
+            "kernel_drops": self.kernel_drops(),
             "streams": self.streams.figures(),
             "tls": None
             if certificates is None
