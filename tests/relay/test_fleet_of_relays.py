@@ -26,8 +26,18 @@ ADDRESSES = {node: f"{NETWORK}.{number}" for number, node in enumerate(IDS, 1)}
 TURN, OVERLAY, STAMP = 3478, 3479, 3480
 
 
-def _pair_key(one: str, other: str) -> str:
-    return hashlib.blake2s("\0".join(sorted((one, other))).encode(), digest_size=32).hexdigest()
+def _pair_key(one: str, other: str, name: str) -> str:
+    return hashlib.blake2s("\0".join((*sorted((one, other)), name)).encode(), digest_size=32).hexdigest()
+
+
+def _ways(node: str, other: str) -> list[list[str]]:
+    """Primary, backup, last resort."""
+    return [[node, "sg-1", other], [node, "hk-1", other], [node, other]]
+
+
+def _carried(node: str) -> list[str]:
+    ways = _ways("ae-1", "kr-1") + _ways("kr-1", "ae-1")
+    return sorted(" ".join(way) for way in ways if node in way[1:])
 
 
 class _Fleet:
@@ -52,15 +62,8 @@ class _Fleet:
             "turn_port": TURN, "relay_ports": [40000, 40100], "overlay_port": OVERLAY, "stamp_port": STAMP,
             "metrics_port": 9478, "allow_peers": [], "faults": False,
         }  # fmt: skip
-        peers = {
-            other: {
-                "address": ADDRESSES[other], "overlay_port": OVERLAY, "stamp_port": STAMP,
-                "keys": [_pair_key(node, other)],
-            }
-            for other in IDS if other != node
-        }  # fmt: skip
         (base / "etc/relay.json").write_text(json.dumps(config))
-        (base / "etc/peers.json").write_text(json.dumps({"schema": 1, "peers": peers}))
+        self.share_keys(node, "first")
         (base / "etc/turn.secret").write_text("the shared secret\n")
 
     def start(self, node: str) -> None:
@@ -74,6 +77,19 @@ class _Fleet:
         ]
         self.processes[node] = subprocess.Popen(command)
 
+    def share_keys(self, node: str, *names: str) -> None:
+        """Give the node pair keys of these names; the first one sends."""
+        peers = {
+            other: {
+                "address": ADDRESSES[other], "overlay_port": OVERLAY, "stamp_port": STAMP,
+                "keys": [_pair_key(node, other, name) for name in names],
+            }
+            for other in IDS if other != node
+        }  # fmt: skip
+        aside = self.base(node) / "etc/peers.new"
+        aside.write_text(json.dumps({"schema": 1, "peers": peers}))
+        aside.replace(aside.with_suffix(".json"))
+
     def publish(self, serial: int, zones: Sequence[object] = (), *, routed: bool = True) -> None:
         nodes = {
             node: {
@@ -86,9 +102,9 @@ class _Fleet:
             routes = {}
             if routed and node in ("ae-1", "kr-1"):
                 other = "kr-1" if node == "ae-1" else "ae-1"
-                routes[other] = {
-                    "primary": [node, "sg-1", other], "backup": [node, "hk-1", other], "last_resort": [node, other]
-                }  # fmt: skip
+                routes[other] = dict(
+                    zip(("primary", "backup", "last_resort"), _ways(node, other), strict=True)
+                )
             created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
             self.signers[node].push(
@@ -97,6 +113,7 @@ class _Fleet:
                     node,
                     nodes=nodes,
                     routes=routes,
+                    carries=_carried(node) if routed else [],
                     created=created,
                     expires=expires,
                     zones=list(zones),
