@@ -144,6 +144,7 @@ class Estimate(NamedTuple):
     rtt_s: Optional[float]
     age_s: float
     packets_per_s: float = 0.0  # of all classes, in the last second
+    proven: float = 0.0  # loss that is hardly chance, now or in the worst second of ten
 
 
 class _Point(NamedTuple):
@@ -157,10 +158,10 @@ MEMORY_S = 10.0
 CLEAN_S = 5.0
 # A queue: more than what a relay's own batching and a busy CPU make, and than the jitter of the segment.
 QUEUE_MS = 10.0
-_SCANS_S = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 # Lost less so many standard deviations of what chance makes of it. Short windows are many and are noisy: without
 # the deduction 3 % looks like 6 % in one second out of ten, and costs twice the parity.
-_SCAN_SIGMAS, _WORST_SIGMAS = 1.0, 2.0
+_SCANS = ((0.2, 2.0), (0.4, 2.0), (0.8, 2.0), (1.6, 1.0), (3.2, 1.0), (6.4, 1.0))  # seconds, deviations
+_PROOF_SIGMAS = 2.0
 # Bursts are estimated as if two single losses had come before, so that one run is not yet a burst.
 _PRIOR_RUNS = 2
 _BACKWARDS = 3  # so many rows with lower counters in a row: the receiver began again
@@ -214,14 +215,15 @@ class Estimator:
         first, last = points[0], points[-1]
         lost, runs = last.lost - first.lost, last.runs - first.runs
         burst = max(1.0, (max(lost, 0) + _PRIOR_RUNS) / (max(runs, 0) + _PRIOR_RUNS))
-        second = self._since(1.0)
-        loss_1s = _share(last.lost - second.lost, last.expected - second.expected)
-        worst = self._worst(burst)
+        second, worst = self._since(1.0), self._worst(burst)
+        mean = _share(lost, last.expected - first.expected)
         jitter_ms, queue_ms = row.jitter_us / 1000, row.queue_us / 1000
         return Estimate(
-            loss_1s=loss_1s,
+            loss_1s=_share(last.lost - second.lost, last.expected - second.expected),
             loss_worst_10s=worst,
-            p=0.0 if self._is_clean() else max(worst, self._scan(burst), _share(lost, last.expected - first.expected)),
+            p=0.0
+            if self._is_clean()
+            else max(worst, mean, *self._scan(burst, [sigmas for _, sigmas in _SCANS])),
             burst=burst,
             queue_ms=queue_ms,
             queue_grows=queue_ms > QUEUE_MS + jitter_ms,
@@ -229,7 +231,8 @@ class Estimator:
             rtt_s=rtt_s,
             age_s=max(0.0, now - last.made),
             packets_per_s=(last.expected - second.expected) / max(last.made - second.made, INTERVAL_S),
-        )  # fmt: skip
+            proven=max(worst, *self._scan(burst, [_PROOF_SIGMAS] * len(_SCANS))),
+        )
 
     def _since(self, seconds: float) -> _Point:
         """The point that is at least so much older than the latest, or the first."""
@@ -240,15 +243,14 @@ class Estimator:
                 return point
         return points[0]
 
-    def _scan(self, burst: float) -> float:
-        """The most loss that any window up to now proves: short ones notice soon, long ones know exactly."""
-        last, most = self._points[-1], 0.0
-        for seconds in _SCANS_S:
-            point = self._since(seconds)
-            most = max(
-                most, _proven(last.lost - point.lost, last.expected - point.expected, burst, _SCAN_SIGMAS)
-            )
-        return most
+    def _scan(self, burst: float, sigmas: Sequence[float]) -> List[float]:
+        """The loss that each window up to now proves: short ones notice soon, long ones know exactly."""
+        last = self._points[-1]
+        points = [self._since(seconds) for seconds, _ in _SCANS]
+        return [
+            _proven(last.lost - point.lost, last.expected - point.expected, burst, deviations)
+            for point, deviations in zip(points, sigmas)
+        ]
 
     def _worst(self, burst: float) -> float:
         points, most, begin = self._points, 0.0, 0
@@ -258,7 +260,7 @@ class Estimator:
                 begin += 1
             start = listed[begin]
             most = max(
-                most, _proven(end.lost - start.lost, end.expected - start.expected, burst, _WORST_SIGMAS)
+                most, _proven(end.lost - start.lost, end.expected - start.expected, burst, _PROOF_SIGMAS)
             )
         return most
 

@@ -9,52 +9,43 @@ the segment's capacity, and for a minute protection takes no more than a fifth o
 from __future__ import annotations
 
 import math
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from commcli.relay.overlay.telemetry import Estimate
 from commcli.relay.protect import plans
+from commcli.relay.protect.plan import Plan
 from commcli.relay.protect.plans import Choice, Situation
 
 DOWN_S = 5.0
-NO_LOSS = 0.0005  # below, retransmission does
+NO_LOSS = 0.0001  # below, nothing needs to be done: trains are cheaper than repair
+BLOCK_SLACK = 1.25  # traffic comes in bursts, and a block that is closed early has more parity for less
 CONGESTED_LOSS = 0.002
 CONGESTED_S = 2.0  # how long a queue is remembered
 LEAVE_LOSS = 0.15
-LEAVE_RESIDUAL = 0.01
+LEAVE_RESIDUAL = 0.02
 STALE_S = 10.0  # without a report: whatever was known says nothing any more
 MOST_OF_MEDIA = 1.0
 MOST_OF_CAPACITY = 0.2
 CAPACITY_S = 60.0
 
 
-class Plan(NamedTuple):
-    """What to do for one class on one segment."""
-
-    resend: bool  # answer requests
-    copies: Optional[Tuple[int, float]]  # spacing in packets, and in seconds at most
-    parity: Optional[Tuple[int, int]]  # (k, m)
-    backup: bool  # a copy on the disjoint backup
-    leave: bool  # ask for another route
-    reason: str
-    depth: int = 1  # parity blocks filled in turn
-    block_s: float = plans.MOST_PROMPT_S  # how long a block may take to fill
-    residual: float = 0.0  # what the model expects to be lost all the same
-    overhead: float = 0.0  # what it expects to be added, as a share of the class's bytes
-
-
-def _nothing(reason: str, resend: bool = True, leave: bool = False) -> Plan:
-    return Plan(resend, None, None, False, leave, reason)
-
-
 class _Class:
-    """What one class gets, and since when less would do."""
+    """What one class gets, what that adds, and when it was last called for."""
 
-    __slots__ = ("needed", "packets_per_s", "plan")
+    __slots__ = ("choice", "needed", "packets_per_s", "plan")
 
     def __init__(self) -> None:
-        self.plan = _nothing("unmeasured")
-        self.needed = float("-inf")  # when the plan was last called for
+        self.plan, self.choice = Plan(resend=True, reason="unmeasured"), Choice()
+        self.needed = float("-inf")
         self.packets_per_s = 0.0
+
+    def use(self, plan: Plan, choice: Choice, now: float) -> Plan:
+        """This from now on."""
+        self.plan, self.choice, self.needed = plan, choice, now
+        return plan
+
+
+_NOTHING = Choice(resend=False)
 
 
 class Controller:
@@ -94,37 +85,32 @@ class Controller:
         """
         kept = self._classes.setdefault(class_, _Class())
         kept.packets_per_s = packets_per_s
-        wanted = self._wanted(class_, packets_per_s, bytes_share, now, bytes_per_s, backup_loss)
-        is_less = wanted.overhead < kept.plan.overhead
-        if is_less and self._is_steady(wanted) and now - kept.needed < DOWN_S:
-            # Only what the segment is like is news.
-            return kept.plan._replace(leave=wanted.leave)
-        kept.needed = now
-        kept.plan = wanted
-        return wanted
+        report = self._estimate
+        if report is None or now - self._measured > STALE_S:
+            return kept.use(Plan(resend=True, reason="unmeasured"), Choice(), now)
+        if now - self._queued < CONGESTED_S:
+            return kept.use(Plan(leave=True, reason="congestion"), _NOTHING, now)
+        if report.p == 0:
+            return kept.use(Plan(leave=self._leaves(False, now), reason="clean"), _NOTHING, now)
+        situation = self._situation(class_, report, bytes_share, now, bytes_per_s, backup_loss)
+        choice = plans.best(situation) if report.p >= NO_LOSS else _NOTHING
+        leave = self._leaves(report.sure > LEAVE_LOSS or choice.residual > LEAVE_RESIDUAL, now)
+        if choice.overhead < kept.choice.overhead and now - kept.needed < DOWN_S:
+            kept.plan = kept.plan._replace(leave=leave)
+            return kept.plan
+        return kept.use(_plan(choice, situation, leave), choice, now)
 
-    def _is_steady(self, wanted: Plan) -> bool:
-        """Whether a smaller plan must wait: not for congestion, nor where DOWN_S of nothing lost have passed."""
-        return wanted.resend and wanted.reason != "clean"
-
-    def _wanted(
+    def _situation(
         self,
         class_: int,
-        packets_per_s: float,
+        report: Estimate,
         share: float,
         now: float,
         bytes_per_s: Optional[float],
         backup_loss: Optional[float],
-    ) -> Plan:
-        report = self._estimate
-        if report is None or now - self._measured > STALE_S:
-            return _nothing("unmeasured")
-        if now - self._queued < CONGESTED_S:
-            return _nothing("congestion", resend=False, leave=True)
-        leave = self._leaves(report.p > LEAVE_LOSS, now)
-        if report.p < NO_LOSS:
-            return _nothing("clean" if report.p == 0 else "little loss", leave=leave)
-        situation = Situation(
+    ) -> Situation:
+        packets_per_s = self._classes[class_].packets_per_s
+        return Situation(
             class_,
             _rounded(report.p, 1.15),
             _rounded(report.burst, 1.15),
@@ -136,9 +122,6 @@ class Controller:
             _rounded(self._most(now, bytes_per_s), 1.2),
             None if backup_loss is None else _rounded(max(backup_loss, 0.01), 2.0),
         )
-        choice = plans.best(situation)
-        leave = self._leaves(report.p > LEAVE_LOSS or choice.residual > LEAVE_RESIDUAL, now)
-        return _plan(choice, situation, leave)
 
     def _leaves(self, is_bad: bool, now: float) -> bool:
         if is_bad:
@@ -168,40 +151,36 @@ class Controller:
             "queue_ms": None if report is None else round(report.queue_ms, 1),
             "jitter_ms": None if report is None else round(report.jitter_ms, 1),
             "rtt_ms": None if report is None or report.rtt_s is None else round(report.rtt_s * 1000, 1),
-            "classes": {
-                _NAMES.get(word, str(word)): _told(kept.plan) for word, kept in self._classes.items()
-            },
+            "classes": {_NAMES.get(word, str(word)): _told(kept) for word, kept in self._classes.items()},
         }
 
 
 _NAMES = {plans.OTHER: "other", plans.AUDIO: "audio", plans.VIDEO: "video"}
 
 
-def _told(plan: Plan) -> Dict[str, object]:
+def _told(kept: _Class) -> Dict[str, object]:
+    plan, choice = kept.plan, kept.choice
     return {
         "resend": plan.resend,
-        "copies": None if plan.copies is None else list(plan.copies),
-        "parity": None if plan.parity is None else [*plan.parity, plan.depth],
+        "copies": None if plan.copies is None else plan.copies[0],
+        "parity": None if plan.parity is None else [*plan.parity[:2], plan.parity[3]],
         "backup": plan.backup,
         "leave": plan.leave,
         "reason": plan.reason,
-        "expected_residual": round(plan.residual, 6),
-        "expected_overhead": round(plan.overhead, 4),
+        "expected_residual": round(choice.residual, 6),
+        "expected_overhead": round(choice.overhead, 4),
     }
 
 
 def _plan(choice: Choice, situation: Situation, leave: bool) -> Plan:
+    block_s = BLOCK_SLACK * plans.prompt_s(situation.one_way_s)
     return Plan(
         choice.resend,
         choice.copies,
-        choice.parity,
+        None if choice.parity is None else (*choice.parity, block_s, choice.depth),
         choice.backup,
         leave,
         "loss %.1f %%, runs of %.1f" % (100 * situation.p, situation.burst),
-        choice.depth,
-        1.25 * plans.prompt_s(situation.one_way_s),
-        choice.residual,
-        choice.overhead,
     )
 
 
