@@ -94,7 +94,7 @@ class Controller:
             return kept.use(Plan(leave=self._leaves(False, now), reason="clean"), _NOTHING, now)
         situation = self._situation(class_, report, bytes_share, now, bytes_per_s, backup_loss)
         choice = plans.best(situation) if report.p >= NO_LOSS else _NOTHING
-        leave = self._leaves(report.sure > LEAVE_LOSS or choice.residual > LEAVE_RESIDUAL, now)
+        leave = self._leaves(report.proven > LEAVE_LOSS or choice.residual > LEAVE_RESIDUAL, now)
         if choice.overhead < kept.choice.overhead and now - kept.needed < DOWN_S:
             kept.plan = kept.plan._replace(leave=leave)
             return kept.plan
