@@ -119,8 +119,8 @@ class World:
 
     def flush(self, node: str) -> None:
         """A turn of the node's loop ends."""
-        for to, datagrams, trains in self.nodes[node].flush(self.now, self.unix):
-            for data in datagrams:
+        for to, datagrams, trains, probes in self.nodes[node].flush(self.now, self.unix):
+            for data in datagrams + probes:
                 self.put(self.plan.overlay(node), to, data)
             for train, size in trains:
                 for at in range(0, len(train), size):

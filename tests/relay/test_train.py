@@ -45,10 +45,10 @@ def heard(net: World, datagrams: list[bytes], source: str = "us-1") -> list[byte
 
 def test_a_whole_train_passes_as_it_is_but_for_its_head() -> None:
     net = world()
-    _, datagrams, ((whole, size),) = said(net, payloads())
+    _, datagrams, ((whole, size),), _ = said(net, payloads())
     assert datagrams == []
     assert net.nodes["us-1"].receive_train(net.plan.overlay("br-1"), whole, size, net.now, net.unix) == []
-    _, _, ((onward, onward_size),) = departing(net, "us-1")
+    _, _, ((onward, onward_size),), _ = departing(net, "us-1")
     assert onward_size == size
     bare = len(SIZES) * size
     assert onward[:bare] == whole[:bare]
@@ -74,13 +74,13 @@ def test_in_pieces_it_becomes_single_datagrams() -> None:
 @given(st.randoms(use_true_random=False), st.sets(st.integers(0, 19)))
 def test_in_any_order_what_is_not_lost_arrives_once(random: object, lost: set[int]) -> None:
     net = world()
-    _, _, ((whole, size),) = said(net, payloads())
+    _, _, ((whole, size),), _ = said(net, payloads())
     pieces = [piece for index, piece in enumerate(cut(whole, size)) if index not in lost]
     random.shuffle(pieces)  # type: ignore[attr-defined]
     net.nodes["us-1"].receive(net.plan.overlay("br-1"), pieces * 2, net.now, net.unix)
     arrived = []
     while net.nodes["us-1"]._ready:
-        _, datagrams, trains = departing(net, "us-1")
+        _, datagrams, trains, _ = departing(net, "us-1")
         for onward, onward_size in trains:
             datagrams += cut(onward, onward_size)
         arrived += heard(net, datagrams)
@@ -89,10 +89,10 @@ def test_in_any_order_what_is_not_lost_arrives_once(random: object, lost: set[in
 
 def test_a_changed_payload_dies_at_the_egress_and_its_neighbours_do_not() -> None:
     net = world()
-    _, _, ((whole, size),) = said(net, payloads())
+    _, _, ((whole, size),), _ = said(net, payloads())
     spoiled = whole[:100] + b"!" + whole[101:]
     net.nodes["us-1"].receive_train(net.plan.overlay("br-1"), spoiled, size, net.now, net.unix)
-    _, _, ((onward, _),) = departing(net, "us-1")
+    _, _, ((onward, _),), _ = departing(net, "us-1")
     found = net.nodes["hk-1"].receive_train(net.plan.overlay("us-1"), onward, size, net.now, net.unix)
     assert found[0][2] == payloads()[1:]
     assert net.nodes["hk-1"].drops == {"end_forged": 1}
@@ -100,7 +100,7 @@ def test_a_changed_payload_dies_at_the_egress_and_its_neighbours_do_not() -> Non
 
 def test_a_forged_head_or_none_passes_nothing() -> None:
     net = world()
-    _, _, ((whole, size),) = said(net, payloads())
+    _, _, ((whole, size),), _ = said(net, payloads())
     spoiled = whole[:-1] + bytes([whole[-1] ^ 1])
     source = net.plan.overlay("br-1")
     assert net.nodes["us-1"].receive_train(source, spoiled, size, net.now, net.unix) == []
@@ -111,10 +111,10 @@ def test_a_forged_head_or_none_passes_nothing() -> None:
 
 def test_a_replayed_train_passes_once() -> None:
     net = world()
-    _, _, ((whole, size),) = said(net, payloads())
+    _, _, ((whole, size),), _ = said(net, payloads())
     for _ in range(3):
         net.nodes["us-1"].receive_train(net.plan.overlay("br-1"), whole, size, net.now, net.unix)
-    _, _, trains = departing(net, "us-1")
+    _, _, trains, _ = departing(net, "us-1")
     assert len(trains) == 1
     assert net.nodes["us-1"].drops == {"replayed": 2}
 
@@ -124,7 +124,7 @@ def test_a_replayed_train_passes_once() -> None:
 )
 def test_few_small_or_unequal_packets_go_by_themselves(sizes: list[int]) -> None:
     net = world()
-    _, datagrams, trains = said(net, payloads(sizes))
+    _, datagrams, trains, _ = said(net, payloads(sizes))
     assert trains == []
     assert sorted(heard_over(net, datagrams)) == sorted(payloads(sizes))
 
@@ -137,7 +137,7 @@ def heard_over(net: World, datagrams: list[bytes]) -> list[bytes]:
 
 def test_longer_than_the_path_mtu_goes_by_itself() -> None:
     net = world()
-    _, datagrams, trains = said(net, payloads([1190] * 10))
+    _, datagrams, trains, _ = said(net, payloads([1190] * 10))
     assert trains == []
     assert len(datagrams) == 10
 
@@ -160,7 +160,7 @@ def test_heads_without_their_datagrams_are_bounded_and_forgotten() -> None:
     net = world()
     source, yard = net.plan.overlay("br-1"), net.nodes["us-1"].routes.segments["br-1"].yard
     for _ in range(train.MOST_OPEN + 10):
-        _, _, ((whole, size),) = said(net, payloads())
+        _, _, ((whole, size),), _ = said(net, payloads())
         net.nodes["us-1"].receive(source, cut(whole, size)[-1:], net.now, net.unix)
     assert yard.figures()["open_trains"] == train.MOST_OPEN
     net.nodes["us-1"].flush(net.now + 1, net.unix)

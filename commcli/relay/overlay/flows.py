@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Dict, Hashable, List, Optional, Sequence, Tuple
 
 from commcli.relay.overlay.wire import Addr
+from commcli.relay.protect.classes import Classifier
 
 MAX_FLOWS = 4096
 IDLE_S = 300.0
@@ -18,21 +19,13 @@ class Flow:
     """One row. `ends`: at the ingress, the endpoints as they stand in an entry."""
 
     __slots__ = (
-        "bytes",
-        "dst",
-        "ends",
-        "family",
-        "first_unix",
-        "last_unix",
-        "packets",
-        "path",
-        "role",
-        "src",
-    )
+        "bytes", "classifier", "dst", "ends", "family", "first_unix", "last_unix", "packets", "path", "role", "src",
+    )  # fmt: skip
 
     def __init__(self, src: Addr, dst: Addr, role: str, path: Tuple[str, ...], unix: float) -> None:
         self.src, self.dst, self.role, self.path = src, dst, role, path
         self.family, self.ends = 0, b""
+        self.classifier: Optional[Classifier] = Classifier() if role == "ingress" else None
         self.packets = self.bytes = 0
         self.first_unix = self.last_unix = unix
 

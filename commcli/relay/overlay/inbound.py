@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from commcli.relay.overlay import train
+from commcli.relay.overlay.exchange import Exchange
 from commcli.relay.overlay.flows import Flow, FlowTable
 from commcli.relay.overlay.routes import Routes, Step
 from commcli.relay.overlay.segment import Segment
@@ -19,7 +20,9 @@ from commcli.relay.overlay.wire import (
     HEADER,
     HEADER_AT,
     HEADER_BYTES,
+    IN_BLOCK,
     NUMBER_AND_LENGTH,
+    PARITY,
     PROBE,
     PROBE_ID,
     TAG_BYTES,
@@ -31,10 +34,8 @@ from commcli.relay.overlay.wire import (
 
 # (source, destination, payloads) for the relayed address `destination`.
 Delivery = Tuple[Addr, Addr, List[bytes]]
-Begin = Callable[[Segment, int, bytes, int, int, float, float], Optional[str]]
-Control = Callable[[Segment, int, bytes, int, float, float], None]
-
-_DATA, _AGAIN, _TRAIN, _BARE, _PROBE, _ECHO = map(kind_byte, (DATA, AGAIN, TRAIN, BARE, PROBE, ECHO))
+_DATA, _AGAIN, _TRAIN, _BARE, _PARITY = map(kind_byte, (DATA, AGAIN, TRAIN, BARE, PARITY))
+_PROBE, _ECHO = map(kind_byte, (PROBE, ECHO))
 _TRAIN_MARK = bytes((_TRAIN,))
 _LENGTH_AT = TAG_BYTES + 2  # of an entry, from its end
 _AFTER_ENDS = TAG_BYTES + NUMBER_AND_LENGTH.size
@@ -43,11 +44,12 @@ _AFTER_ENDS = TAG_BYTES + NUMBER_AND_LENGTH.size
 class Batch:
     """Datagrams of one neighbour that came together, and what they bring for our own relayed addresses."""
 
-    __slots__ = ("found", "now", "segment", "unix", "unix_us")
+    __slots__ = ("found", "now", "proven", "segment", "unix", "unix_us")
 
     def __init__(self, segment: Segment, now: float, unix: float) -> None:
         self.segment, self.now, self.unix = segment, now, unix
         self.unix_us = int(unix * 1e6)
+        self.proven = 0  # datagrams that were new and the neighbour's own
         self.found: Dict[Flow, List[bytes]] = {}
 
     def deliveries(self) -> List[Delivery]:
@@ -65,13 +67,11 @@ class Inbound:
         ready: Dict[Segment, None],
         restless: Dict[Segment, None],
         drops: "Counter[str]",
-        begin: Begin,
-        control: Control,
+        exchange: Exchange,
     ) -> None:
-        """`begin`: of an authentic datagram that the book of arrivals refuses. `control`: what is not media."""
         self._routes, self._flows, self._drops = routes, flows, drops
         self._ready, self._restless = ready, restless
-        self._begin, self._control = begin, control
+        self._exchange = exchange
 
     def receive(self, source: Addr, datagrams: Sequence[bytes], now: float, unix: float) -> List[Delivery]:
         """Datagrams that came together: what is for our own relayed addresses."""
@@ -82,9 +82,16 @@ class Inbound:
         batch = Batch(segment, now, unix)
         for data in datagrams:
             self._datagram(batch, data)
-        arrivals = segment.peer.arrivals
-        if arrivals is not None and arrivals.missing:
-            self._restless[segment] = None
+        return self._end(batch)
+
+    def _end(self, batch: Batch) -> List[Delivery]:
+        segment = batch.segment
+        if batch.proven:
+            segment.peer.heard = batch.now
+            self._exchange.liveness.heard(segment.peer.id, batch.now, batch.proven)
+            arrivals = segment.peer.arrivals
+            if arrivals is not None and arrivals.missing:
+                self._restless[segment] = None
         return batch.deliveries()
 
     def receive_train(self, source: Addr, data: bytes, size: int, now: float, unix: float) -> List[Delivery]:
@@ -95,7 +102,7 @@ class Inbound:
             return self.receive(source, [data[at : at + size] for at in range(0, len(data), size)], now, unix)
         batch = Batch(segment, now, unix)
         self._datagram(batch, data[head_at:], data[:head_at], size)
-        return batch.deliveries()
+        return self._end(batch)
 
     def _datagram(self, batch: Batch, data: bytes, before: bytes = b"", size: int = 0) -> None:
         """`before`: what came in front of the head of a train, in datagrams of `size`."""
@@ -120,25 +127,40 @@ class Inbound:
                 self._drops["repeated"] += 1  # usual: the first one has come as well
                 return
         elif arrivals is None or not arrivals.accept(sequence, batch.now):
-            refusal = self._begin(segment, kind, data, sequence, sent_us, batch.now, batch.unix)
+            refusal = self._exchange.begin(segment, kind, data, sequence, sent_us, batch.now, batch.unix)
             if refusal is not None:
                 self._drops[refusal] += 1
                 return
         else:
             arrivals.samples.append(batch.unix_us - sent_us)
-        peer.heard = batch.now
+        batch.proven += 1
         if kind in (_DATA, _AGAIN):
             segment.last_data_in = batch.now
+            if marks & IN_BLOCK:
+                self._again(batch, segment.repair.came(marks >> 6, sequence, data, batch.now))
             self._sections(batch, data, HEADER_BYTES + covered, marks >> 6)
         elif kind == _TRAIN:
             segment.last_data_in = batch.now
             self._train(batch, marks >> 6, data[HEADER_BYTES : HEADER_BYTES + covered], before, size)
         elif len(data) != HEADER_BYTES + covered:
             self._drops["shape"] += 1
+        elif kind == _PARITY:
+            self._parity(batch, marks >> 6, data[HEADER_BYTES:])
         elif kind in (_PROBE, _ECHO):
             self._probe(batch, kind, data[HEADER_BYTES:])
         else:
-            self._control(segment, kind, data, sent_us, batch.now, batch.unix)
+            self._exchange.receive(segment, kind, data, sent_us, batch.now, batch.unix)
+
+    def _parity(self, batch: Batch, word: int, body: bytes) -> None:
+        try:
+            self._again(batch, batch.segment.repair.parity(word, body, batch.now))
+        except ValueError:
+            self._drops["shape"] += 1
+
+    def _again(self, batch: Batch, rebuilt: Sequence[bytes]) -> None:
+        """What parity gave back is as doubtful as what comes by the network, and takes the same way."""
+        for data in rebuilt:
+            self._datagram(batch, data)
 
     def _short(self, batch: Batch, data: bytes) -> None:
         if len(data) >= train.BARE_BYTES and data[HEADER_AT] == _BARE:

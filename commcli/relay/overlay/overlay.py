@@ -16,8 +16,10 @@ from commcli.relay.overlay import failover, told
 from commcli.relay.overlay.exchange import Exchange
 from commcli.relay.overlay.flows import Flow, FlowTable
 from commcli.relay.overlay.inbound import Inbound
+from commcli.relay.overlay.liveness import Liveness
 from commcli.relay.overlay.routes import Egress, Lane, Routes
 from commcli.relay.overlay.segment import Segment
+from commcli.relay.overlay.steering import Steering
 from commcli.relay.overlay.wire import (
     AGAIN,
     DATA,
@@ -36,11 +38,14 @@ from commcli.relay.table.shard import Shard
 
 
 class Departure(NamedTuple):
-    """What leaves for one neighbour: datagrams, and trains (datagrams of one length and a shorter one, that length)."""
+    """What leaves for one neighbour: datagrams, trains (datagrams of one length and a shorter one, that length), and
+    datagrams that must not be cut on their way.
+    """
 
     to: Addr
     datagrams: List[bytes]
     trains: List[Tuple[bytes, int]]
+    probes: List[bytes]
 
 
 # A tick later than this means that our own process stood still.
@@ -73,15 +78,13 @@ class Overlay:
         self._restless: Dict[Segment, None] = {}  # repair is going on, so they must be looked at often
         self._ready: Dict[Segment, None] = {}  # they have something to send
         self.drops: Counter[str] = Counter()
-        self._exchange = Exchange(node, self.routes, random_bytes, self._ready, self.drops)
+        self._liveness = Liveness(node, self.routes.nonce_of)
+        self._steering = Steering(self.routes, self._liveness.rtt_s)
+        self._exchange = Exchange(
+            self.routes, self._liveness, random_bytes, self._ready, self.drops, self._steering.reported
+        )
         inbound = Inbound(
-            self.routes,
-            self._passed_flows,
-            self._ready,
-            self._restless,
-            self.drops,
-            self._exchange.begin,
-            self._exchange.receive,
+            self.routes, self._passed_flows, self._ready, self._restless, self.drops, self._exchange
         )
         self.receive, self.receive_train = inbound.receive, inbound.receive_train
 
@@ -110,7 +113,7 @@ class Overlay:
         if flow is None:
             self.drops["endpoint"] += len(payloads)
             return
-        word = OTHER
+        word = _class_of(flow, payloads, now)
         other = way.copies_on.get(word)
         numbers = lane.far.numbers
         for payload in payloads:
@@ -160,22 +163,31 @@ class Overlay:
         out = []
         for segment in self._ready:
             datagrams = segment.flush(now, unix)
-            out.append(Departure(segment.peer.addr, datagrams, segment.trains))
-            segment.trains = []
+            out.append(Departure(segment.peer.addr, datagrams, segment.trains, segment.probes))
+            segment.trains, segment.probes = [], []
+            if segment.repair.is_on and segment.repair.is_waiting():
+                self._restless[segment] = None
         self._ready.clear()
         return out
 
     def _pace(self, now: float, unix: float) -> None:
         self._next_pace = now + PACE_S
         for segment in list(self._restless):
-            if not segment.yard.expire(now):
+            if not segment.pace(now, unix):
                 del self._restless[segment]
             if segment.has_gathered():
                 self._ready[segment] = None
 
     def wish(self, now: float) -> Optional[float]:
         """When `tick` should be called at the latest, None for its usual time."""
-        return now + PACE_S if self._restless else None
+        hello = self._liveness.wish()
+        return min(now + PACE_S, hello) if self._restless else hello
+
+    def too_big(self, to: Addr, size: int, now: float) -> None:
+        """Our own interface does not take a probe of the path MTU."""
+        segment = self.routes.by_addr.get(to)
+        if segment is not None:
+            segment.mtu.too_big(size, now)
 
     # --- liveness of paths ---------------------------------------------------------------------------------
 
@@ -207,6 +219,7 @@ class Overlay:
         """Decide on switches, and gather what is due. Call it every 10 to 20 ms, and `flush` after it."""
         self._excuse_own_stall(now)
         self._exchange.tick(now, unix)
+        self._steering.tick(now)
         self._decide(now, unix)
         due = 0
         for way in self.routes.egresses.values():
@@ -222,7 +235,7 @@ class Overlay:
 
     def _decide(self, now: float, unix: float) -> None:
         for way in self.routes.egresses.values():
-            switch = way.choice.decide(now)
+            switch = way.choice.decide(now, self._liveness.dead_on)
             if switch is not None:
                 way.lane = way.lanes[switch.after]
                 way.switches.append(
@@ -235,6 +248,7 @@ class Overlay:
         self._last_tick = now
         is_excused, self._stalled = stalled_s > STALL_S and not self._stalled, stalled_s > STALL_S
         if is_excused:
+            self._liveness.excuse(stalled_s, now)
             for monitor in self.routes.monitors.values():
                 monitor.excuse(stalled_s)
 
@@ -256,7 +270,8 @@ class Overlay:
         return {
             "serial": None if shard is None else shard.serial,
             "paths": self.paths(),
-            "segments": told.segments(self.routes),
+            "segments": told.segments(self.routes, self._steering, self._liveness, self._last_tick or 0.0),
+            "further": self._steering.further(self._last_tick or 0.0),
             "flows": self.flows(),
             "uncounted_flows": self._sent_flows.uncounted + self._passed_flows.uncounted,
             "buffers": self.buffers(),
@@ -273,4 +288,10 @@ class Overlay:
 
     def buffers(self) -> Dict[str, Dict[str, int]]:
         """{buffer: how much is in it, and its bound}."""
-        return told.buffers(self.routes, (self._sent_flows, self._passed_flows))
+        return told.buffers(self.routes, self._steering, (self._sent_flows, self._passed_flows))
+
+
+def _class_of(flow: Flow, payloads: Sequence[bytes], now: float) -> int:
+    if flow.classifier is None or not b"\x80" <= payloads[0][:1] <= b"\xbf":  # RTP and RTCP (RFC 7983)
+        return OTHER
+    return flow.classifier.word_of_burst([len(payload) for payload in payloads], now)

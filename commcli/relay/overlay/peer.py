@@ -127,6 +127,10 @@ class Peer:
         self.arrivals = Arrivals(sequence)
         return None
 
+    def is_behind(self, sequence: int) -> bool:
+        """Whether a sequence can be of a neighbour that has begun again, and not a repeat of what we know."""
+        return self.arrivals is None or sequence <= self.arrivals.highest
+
     def begin_proven(self, sequence: int, nonce: int) -> None:
         """A new book with a hello that has repeated our nonce; `nonce` is the next one, so that none counts twice."""
         self.arrivals = Arrivals(sequence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Callable, Deque, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Deque, Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple
 
 from commcli.relay.mesh import neighbours
 from commcli.relay.overlay import failover
@@ -24,7 +24,7 @@ MAX_STANDBY_PROBES_A_SECOND = 200.0
 class Lane:
     """An outgoing path with everything that is the same for each of its packets."""
 
-    __slots__ = ("far", "heads", "hops", "label", "monitor", "next", "path", "segments")
+    __slots__ = ("far", "heads", "hops", "label", "monitor", "next", "numbers", "path", "segments")
 
     def __init__(self, label: str, monitor: failover.PathMonitor, following: Segment, far: Peer) -> None:
         self.label, self.monitor, self.path = label, monitor, monitor.path
@@ -32,6 +32,8 @@ class Lane:
         self.hops = bytes((len(self.path) << 4,)) + path_bytes(self.path)
         self.heads = {family: section_head(self.path, family) for family in (4, 6)}
         self.segments = tuple(zip(self.path, self.path[1:]))  # directed
+        numbers = [node_number(node) for node in self.path]
+        self.numbers = tuple(zip(numbers, numbers[1:]))  # noqa: RUF007
 
 
 class Egress:
@@ -73,7 +75,7 @@ class Routes:
 
     def __init__(self, node: str, random_bytes: Callable[[int], bytes]) -> None:
         self._node = node
-        self._number = node_number(node)
+        self.number = node_number(node)
         self._random = random_bytes
         self._trains = int.from_bytes(random_bytes(4), "big")
         self.segments: Dict[str, Segment] = {}  # by neighbour
@@ -90,9 +92,14 @@ class Routes:
         self.standby_interval_s = failover.STANDBY_INTERVAL_S
         self.find_step = self._steps.get
 
+    def nonce_of(self, node: str) -> int:
+        """Our present nonce for a neighbour."""
+        segment = self.segments.get(node)
+        return 1 if segment is None else segment.peer.nonce
+
     def _train_id(self) -> bytes:
         self._trains = (self._trains + 1) & 0xFFFFFFFF
-        return self._number.to_bytes(4, "big") + self._trains.to_bytes(4, "big")
+        return self.number.to_bytes(4, "big") + self._trains.to_bytes(4, "big")
 
     # --- what it knows -------------------------------------------------------------------------------------
 
@@ -105,7 +112,7 @@ class Routes:
                 continue
             segment = self.segments.get(node)
             if segment is None:
-                segment = Segment(Peer(row, int.from_bytes(self._random(8), "big")), self._train_id)
+                segment = Segment(Peer(row, int.from_bytes(self._random(8), "big") or 1), self._train_id)
             elif segment.peer.row != row:
                 segment.peer.use(row)
             kept[node] = segment
@@ -211,11 +218,24 @@ class Routes:
         self._steps[hops] = step
         return step
 
+    @property
+    def steps(self) -> int:
+        """How many paths are remembered."""
+        return len(self._steps)
+
+    def onward(self, segment: Segment) -> "Set[Segment]":
+        """Where media of this neighbour may go on from here, of the paths seen lately."""
+        return {
+            step.following
+            for step in self._steps.values()
+            if step.previous is segment and step.following is not None
+        }
+
     def _judged(self, hops: int, raw: bytes) -> Step:
         if not MIN_HOPS <= hops <= MAX_HOPS or len(raw) != 4 * hops:
             return Step("hops")
         numbers = [int.from_bytes(raw[at : at + 4], "big") for at in range(0, len(raw), 4)]
-        if self._number not in numbers[1:]:
+        if self.number not in numbers[1:]:
             return Step("not_for_us")
         if len(set(numbers)) != hops:
             return Step("loop")
@@ -230,7 +250,7 @@ class Routes:
         # An echo comes back over the relays of a row, whatever the table says of that direction.
         if not (is_row or path[::-1] in self._carried or path[::-1] in self.monitors):
             return Step("not_in_table")
-        step = self._open_step(path, numbers.index(self._number))
+        step = self._open_step(path, numbers.index(self.number))
         step.media_refusal = None if is_row else "not_in_table"
         return step
 

@@ -5,34 +5,32 @@ So small packets share a datagram, and equal datagrams leave as a train. Nothing
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from commcli.relay.overlay import train
+from commcli.relay.overlay.mtu import PathMtu
 from commcli.relay.overlay.peer import Peer
+from commcli.relay.overlay.repair import Extra, Repair
+from commcli.relay.overlay.telemetry import Row
 from commcli.relay.overlay.wire import (
-    AGAIN,
     CLASSES,
     DATA,
-    HEADER_AT,
     HEADER_BYTES,
     MAX_ENTRIES,
+    MTU,
+    NACK,
+    PARITY,
     TRAIN,
     kind_byte,
 )
+from commcli.relay.protect.plan import Plan
 
-BASE_BYTES = 1200  # of a datagram on a path whose MTU is not known
 MAX_WAITING = 4096  # packets of one turn
 MAX_TRAINS = 256  # passed on in one turn
-_DATA, _TRAIN = kind_byte(DATA), kind_byte(TRAIN)
-_AGAIN = bytes((kind_byte(AGAIN),))
+_DATA, _TRAIN, _PARITY = kind_byte(DATA), kind_byte(TRAIN), kind_byte(PARITY)
 
 # (class, section up to its count, count, entries, payloads): what shares one section.
 Unit = Tuple[int, bytes, int, bytes, bytes]
-
-
-def again(datagram: bytes) -> bytes:
-    """The same DATA datagram, marked as a repeat."""
-    return datagram[:HEADER_AT] + _AGAIN + datagram[HEADER_AT + 1 :]
 
 
 class Traffic:
@@ -85,8 +83,9 @@ class Segment:
     """One neighbour: what waits for it, and the repair of both directions."""
 
     __slots__ = (
-        "_control", "_packs", "_passing", "_train_id", "classes", "last_data", "last_data_in", "mtu_bytes",
-        "overflow", "packed", "peer", "sent_bytes", "sent_datagrams", "trains", "waiting", "yard",
+        "_control", "_packs", "_passing", "_repeats", "_train_id", "classes", "last_data", "last_data_in",
+        "mtu", "overflow", "packed", "peer", "probes", "repair", "row", "sent_bytes", "sent_datagrams", "trains",
+        "waiting", "yard",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, train_id: Callable[[], bytes]) -> None:
@@ -95,11 +94,15 @@ class Segment:
         # To send: (datagrams of one length and a last one, that length).
         self.trains: List[Tuple[bytes, int]] = []
         self.yard = train.Yard()
+        self.repair = Repair()
+        self.row: Optional[Row] = None  # what came, as last told to the neighbour
+        self.mtu = PathMtu(6 if ":" in peer.addr[0] else 4)
+        self.probes: List[bytes] = []  # of the path MTU: must leave whole
         self._passing: List[Tuple[int, bytes, int, bytes]] = []
-        self.mtu_bytes = BASE_BYTES
         self.waiting: List[Unit] = []
         self.last_data = self.last_data_in = float("-inf")
         self._control: List[Tuple[int, bytes]] = []
+        self._repeats: List[bytes] = []
         self._packs: Dict[int, _Pack] = {}
         self.classes = {word: Traffic(word) for word in CLASSES}
         self.overflow = self.packed = self.sent_bytes = self.sent_datagrams = 0
@@ -117,7 +120,9 @@ class Segment:
 
     def takes_train(self, word: int, bare_bytes: int) -> bool:
         """May a train of this class, with datagrams of this length, be passed on as it is?"""
-        return bare_bytes <= self.mtu_bytes and len(self._passing) < MAX_TRAINS
+        if self.repair.guards[word].is_on:
+            return False
+        return bare_bytes <= self.mtu.bytes and len(self._passing) < MAX_TRAINS
 
     def pass_train(self, word: int, bare: bytes, bare_bytes: int, body: bytes) -> None:
         """Gather a whole train."""
@@ -125,7 +130,7 @@ class Segment:
 
     def has_gathered(self) -> bool:
         """Is there anything to flush?"""
-        return bool(self.waiting or self._control or self._passing)
+        return bool(self.waiting or self._control or self._passing or self._repeats or self.probes)
 
     def flush(self, now: float, unix: float) -> List[bytes]:
         """The datagrams of what was gathered."""
@@ -136,9 +141,9 @@ class Segment:
             self.last_data = now
             if len(waiting) == 1:
                 word, head, count, entries, payloads = waiting[0]
-                self._data(word, head + bytes((count,)) + entries, payloads, unix_us, out)
+                self._data(word, head + bytes((count,)) + entries, payloads, now, unix_us, out)
             else:
-                self._all(waiting, unix_us, out)
+                self._all(waiting, now, unix_us, out)
         for word, bare, bare_bytes, body in self._passing:
             self.last_data = now
             self._depart(word, bare, bare_bytes, body, unix_us)
@@ -146,37 +151,41 @@ class Segment:
         for kind, body in self._control:
             out.append(self.peer.sealed(kind, 0, body, b"", unix_us)[1])
         self._control.clear()
+        if self._repeats:
+            out += self._repeats
+            self._repeats = []
         self.sent_datagrams += len(out)
         self.sent_bytes += sum(map(len, out))
         return out
 
-    def _all(self, waiting: List[Unit], unix_us: int, out: List[bytes]) -> None:
+    def _all(self, waiting: List[Unit], now: float, unix_us: int, out: List[bytes]) -> None:
         """Large ones as they are, small ones together; the order within a class stays."""
-        most_bytes, packs = self.mtu_bytes, self._packs
+        most_bytes, packs = self.mtu.bytes, self._packs
         at, end = 0, len(waiting)
         while at < end:
             word, head, count, entries, payloads = waiting[at]
             pack = packs.get(word)
             if len(entries) + len(payloads) > most_bytes // 2 or count > 1:
                 if pack is not None:
-                    self._end_pack(word, packs.pop(word), unix_us, out)
-                length = train.run_length(waiting, at) if end - at >= train.LEAST_PACKETS else 0
+                    self._end_pack(word, packs.pop(word), now, unix_us, out)
+                may_ride = end - at >= train.LEAST_PACKETS and not self.repair.guards[word].is_on
+                length = train.run_length(waiting, at) if may_ride else 0
                 if length >= train.LEAST_PACKETS and train.BARE_BYTES + len(payloads) < most_bytes:
                     self._trains(word, head, waiting[at : at + length], unix_us)
                     at += length
                     continue
-                self._data(word, head + bytes((count,)) + entries, payloads, unix_us, out)
+                self._data(word, head + bytes((count,)) + entries, payloads, now, unix_us, out)
                 at += 1
                 continue
             at += 1
             if pack is not None and pack.grown(head, entries, payloads, count) > most_bytes:
-                self._end_pack(word, pack, unix_us, out)
+                self._end_pack(word, pack, now, unix_us, out)
                 pack = None
             if pack is None:
                 pack = packs[word] = _Pack()
             pack.add(head, entries, payloads, count)
         for word, pack in packs.items():
-            self._end_pack(word, pack, unix_us, out)
+            self._end_pack(word, pack, now, unix_us, out)
         packs.clear()
 
     def _trains(self, word: int, head: bytes, units: List[Unit], unix_us: int) -> None:
@@ -198,14 +207,58 @@ class Segment:
         self.sent_datagrams += count
         self.sent_bytes += len(whole)
 
-    def _end_pack(self, word: int, pack: _Pack, unix_us: int, out: List[bytes]) -> None:
-        self._data(word, pack.sections(), b"".join(pack.payloads), unix_us, out)
+    def _end_pack(self, word: int, pack: _Pack, now: float, unix_us: int, out: List[bytes]) -> None:
+        self._data(word, pack.sections(), b"".join(pack.payloads), now, unix_us, out)
         if len(pack.payloads) > 1:
             self.packed += len(pack.payloads)
 
-    def _data(self, word: int, sections: bytes, payloads: bytes, unix_us: int, out: List[bytes]) -> None:
+    def _data(
+        self, word: int, sections: bytes, payloads: bytes, now: float, unix_us: int, out: List[bytes]
+    ) -> None:
         traffic = self.classes[word]
-        _sequence, datagram = self.peer.sealed(_DATA, traffic.marks, sections, payloads, unix_us)
+        sequence, datagram = self.peer.sealed(_DATA, traffic.marks, sections, payloads, unix_us)
         out.append(datagram)
         traffic.packets += 1
         traffic.bytes += len(datagram)
+        if self.repair.guards[word].is_on:
+            bodies = self.repair.leaves(word, sequence, datagram, now)
+            if bodies:
+                out += self._parity(word, bodies, unix_us)
+
+    # --- repair --------------------------------------------------------------------------------------------
+
+    def use(self, word: int, plan: Plan) -> None:
+        """Protect a class by this plan from now on."""
+        self.classes[word].marks = word << 6 | self.repair.use(word, plan)
+
+    def _parity(self, word: int, bodies: List[bytes], unix_us: int) -> List[bytes]:
+        sealed = [self.peer.sealed(_PARITY, word << 6, body, b"", unix_us) for body in bodies]
+        self.repair.parities_left(bodies, [sequence for sequence, _ in sealed])
+        datagrams = [datagram for _, datagram in sealed]
+        self.classes[word].extra_bytes += sum(map(len, datagrams))
+        return datagrams
+
+    def repeat(self, extras: Sequence[Extra]) -> None:
+        """Gather copies and retransmissions."""
+        for word, datagram in extras:
+            self.classes[word].extra_bytes += len(datagram)
+            self._repeats.append(datagram)
+
+    def pace(self, now: float, unix: float) -> bool:
+        """Gather what repair has to send by now; whether there will be more soon."""
+        copies, parities = self.repair.due(now)
+        self.repeat(copies)
+        unix_us = int(unix * 1e6)
+        for word, bodies in parities:
+            self._repeats += self._parity(word, bodies, unix_us)
+        wanted = self.repair.wanted(self.peer, now)
+        if wanted is not None:
+            self.control(kind_byte(NACK), wanted)
+        is_missing = self.peer.arrivals is not None and bool(self.peer.arrivals.missing)
+        return self.yard.expire(now) or is_missing or self.repair.is_waiting()
+
+    def probe_mtu(self, size: int, unix: float, now: float) -> None:
+        """Gather a datagram of so many bytes that must not be cut on its way."""
+        body = bytes(size - HEADER_BYTES)
+        self.probes.append(self.peer.sealed(kind_byte(MTU), 0, body, b"", int(unix * 1e6))[1])
+        self.mtu.sent(size, now)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Dict, Optional, Sequence
 
+from commcli.relay.overlay.arrivals import MAX_MISSING
 from commcli.relay.overlay.flows import FlowTable
-from commcli.relay.overlay.routes import Egress, Routes
-from commcli.relay.overlay.segment import Segment
+from commcli.relay.overlay.liveness import Liveness
+from commcli.relay.overlay.routes import MAX_STEPS, Egress, Routes
+from commcli.relay.overlay.segment import MAX_WAITING, Segment
+from commcli.relay.overlay.steering import Steering
 from commcli.relay.overlay.wire import CLASSES
 
 
@@ -35,21 +39,35 @@ def _path(routes: Routes, way: Egress) -> Dict[str, object]:
     }
 
 
-def segments(routes: Routes) -> Dict[str, object]:
-    """{neighbour: {"out": ..., "in": ...}} of the neighbours that anything came from or went to."""
+def segments(routes: Routes, steering: Steering, liveness: Liveness, now: float) -> Dict[str, object]:
+    """{neighbour: {"out": ..., "in": ..., "hello": ...}} of those that anything came from or went to.
+
+    out: loss, burst, queue_ms, jitter_ms, rtt_ms as the neighbour reports them (None: unmeasured), and what is done
+    about it by class. in: what came, counted here since the start.
+    """
+    heard = liveness.status(now)
     return {
-        node: {"out": _out(segment), "in": _in(segment)}
+        node: {"out": _out(segment, steering, now), "in": _in(segment), "hello": heard.get(node)}
         for node, segment in routes.segments.items()
         if segment.sent_datagrams or segment.peer.arrivals is not None
     }
 
 
-def _out(segment: Segment) -> Dict[str, object]:
+_UNREPORTED = dict.fromkeys(("loss", "burst", "queue_ms", "jitter_ms", "rtt_ms", "age_s", "leave"))
+
+
+def _out(segment: Segment, steering: Steering, now: float) -> Dict[str, object]:
+    reported = steering.status(segment, now)
+    known = dict(_UNREPORTED if reported is None else reported)
+    plan = known.pop("classes", {})
     return {
+        **known,
+        "plan": plan,
         "datagrams": segment.sent_datagrams,
         "bytes": segment.sent_bytes,
         "packed": segment.packed,
-        "mtu": segment.mtu_bytes,
+        "overflow": segment.overflow,
+        "mtu": segment.mtu.figures(),
         "classes": {
             CLASSES[word]: {
                 "datagrams": traffic.packets,
@@ -58,6 +76,7 @@ def _out(segment: Segment) -> Dict[str, object]:
             }
             for word, traffic in segment.classes.items()
         },
+        **segment.repair.counts(),
     }
 
 
@@ -72,13 +91,31 @@ def _in(segment: Segment) -> Dict[str, object]:
         "reordered": arrivals.reordered,
         "duplicates": arrivals.duplicates,
         "runs": arrivals.runs,
+        "train_packets_lost": segment.yard.lost,
     }
 
 
-def buffers(routes: Routes, flows: Sequence[FlowTable]) -> Dict[str, Dict[str, int]]:
-    """{buffer: {"entries" or "bytes": n, "most_...": bound}}."""
+def buffers(routes: Routes, steering: Steering, flows: Sequence[FlowTable]) -> Dict[str, Dict[str, int]]:
+    """{buffer: what is in it and its bound, of all neighbours together}: entries, most_entries, bytes, most_bytes."""
+    found: Dict[str, Counter[str]] = {
+        name: Counter()
+        for name in ("sent", "blocks", "copies", "rebuilders", "trains", "mending", "missing", "waiting")
+    }
+    for segment in routes.segments.values():
+        for name, rows in segment.repair.figures().items():
+            for row in rows:
+                found[name].update(row)
+        found["trains"].update(segment.yard.figures())
+        found["mending"].update(segment.repair.mending.figures())
+        arrivals = (segment.peer.arrivals, segment.peer.numbers.arrivals)
+        missing = sum(len(book.missing) for book in arrivals if book is not None)
+        found["missing"].update(entries=missing, most_entries=2 * MAX_MISSING)
+        found["waiting"].update(entries=len(segment.waiting), most_entries=MAX_WAITING)
     return {
         "flows": {"entries": sum(map(len, flows)), "most_entries": sum(table.limit for table in flows)},
+        "steps": {"entries": routes.steps, "most_entries": MAX_STEPS},
+        "segments_reported": steering.figures(),
+        **{name: dict(figures) for name, figures in found.items() if figures},
     }
 
 

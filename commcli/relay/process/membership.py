@@ -40,6 +40,8 @@ class Membership:
         self._overlay_batches = (
             None if self.overlay_socket is None else BatchSocket(self.overlay_socket, relay.drops)
         )
+        if self._overlay_batches is not None:
+            self._overlay_batches.may_be_cut()
         self.stamp_socket = self._udp(self.config.stamp_port, self._on_stamp)
         self.mesh_socket = self._udp(0, self._on_mesh_reply)
         self.services: List[Addr] = []  # the other nodes' overlay and STAMP ports
@@ -65,18 +67,21 @@ class Membership:
     def flush(self, now: float) -> None:
         """Send what the overlay has gathered in this turn of the loop, to each next hop as a batch."""
         batches, egress = self._overlay_batches, self.relay.egress
-        for to, datagrams, trains in self.overlay.flush(now, time.time()):
+        for to, datagrams, trains, probes in self.overlay.flush(now, time.time()):
             if batches is None:
                 continue
             if egress.shaper is None:
                 batches.send_all(datagrams, to)
                 for train, size in trains:
                     batches.send_train(train, size, to)
+                for probe in probes:
+                    if not batches.probe(probe, to):
+                        self.overlay.too_big(to, len(probe), now)
                 continue
             for train, size in trains:
                 datagrams += [train[at : at + size] for at in range(0, len(train), size)]
             batches.whole()
-            for data in datagrams:
+            for data in datagrams + probes:
                 egress.send(batches.sock, data, to, now)
 
     def _on_overlay(self, _events: int) -> None:
