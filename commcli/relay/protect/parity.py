@@ -163,6 +163,12 @@ def _parse(body: bytes) -> _Body:
     return _Body((m, len(body) - start, sequences), index, body[start:])
 
 
+def protected(body: bytes) -> "Tuple[List[int], int]":
+    """(the sequences of a block, how many parities it has) of a body that `Blocks` made."""
+    parsed = _parse(body)
+    return list(parsed.block[2]), parsed.block[0]
+
+
 class _Open:
     """A block of which more is missing than its parities at hand can give."""
 
