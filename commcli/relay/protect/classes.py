@@ -19,7 +19,7 @@ LEAST_GAP_S, MOST_GAP_S = 0.007, 0.075
 # A look at a flow ends after some time, when it saw enough; then nothing is looked at for a while. The first one says
 # what it has seen already after so many packets.
 LOOK_S, ENOUGH_PACKETS, FIRST_LOOKS = 0.4, 12, (4, 8, 16)
-REST_S = 2.0
+REST_S = 3.0
 MAX_SMALL = 64  # that a look remembers
 # Audio shows at least so many packets in a look; such shares of them are of its usual size, and at its usual distance.
 LEAST_AUDIO, ALIKE = 8, 0.75

@@ -161,7 +161,8 @@ class Wanted:
         """The sequences to ask for now, ascending, at most MAX_AT_ONCE, never too far apart for one body.
 
         missing: sequence -> when that was noticed, the latest noticed last. rtt_s: None while unmeasured.
-        Call it when something new is missing, and at `wish()`.
+        Call it when something new is missing, at `wish()`, and once when nothing is missing any more: from what came
+        before an answer could, it learns how long to wait.
         """
         newest = next(reversed(missing), -1)
         if (newest, len(missing)) == self._seen and (self._wish is None or now < self._wish):
@@ -227,3 +228,7 @@ class Wanted:
     def wish(self) -> Optional[float]:
         """When to call `due` next even if nothing new is missing, None if there is nothing to ask."""
         return self._wish
+
+    def figures(self) -> Dict[str, int]:
+        """{"entries", "most_entries"}: sequences asked for that have not come."""
+        return {"entries": len(self._asked), "most_entries": self.MAX_ASKED}
