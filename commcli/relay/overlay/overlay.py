@@ -10,9 +10,10 @@ What is to be sent is gathered until `flush`, at the end of each turn of the loo
 from __future__ import annotations
 
 from collections import Counter
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from commcli.relay.overlay import failover, told
+from commcli.relay.overlay.arrivals import Arrivals
 from commcli.relay.overlay.exchange import Exchange
 from commcli.relay.overlay.flows import Flow, FlowTable
 from commcli.relay.overlay.inbound import Inbound
@@ -156,6 +157,10 @@ class Overlay:
 
     def flush(self, now: float, unix: float) -> List[Departure]:
         """All that was gathered, by next hop. Call it at the end of each turn of the loop."""
+        if now >= self._liveness.wish():
+            self._exchange.say_hello(now)
+        if self._liveness.changed:
+            self._decide(now, unix)
         if self._restless and now >= self._next_pace:
             self._pace(now, unix)
         if not self._ready:
@@ -179,7 +184,7 @@ class Overlay:
                 self._ready[segment] = None
 
     def wish(self, now: float) -> Optional[float]:
-        """When `tick` should be called at the latest, None for its usual time."""
+        """When `flush` should be called at the latest, None if nothing is known to come."""
         hello = self._liveness.wish()
         return min(now + PACE_S, hello) if self._restless else hello
 
@@ -234,6 +239,7 @@ class Overlay:
             self._passed_flows.expire(unix)
 
     def _decide(self, now: float, unix: float) -> None:
+        self._liveness.changed = False
         for way in self.routes.egresses.values():
             switch = way.choice.decide(now, self._liveness.dead_on)
             if switch is not None:
@@ -262,18 +268,54 @@ class Overlay:
         lane.monitor.probed(self._probe_id, now)
         self._gather(lane.next, _PROBE, lane.hops + PROBE_ID.pack(self._probe_id))
 
+    # --- a next process goes on ----------------------------------------------------------------------------
+
+    def kept(self) -> Dict[str, object]:
+        """What the next process of this relay is to know (JSON): which paths answer, and what came last."""
+        usable = {
+            " ".join(path): monitor.rtt_s
+            for path, monitor in self.routes.monitors.items()
+            if monitor.state == failover.UP
+        }
+        highest = {
+            node: segment.peer.arrivals.highest
+            for node, segment in self.routes.segments.items()
+            if segment.peer.arrivals is not None
+        }
+        return {"up": usable, "highest": highest}
+
+    def take(self, kept: Mapping[str, Any]) -> None:
+        """Go on with what another process `kept`, after peers and table are known. What no longer is, is left out."""
+        for name, rtt_s in kept.get("up", {}).items():
+            monitor = self.routes.monitors.get(tuple(name.split(" ")))
+            if monitor is not None:
+                monitor.resume(rtt_s)
+        for node, highest in kept.get("highest", {}).items():
+            segment = self.routes.segments.get(node)
+            if segment is not None and segment.peer.arrivals is None:
+                segment.peer.arrivals = Arrivals(int(highest))
+
     # --- what it tells -------------------------------------------------------------------------------------
 
     def status(self) -> Dict[str, object]:
-        """JSON-able: {"paths": {egress: ...}, "flows": [...], "drops": {reason: count}}; rtt_ms None: unmeasured."""
-        shard = self.routes.shard
+        """JSON-able: the figures, "further" (segments that neighbours report) and "flows"; None: unmeasured."""
         return {
-            "serial": None if shard is None else shard.serial,
-            "paths": self.paths(),
-            "segments": told.segments(self.routes, self._steering, self._liveness, self._last_tick or 0.0),
+            **self.figures(),
             "further": self._steering.further(self._last_tick or 0.0),
             "flows": self.flows(),
             "uncounted_flows": self._sent_flows.uncounted + self._passed_flows.uncounted,
+        }
+
+    def figures(self) -> Dict[str, object]:
+        """The part of the status that does not grow with the calls. "carries": does the table name the paths that
+        may pass here?
+        """
+        shard = self.routes.shard
+        return {
+            "serial": None if shard is None else shard.serial,
+            "carries": None if shard is None else shard.carries is not None,
+            "paths": self.paths(),
+            "segments": told.segments(self.routes, self._steering, self._liveness, self._last_tick or 0.0),
             "buffers": self.buffers(),
             "drops": dict(self.drops),
         }
