@@ -116,6 +116,13 @@ class PathMonitor:
         self._variation_s += (abs(self.rtt_s - rtt_s) - self._variation_s) / 4
         self.rtt_s += (rtt_s - self.rtt_s) / 8
 
+    def resume(self, rtt_s: Optional[float]) -> None:
+        """It was up a moment ago, as an earlier process of this relay found."""
+        if self.state == UNTRIED:
+            self.state = UP
+            if rtt_s is not None:
+                self._measure(rtt_s)
+
     def excuse(self, seconds: float) -> None:
         """We slept for so long; replies may be waiting in our own socket, so nothing is late yet."""
         later = (probe._replace(due=probe.due + seconds) for probe in self._pending)

@@ -158,6 +158,10 @@ class Front:
             self._next_timers = now + TICK_S
             self._every_tick(now)
             self.loop.tick_s = TICK_S if self._is_hurried() else LAZY_TICK_S
+        return self._wish(now)
+
+    def _wish(self, now: float) -> Optional[float]:
+        """When to tick again at the latest."""
         return self.egress.release(now)
 
     def _every_half_second(self, now: float) -> None:
