@@ -25,7 +25,7 @@ def overlays(rows: Iterable[Document]) -> list[RenderableType]:
     told = [row for row in rows if (row["answer"] or {}).get("overlay")]
     in_full = len(told) <= NODES_IN_FULL
     parts: list[RenderableType] = []
-    for draw in (_segments, _arrivals, _paths, _buffers):
+    for draw in (_segments, _arrivals, _further, _paths, _buffers):
         table, hidden = draw(told, in_full)
         if table.row_count:
             parts += [Text(), table]
@@ -36,27 +36,41 @@ def overlays(rows: Iterable[Document]) -> list[RenderableType]:
 
 def _segments(told: list[Document], in_full: bool) -> tuple[Any, str]:
     table = grid(title="segments to neighbours, as the neighbours report them")
-    for column in ("segment", "loss", "burst", "reordered", "jitter ms", "queue ms", "rtt ms", "mtu"):
+    for column in ("segment", "hello", "loss", "burst", "jitter ms", "queue ms", "rtt ms", "mtu", "extra"):
         table.add_column(column, no_wrap=True)
     table.add_column("protection, and why")
     hidden = 0
     for node, peer, _, segment in _each_segment(told):
-        out = segment.get("out") or {}
-        if not in_full and not _is_remarkable(out):
+        out, hello = segment.get("out") or {}, segment.get("hello") or {}
+        if not in_full and not _is_remarkable(out, hello):
             hidden += 1
             continue
         table.add_row(
             f"{node} > {peer}",
+            _hello(hello),
             percent(out.get("loss")),
             ms(out.get("burst"), 1),
-            percent(out.get("reordered")),
             ms(out.get("jitter_ms"), 1),
             ms(out.get("queue_ms"), 1),
-            ms(out.get("rtt_ms"), 1),
-            _count(_mtu(out)),
+            ms(hello.get("rtt_ms") if out.get("rtt_ms") is None else out["rtt_ms"], 1),
+            _count((out.get("mtu") or {}).get("mtu")),
+            percent(_extra(out), 0),
             protection(out.get("plan") or {}),
         )
     return table, f"{hidden} more segments without loss or protection" if hidden else ""
+
+
+def _hello(hello: Document) -> Text:
+    """What their hellos say of a neighbour: alive, silent, or deaf (it does not hear us)."""
+    state = hello.get("state") or "-"
+    return styled(state if hello.get("hears_us") is not False else "deaf")
+
+
+def _extra(out: Document) -> float | None:
+    """What protection added since the start, as a share of the media."""
+    classes = (out.get("classes") or {}).values()
+    media = sum(traffic["bytes"] for traffic in classes)
+    return sum(traffic["extra_bytes"] for traffic in classes) / media if media else None
 
 
 def _each_segment(told: Iterable[Document]) -> Iterator[tuple[str, str, Document, Document]]:
@@ -66,14 +80,15 @@ def _each_segment(told: Iterable[Document]) -> Iterator[tuple[str, str, Document
             yield row["node"], peer, overlay, segment
 
 
-def _is_remarkable(out: Document) -> bool:
-    return (out.get("loss") or 0.0) >= REMARKABLE_LOSS or any(map(_means, (out.get("plan") or {}).values()))
-
-
-def _mtu(out: Document) -> int | None:
-    """With the IP and UDP headers, as routers count it."""
-    found = out.get("mtu")
-    return found.get("mtu") if isinstance(found, Mapping) else found
+def _is_remarkable(out: Document, hello: Document) -> bool:
+    # To resend what is asked for costs nothing until something is lost: it is on wherever little is known.
+    means = (_means(plan) for plan in (out.get("plan") or {}).values())
+    return (
+        (out.get("loss") or 0.0) >= REMARKABLE_LOSS
+        or hello.get("state") == "silent"
+        or hello.get("hears_us") is False
+        or any(text not in ("", "resend") for text in means)
+    )
 
 
 def protection(plans: Mapping[str, Document]) -> str:
@@ -91,12 +106,16 @@ def _means(plan: Document) -> str:
     copies, parity = plan.get("copies"), plan.get("parity")
     on = [
         "resend" if plan.get("resend") else "",
-        f"copies after {copies[0]} packets" if copies else "",
-        f"parity {parity[0]}+{parity[1]}" if parity else "",
+        f"copies after {copies} packets" if copies else "",
+        f"parity {parity[0]}+{parity[1]}" + _depth(parity) if parity else "",
         "copy on the backup" if plan.get("backup") else "",
         "asks for another route" if plan.get("leave") else "",
     ]
     return ", ".join(word for word in on if word)
+
+
+def _depth(parity: list[int]) -> str:
+    return f" in {parity[2]} blocks in turn" if len(parity) > 2 and parity[2] > 1 else ""
 
 
 def _arrivals(told: list[Document], in_full: bool) -> tuple[Any, str]:
@@ -119,6 +138,24 @@ def _arrivals(told: list[Document], in_full: bool) -> tuple[Any, str]:
             ms(_share(came.get("lost"), came.get("runs")), 1),
             _count(came.get("duplicates")),
         )
+    return table, ""
+
+
+def _further(told: list[Document], in_full: bool) -> tuple[Any, str]:
+    table = grid(title="segments further down, as they are reported")
+    for column in ("node", "segment", "loss", "burst", "jitter ms", "queue ms", "age s"):
+        table.add_column(column, no_wrap=True)
+    for row in told if in_full else ():
+        for segment in row["answer"]["overlay"].get("further") or ():
+            table.add_row(
+                row["node"],
+                f"{segment['from']} > {segment['to']}",
+                percent(segment["loss"]),
+                ms(segment["burst"], 1),
+                ms(segment["jitter_ms"], 1),
+                ms(segment["queue_ms"], 1),
+                ms(segment["age_s"], 1),
+            )
     return table, ""
 
 

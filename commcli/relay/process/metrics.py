@@ -252,14 +252,24 @@ def _sent(segments: Mapping[str, Any]) -> List[Metric]:
     def seconds(key: str) -> List[Sample]:
         return [(labels, _seconds(value)) for labels, value in column(key)]
 
+    # Hellos measure it also where nothing flows and so nothing is reported.
+    rtt_s = [
+        (labels, _seconds(_found(segments[labels["peer"]], "hello", "rtt_ms")))
+        if value is None
+        else (labels, value)
+        for labels, value in seconds("rtt_ms")
+    ]
+
     return [
         _counter("overlay_sent_datagrams_total", "Datagrams to a neighbour.", column("datagrams")),
         _counter("overlay_sent_bytes_total", "Their bytes.", column("bytes")),
         _counter("overlay_packed_packets_total", "Packets that shared a datagram.", column("packed")),
         _counter("overlay_class_bytes_total", "Media by class.", _by_class(segments, "bytes")),
         _counter("overlay_extra_bytes_total", "Bytes to protect it.", _by_class(segments, "extra_bytes")),
+        _counter("overlay_repeated_total", "Datagrams sent again on request.", column("repeated")),
+        _counter("overlay_overflow_total", "Packets that found no room in a turn.", column("overflow")),
         _gauge("overlay_loss_ratio", "Loss that the neighbour reports.", column("loss")),
-        _gauge("overlay_rtt_seconds", "Round trip to the neighbour.", seconds("rtt_ms")),
+        _gauge("overlay_rtt_seconds", "Round trip to the neighbour.", rtt_s),
         _gauge("overlay_queue_seconds", "Queueing on the way there.", seconds("queue_ms")),
         _gauge("overlay_jitter_seconds", "Delay variation on the way there.", seconds("jitter_ms")),
         _gauge("overlay_mtu_bytes", "Path MTU in use.", column("mtu", "mtu")),
@@ -274,6 +284,11 @@ def _came(segments: Mapping[str, Any]) -> List[Metric]:
         _counter("overlay_expected_total", "Datagrams that a neighbour sent us.", column("expected")),
         _counter("overlay_lost_total", "Of them lost on the way.", column("lost")),
         _counter("overlay_repaired_total", "Of the lost repaired.", column("repaired")),
+        _counter(
+            "overlay_train_packets_lost_total",
+            "Packets of trains that came apart.",
+            column("train_packets_lost"),
+        ),
         _counter("overlay_loss_runs_total", "Losses in a row, counted once.", column("runs")),
         _counter("overlay_reordered_total", "Datagrams that were overtaken.", column("reordered")),
     ]
@@ -301,11 +316,14 @@ def _ways(paths: Mapping[str, Any]) -> List[Metric]:
 
 
 def _buffers(buffers: Mapping[str, Any]) -> List[Metric]:
-    held = {name: buffer.get("bytes") for name, buffer in buffers.items()}
-    most = {name: buffer.get("most_bytes") for name, buffer in buffers.items()}
+    def column(key: str) -> List[Sample]:
+        return _by("buffer", {name: buffer.get(key) for name, buffer in buffers.items()})
+
     return [
-        _gauge("overlay_buffer_bytes", "Memory of a buffer.", _by("buffer", held)),
-        _gauge("overlay_buffer_limit_bytes", "Its bound.", _by("buffer", most)),
+        _gauge("overlay_buffer_bytes", "Memory of a buffer, of all neighbours.", column("bytes")),
+        _gauge("overlay_buffer_limit_bytes", "Its bound.", column("most_bytes")),
+        _gauge("overlay_buffer_entries", "Rows of a buffer, of all neighbours.", column("entries")),
+        _gauge("overlay_buffer_limit_entries", "Its bound.", column("most_entries")),
     ]
 
 
