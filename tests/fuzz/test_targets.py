@@ -95,3 +95,4 @@ def test_shards_with_anything_anywhere(key: str, value: object) -> None:
     TARGETS["shard"](json.dumps({**shard(1), key: value}).encode())
     TARGETS["shard"](json.dumps({**shard(1), "nodes": {"ae-1": {key: value}}}).encode())
     TARGETS["shard"](json.dumps({**shard(1), "prefixes": {"203.0.113.0/24": value}}).encode())
+    TARGETS["shard"](json.dumps(shard(1, carries=["kr-1 ae-1", value])).encode())

@@ -33,6 +33,8 @@ def after_parity(p: float, burst: float, k: int, depth: int, gap: int) -> Tuple[
     last data packet one after the other. Either loss is within the code's m and costs nothing, or the data lost
     stay lost. Rounded inputs make it cheap: about a millisecond when new (k = 32).
     """
+    if p >= 1:
+        return (1.0,) * (MOST_PARITIES + 1)
     # In joint states (bad now?, lost so far <= 16): its probability, and the data lost in it, as an expectation.
     mean_burst = max(burst, 1 / (1 - p))
     data = _step(p, mean_burst, depth * gap)
