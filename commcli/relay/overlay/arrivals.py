@@ -7,8 +7,8 @@ s. 3.4.3 does with a window).
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Deque, Dict, List, Optional
+from collections import OrderedDict, deque
+from typing import Deque, List, Optional
 
 MAX_MISSING = 8192
 # A gap that is wider is not loss: the sender has begun again, at its unix time in us.
@@ -35,9 +35,9 @@ class Arrivals:
         """first: the first sequence. It and all before it are taken as seen, so that no recording comes in behind."""
         self.highest = first
         self._first, self._skipped = first, 0
-        self.missing: Dict[
-            int, float
-        ] = {}  # sequence -> when it was noticed (monotonic seconds), oldest first
+        # sequence -> when it was noticed (monotonic seconds), oldest first. Not a dict: that looks for its first one
+        # past all that were ever deleted before it.
+        self.missing: "OrderedDict[int, float]" = OrderedDict()
         self.lost = self.repaired = self.reordered = self.duplicates = self.runs = self.restarts = 0
         self.samples: Deque[int] = deque(maxlen=MAX_SAMPLES)
 
@@ -99,7 +99,7 @@ class Arrivals:
             for absent in range(max(self.highest + 1, sequence - MAX_MISSING), sequence):
                 missing[absent] = now
             for _ in range(len(missing) - MAX_MISSING):
-                del missing[next(iter(missing))]
+                missing.popitem(last=False)
         self.highest = sequence
 
     def forget(self, now: float) -> None:
@@ -109,7 +109,7 @@ class Arrivals:
             oldest = next(iter(missing))
             if now - missing[oldest] < FORGET_S:
                 return
-            del missing[oldest]
+            missing.popitem(last=False)
 
     def latest_delay_us(self) -> Optional[int]:
         """Arrival less sending time of the latest, None before there is one."""

@@ -118,6 +118,7 @@ class Exchange:
             for segment in self._known.values():
                 self._report_to(segment, now)
                 segment.repair.forget(now)
+                segment.repair.rtt_s = self.liveness.rtt_s(segment.peer.id)
         self.say_hello(now)
         if now >= self._next_mtu:
             self._next_mtu = now + MTU_EVERY_S

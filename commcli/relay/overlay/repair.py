@@ -10,7 +10,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from commcli.relay.overlay.peer import Peer
 from commcli.relay.overlay.wire import AGAIN, CLASSES, DATA, HEADER_AT, IN_BLOCK, kind_byte
-from commcli.relay.protect import resend
+from commcli.relay.protect import plans, resend
 from commcli.relay.protect.copies import Copies
 from commcli.relay.protect.mending import Mending
 from commcli.relay.protect.parity import Blocks, Rebuilder, protected
@@ -127,11 +127,13 @@ class Repair:
     def wanted(self, peer: Peer, now: float) -> Optional[bytes]:
         """The body of a NACK for what is missing of the neighbour's, None if there is nothing to ask for now."""
         arrivals = peer.arrivals
-        if arrivals is None or not arrivals.missing:
+        if arrivals is None or not (arrivals.missing or self._wanted):
             return None
         arrivals.forget(now)
         if self._wanted is None:
             self._wanted = Wanted()
+        if self.rtt_s is not None:
+            self._wanted.budget_s = plans.worth_s(self.rtt_s / 2)
         sequences = self._wanted.due(arrivals.missing, now, self.rtt_s)
         return resend.pack(sequences) if sequences else None
 

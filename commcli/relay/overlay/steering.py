@@ -72,7 +72,7 @@ class Steering:
             # Its sender protects it; for us is only whether that suffices.
             watch.leave = _leave(watch.controller.plan(VIDEO, estimate.packets_per_s, 1.0, now))
             return
-        self._protect(segment, watch, estimate, rtt_s, now)
+        self._protect(segment, watch, estimate, now)
 
     def _own(self, row: Row) -> Optional[Segment]:
         if row.from_number != self._routes.number:
@@ -80,10 +80,7 @@ class Steering:
         node = self._routes.by_number.get(row.to_number)
         return None if node is None else self._routes.segments.get(node)
 
-    def _protect(
-        self, segment: Segment, watch: _Watch, estimate: Estimate, rtt_s: Optional[float], now: float
-    ) -> None:
-        segment.repair.rtt_s = rtt_s
+    def _protect(self, segment: Segment, watch: _Watch, estimate: Estimate, now: float) -> None:
         if estimate.loss_1s > BLACK_HOLE_LOSS:
             segment.mtu.suspicious(now)
         before, sent = self._sent.get(segment.peer.id), _counted(segment, now)
