@@ -86,9 +86,10 @@ def serve(
     ] = None,
     control: Annotated[
         Path | None,
-        typer.Option(help="Path of the control socket (status, drain, undrain, reload, metrics)."),
+        typer.Option(help="Path of the control socket (status, drain, undrain, reload, upgrade, metrics)."),
     ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines.")] = False,
+    takeover: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a plain TURN server (RFC 8656) here in the foreground: no fleet, no table.
 
@@ -98,6 +99,7 @@ def serve(
     from commcli.relay.clients import tls
     from commcli.relay.config import BadFile, ConfigError, RelayConfig, standalone
     from commcli.relay.process import daemon
+    from commcli.relay.process.takeover import Takeover
 
     def read() -> RelayConfig:
         return standalone(
@@ -131,11 +133,12 @@ def serve(
         # A fleet's relay waits for its certificate; here nobody will bring one.
         if config.tls_certificate is not None and config.tls_key is not None:
             tls.check(config.tls_certificate, config.tls_key)
+        of_another = None if takeover is None else Takeover(takeover, follow_parent=False)
     except BadFile as error:
         raise BadInput(str(error)) from error
     except ConfigError as error:
         raise Usage(str(error)) from error
-    raise typer.Exit(daemon.serve(config, __version__, read))
+    raise typer.Exit(daemon.serve(config, __version__, read, of_another))
 
 
 @app.command()
@@ -234,6 +237,48 @@ def reload(
     _steer("reload", selector, settings, {}, as_json=as_json, quiet=quiet, yes=yes, reason=reason)
 
 
+@app.command()
+def upgrade(
+    selector: Annotated[str, typer.Argument(help="Which nodes.")],
+    tls: Annotated[
+        str,
+        typer.Option(
+            metavar="refuse|cut|wait",
+            help="Calls over TLS can not move: do nothing while there are any, cut them, or wait for their end.",
+        ),
+    ] = "refuse",
+    wait: Annotated[float, typer.Option(min=0, help="With --tls wait: seconds at most.")] = 600.0,
+    inventory: InventoryOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    yes: YesOpt = False,
+    reason: ReasonOpt = None,
+) -> None:
+    """Let the program that is on the node now take the running relay's place; every call stays.
+
+    For a new version (`commcli play playbooks/upgrade.yml` brings it there) and for configuration that waits for a
+    restart. If the new program can not serve, the old one goes on and says why. A relay of several processes has to
+    be drained and restarted.
+    """
+    from commcli.relay.process.control import patience_s
+
+    if tls not in ("refuse", "cut", "wait"):
+        raise Usage(f"--tls {tls}: none of refuse, cut, wait")
+    wish = {"tls": tls, **({"wait_s": wait} if tls == "wait" else {})}
+    _steer(
+        "upgrade",
+        selector,
+        settings_from(inventory, state),
+        wish,
+        timeout_s=patience_s({"cmd": "upgrade", **wish}),
+        as_json=as_json,
+        quiet=quiet,
+        yes=yes,
+        reason=reason,
+    )
+
+
 def _steer(
     verb: str,
     selector: str,
@@ -241,6 +286,7 @@ def _steer(
     wish: dict[str, Any],
     then: Then | None = None,
     *,
+    timeout_s: float | None = None,
     as_json: bool,
     quiet: bool,
     yes: bool,
@@ -261,7 +307,8 @@ def _steer(
         store.audited(f"relay {verb}", reason, {"selector": selector, **wish}) as told,
         output.naming_unknowns({node.id: verb for node in nodes}),
     ):
-        answers = asyncio.run(survey.ask_all(fleet, nodes, verb, **wish))
+        patience: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
+        answers = asyncio.run(survey.ask_all(fleet, nodes, verb, **patience, **wish))
         if code := outcome.exit_code(answers):
             told["result"] = f"exit {code}"
     if then is not None:

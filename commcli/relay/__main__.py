@@ -1,4 +1,4 @@
-"""`python3 relay.pyz serve|supervise|stop|reload|ctl ...`: the relay as a node runs it."""
+"""`python3 relay.pyz serve|supervise|stop|reload|upgrade|ctl ...`: the relay as a node runs it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from commcli.relay.process import control, supervise
 
 PR_SET_PDEATHSIG = 1
 NEEDS_RESTART = 9
+TLS_HELP = (
+    "calls over TLS, which can not move: do nothing while there are any, cut them, or wait for their end"
+)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one verb. Exit code: 0 good, 1 the relay said no, 2 wrong use, 3 bad configuration, 4 no answer, 75 runs.
 
-    `reload` also: 9 what changed needs a restart (and what did not is in force).
+    `reload` also: 9 what changed needs a restart (and what did not is in force). `upgrade` also: 9 only a restart can.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -41,17 +44,28 @@ def _parser() -> argparse.ArgumentParser:
         ("supervise", _supervise, "run it and restart it when it dies"),
         ("stop", _stop, "stop the supervisor and its relay"),
         ("reload", _reload, "read configuration, users and secrets again; every call stays"),
+        (
+            "upgrade",
+            _upgrade,
+            "let the program that is there now take the place of the running one; every call stays",
+        ),
     ):
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--config", type=Path, required=True, help="etc/relay.json")
         sub.set_defaults(act=act)
         if verb == "serve":
             sub.add_argument("--follow-parent", action="store_true", help="end when the parent process ends")
+            sub.add_argument("--takeover", type=int, help=argparse.SUPPRESS)
+        if verb == "upgrade":
+            sub.add_argument("--tls", choices=("refuse", "cut", "wait"), default="refuse", help=TLS_HELP)
+            sub.add_argument(
+                "--wait-s", type=float, default=control.WAIT_S, help="for --tls wait: seconds at most"
+            )
         if verb == "supervise":
             sub.add_argument("--daemon", action="store_true", help="go into the background")
     ctl = verbs.add_parser("ctl", help="ask the running relay")
     ctl.add_argument("--socket", type=Path, required=True, help="run/control.sock")
-    ctl.add_argument("cmd", help="status, flows, paths, mesh, drain, undrain, reload, metrics")
+    ctl.add_argument("cmd", help="status, flows, paths, mesh, drain, undrain, reload, upgrade, metrics")
     ctl.add_argument("arguments", nargs="?", default="{}", help="a JSON object of arguments")
     ctl.set_defaults(act=_ctl)
     return parser
@@ -59,11 +73,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     from commcli.relay.process.daemon import serve
+    from commcli.relay.process.takeover import Takeover
 
-    if options.follow_parent:
+    takeover = None
+    if options.takeover is not None:
+        takeover = Takeover(options.takeover, follow_parent=options.follow_parent)
+    elif options.follow_parent:
         # A supervisor that is SIGKILLed must not leave a relay behind that holds the ports of the next one.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    return serve(configs.load(options.config), __version__, lambda: configs.load(options.config))
+    return serve(configs.load(options.config), __version__, lambda: configs.load(options.config), takeover)
 
 
 def _supervise(options: argparse.Namespace) -> int:
@@ -99,6 +117,22 @@ def _reload(options: argparse.Namespace) -> int:
         return 0
     print(f"waits for a restart: {', '.join(answer['restart'])}", file=sys.stderr)
     return NEEDS_RESTART
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    path = configs.load(options.config).path("run/control.sock")
+    request = {"cmd": "upgrade", "tls": options.tls, "wait_s": options.wait_s}
+    try:
+        answer = control.ask(path, request)
+    except (OSError, ValueError) as error:
+        print(f"commcli-relay: {path}: {error}", file=sys.stderr)
+        return 4
+    if answer.get("ok"):
+        print(json.dumps(answer))
+        return 0
+    print(f"commcli-relay: {answer.get('error')}", file=sys.stderr)
+    # One that is too old to know the word can only be restarted too.
+    return NEEDS_RESTART if answer.get("restart") or "unknown command" in str(answer.get("error")) else 1
 
 
 def _ctl(options: argparse.Namespace) -> int:

@@ -73,6 +73,11 @@ class Loop:
         """Call `act()` once, after the present turn has ended: then nothing is on its way in here."""
         self._between = act
 
+    @property
+    def stopped(self) -> bool:
+        """Is `run` at its end?"""
+        return self._stopped
+
     def stop(self) -> None:
         """Leave `run` after the present callback."""
         self._stopped = True

@@ -51,4 +51,4 @@ def test_the_metrics_page_needs_no_more_than_the_figures(relay: Relay) -> None:
     from commcli.relay.process import metrics
 
     assert 'commcli_relay_allocations{transport="udp"} 0' in metrics.render(relay.figures())
-    assert relay.status().keys() - relay.figures().keys() == {"overlay"}
+    assert relay.status().keys() - relay.figures().keys() == {"overlay", "upgrade"}

@@ -314,7 +314,7 @@ def test_who_asks_for_the_metrics_all_day_does_not_make_us_count_all_day() -> No
 
 def test_a_relay_without_them_opens_nothing() -> None:
     with world() as made:
-        assert made.operations._listeners == []
+        assert not made.operations._listeners
 
 
 def test_a_taken_metrics_port_is_one_line_and_leaves_nothing_open(tmp_path: Path) -> None:

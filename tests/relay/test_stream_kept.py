@@ -34,7 +34,7 @@ def successor(world: World, limits: StreamLimits | None = None) -> World:
     document = json.loads(json.dumps(world.streams.kept(world.now, put)))
     heir = World(limits)
     heir.now, heir.holders = 5000.0, set(world.holders)
-    heir.streams.take(document, socks, heir.now)
+    heir.streams.take(document, socks.__getitem__, heir.now)
     return heir
 
 

@@ -217,12 +217,14 @@ class Streams:
         rows = [{**connection.kept(now), "sock": put(connection.sock)} for connection in plain]
         return {"connections": rows, "totals": self._totals}
 
-    def take(self, kept: Mapping[str, Any], socks: Sequence[socket.socket], now: float) -> None:
-        """Go on with the connections that another process `kept`. Raises what `Connection.take` does, IndexError
-        and OSError."""
+    def take(self, kept: Mapping[str, Any], sock_of: Callable[[int], socket.socket], now: float) -> None:
+        """Go on with the connections that another process `kept`; `sock_of` gives the socket of a number.
+
+        Raises what `Connection.take` does, and OSError.
+        """
         self._totals.update(kept["totals"])
         for row in kept["connections"]:
-            sock, client = socks[row["sock"]], tuple(row["client"])
+            sock, client = sock_of(row["sock"]), tuple(row["client"])
             connection = Connection(sock, client, None, self._limits, now)
             connection.take(row, now)
             self._loop.add(sock, partial(self._ready, connection), select.EPOLLIN)

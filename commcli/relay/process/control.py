@@ -18,6 +18,10 @@ from commcli.relay.loop import Loop
 
 MAX_REQUEST = 64 << 10
 MAX_CONNECTIONS = 32
+ANSWER_S = 10.0
+# A new program reads its table and all else before it asks for the calls (upgrade.py). What it waits for those over
+# TLS to end, if it is to wait for them, comes on top.
+UPGRADE_S, WAIT_S = 90.0, 600.0
 
 
 class Later:
@@ -213,10 +217,10 @@ def _clear(path: Path) -> None:
     raise OSError(errno.EADDRINUSE, "another relay answers there")
 
 
-def ask(path: Path, request: Dict[str, Any], timeout_s: float = 10.0) -> Dict[str, Any]:
+def ask(path: Path, request: Dict[str, Any], timeout_s: Optional[float] = None) -> Dict[str, Any]:
     """One request and its answer. Raises OSError (nobody listens, timeout) or ValueError (no JSON)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(timeout_s)
+        sock.settimeout(patience_s(request) if timeout_s is None else timeout_s)
         _at_folder(path, sock.connect)
         sock.sendall(json.dumps(request).encode() + b"\n")
         received = b""
@@ -226,6 +230,14 @@ def ask(path: Path, request: Dict[str, Any], timeout_s: float = 10.0) -> Dict[st
     if not isinstance(answer, dict):
         raise ValueError("the relay's answer is no object")
     return answer
+
+
+def patience_s(request: Dict[str, Any]) -> float:
+    """How long the answer to this request may take."""
+    if request.get("cmd") != "upgrade":
+        return ANSWER_S
+    wait_s = request.get("wait_s", WAIT_S) if request.get("tls") == "wait" else 0.0
+    return UPGRADE_S + (wait_s if isinstance(wait_s, (int, float)) else 0.0)
 
 
 def _at_folder(path: Path, act: Callable[[str], None]) -> None:

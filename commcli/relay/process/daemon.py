@@ -14,11 +14,15 @@ from commcli.relay.config import ConfigError, RelayConfig
 from commcli.relay.log import Log
 from commcli.relay.process import sisters
 from commcli.relay.process.front import Front, Listeners, open_listeners
+from commcli.relay.process.handover import HandoverFailed
 from commcli.relay.process.membership import NO_TABLE, Membership
 from commcli.relay.process.operations import Operations
 from commcli.relay.process.readiness import Readiness
 from commcli.relay.process.register import Register
 from commcli.relay.process.sisters import Hub, Packets
+from commcli.relay.process.sockets import Sockets
+from commcli.relay.process.takeover import Takeover
+from commcli.relay.process.upgrade import Upgrade, own_command
 from commcli.relay.table.shard import Shard
 
 WAYS_EVERY_S, RTT_EVERY_S = 0.1, 5.0  # how soon other processes know of changes
@@ -70,11 +74,16 @@ class Relay(Front):
         log: Log,
         read: Optional[Callable[[], RelayConfig]] = None,
         group: Optional[Group] = None,
+        sockets: Optional[Sockets] = None,
     ) -> None:
-        """Opens every socket. `read()` reads the configuration again. Raises ConfigError when one can not be bound."""
+        """Opens every socket that `sockets` has not. `read()` reads the configuration again.
+
+        Raises ConfigError when one can not be bound.
+        """
         workers, register = (1, None) if group is None else (group.workers, group.register)
         super().__init__(config, version, log, 0, workers, register)
-        self.listen(open_listeners(config) if group is None else group.listeners)
+        self.sockets = Sockets() if sockets is None else sockets
+        self.listen(open_listeners(config, sockets=self.sockets) if group is None else group.listeners)
         self.hub: Optional[Hub] = None
         self.fleet: Optional[Membership] = None
         self._next_ways = self._next_rtt = 0.0
@@ -83,10 +92,14 @@ class Relay(Front):
             self.edge.carrier = OverlayCarrier(self.fleet, self.drops)
         if group is not None:
             self.hub = Hub(group.socks, group.register, self.loop, self.drops, self._carry)
-        commands = {} if self.fleet is None else self.fleet.commands()
+        self.upgrade = Upgrade(self, own_command())
+        commands = {
+            "upgrade": self.upgrade.command,
+            **({} if self.fleet is None else self.fleet.commands()),
+        }
         readiness = None if group is None else group.readiness
         self.loop.settle = self._settle
-        self.operations = Operations(self, read or (lambda: self.config), commands, readiness)
+        self.operations = Operations(self, read or (lambda: self.config), commands, readiness, self.sockets)
         self._tell()
 
     def run(self) -> None:
@@ -94,6 +107,10 @@ class Relay(Front):
         self.operations.listen_to_signals()
         self.log("relay_started", node=self.config.node, address=self.config.address, version=self.version)
         self.serve()
+        if self.upgrade.done:
+            self.upgrade.linger()
+            return  # what is open here is open in the next process too
+        self.upgrade.close()
         self.log("relay_stopped", node=self.config.node)
         self.close()
 
@@ -195,8 +212,14 @@ class Relay(Front):
     def _is_hurried(self) -> bool:
         return super()._is_hurried() or (self.fleet is not None and bool(self.fleet.services))
 
+    def _wish(self, now: float) -> Optional[float]:
+        held = super()._wish(now)
+        due = None if self.fleet is None else self.fleet.overlay.wish(now)
+        return min(due, held) if due is not None and held is not None else due if held is None else held
+
     def _every_tick(self, now: float) -> None:
         self.operations.tick(now)
+        self.upgrade.tick(now)
         super()._every_tick(now)
         if self.fleet is not None:
             self.fleet.tick(now, time.time())
@@ -212,17 +235,27 @@ class Relay(Front):
     def status(self) -> Dict[str, Any]:
         """The document of the control command `status` (shape: docs of `control`)."""
         overlay = None if self.fleet is None else self.fleet.overlay.status()
-        return {**self.figures(), "overlay": overlay}
+        return {**self.figures(), "overlay": overlay, "upgrade": self.upgrade.status()}
 
     def figures(self) -> Dict[str, Any]:
-        """The status but for the overlay's paths and flows: cheap, since any local user may ask for the metrics."""
-        fleet = {"peers": {}, "table": NO_TABLE} if self.fleet is None else self.fleet.status()
+        """The status but for the overlay's flows: cheap, since any local user may ask for the metrics."""
+        fleet: Dict[str, Any] = {"peers": {}, "table": NO_TABLE}
+        if self.fleet is not None:
+            fleet = {**self.fleet.status(), "overlay": self.fleet.overlay.figures()}
         own = {**super().figures(), **fleet}
         return own if self.hub is None else self.hub.figures(own, time.monotonic())
 
 
-def serve(config: RelayConfig, version: str, read: Optional[Callable[[], RelayConfig]] = None) -> int:
-    """Run one relay until it is told to stop; 3 when it can not start. `read()` reads the configuration again."""
+def serve(
+    config: RelayConfig,
+    version: str,
+    read: Optional[Callable[[], RelayConfig]] = None,
+    takeover: Optional[Takeover] = None,
+) -> int:
+    """Run one relay until it is told to stop; 3 when it can not start. `read()` reads the configuration again.
+
+    `takeover`: the relay that runs is to be ours.
+    """
     log = Log(as_json=config.log_json)
     if config.allow_peers:
         log(
@@ -233,13 +266,40 @@ def serve(config: RelayConfig, version: str, read: Optional[Callable[[], RelayCo
     raise_descriptor_limit()
     try:
         workers = config.workers or len(os.sched_getaffinity(0))
-        if workers > 1:
+        if takeover is not None:
+            relay = taken_over(takeover, config, version, log, read, workers)
+        elif workers > 1:
             from commcli.relay.process.workers import Parent
 
             return Parent(config, version, log, read or (lambda: config), workers).run()
-        relay = Relay(config, version, log, read)
+        else:
+            relay = Relay(config, version, log, read)
     except ConfigError as error:
         print(f"commcli-relay: {error}", file=sys.stderr)
         return 3
     relay.run()
     return 0
+
+
+def taken_over(
+    takeover: Takeover,
+    config: RelayConfig,
+    version: str,
+    log: Log,
+    read: Optional[Callable[[], RelayConfig]],
+    workers: int,
+) -> Relay:
+    """A relay in the place of the one that runs, with its calls. Raises ConfigError: then that one knows why."""
+    try:
+        if workers > 1:
+            raise ConfigError(f"{workers} processes can not take over from one: drain it, then restart it")
+        relay = Relay(config, version, log, read, sockets=takeover.sockets(config))
+        relay.operations.hush()
+        relay.upgrade.predecessor = takeover.finish(relay)
+    except Exception as error:
+        known = isinstance(error, (ConfigError, HandoverFailed))
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        takeover.refuse(reason)
+        raise ConfigError(f"upgrade: {reason}") from error
+    relay.upgrade.taken_over = relay.upgrade.predecessor.document
+    return relay

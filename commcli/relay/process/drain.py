@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Mapping, Optional
 
 
 class Drain:
@@ -31,6 +31,11 @@ class Drain:
         self.sessions = sessions if type(sessions) is int and sessions >= 0 else otherwise
         self.since_unix = float(since) if isinstance(since, (int, float)) else None
         return True
+
+    def take(self, document: Mapping[str, Any]) -> None:
+        """Go on with the drain of another process, whose `document` this is. Raises KeyError."""
+        self.on, self.sessions, self.stop = True, document["sessions"], document["stop"]
+        self.since_unix = document["since_unix"]
 
     def begin(self, sessions: int, stop: bool, unix: float) -> Optional[str]:
         """Drain down to `sessions` allocations, then, with `stop`, end. Why it can not be remembered, or None.

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Set
 
 from commcli.relay import shaping
 from commcli.relay.clients.udp import Addr, BatchSocket, bound_udp, train_size, waiting
@@ -36,23 +36,26 @@ class Membership:
         self.files = [WatchedJson(self.config.path("etc/peers.json"), self._use_peers)]
         if self.config.faults:
             self.files.append(WatchedJson(self.config.path("etc/faults.json"), self._use_faults))
-        self.overlay_socket = self._udp(self.config.overlay_port, self._on_overlay)
+        self.overlay_socket = self._udp("overlay", self.config.overlay_port, self._on_overlay)
         self._overlay_batches = (
             None if self.overlay_socket is None else BatchSocket(self.overlay_socket, relay.drops)
         )
         if self._overlay_batches is not None:
             self._overlay_batches.may_be_cut()
-        self.stamp_socket = self._udp(self.config.stamp_port, self._on_stamp)
-        self.mesh_socket = self._udp(0, self._on_mesh_reply)
+        self.stamp_socket = self._udp("stamp", self.config.stamp_port, self._on_stamp)
+        self.mesh_socket = self._udp("mesh", 0, self._on_mesh_reply)
         self.services: List[Addr] = []  # the other nodes' overlay and STAMP ports
         self.key_ids: Dict[str, List[str]] = {}  # of the keys in use, by neighbour (neighbours.key_ids)
         self._next_files = 0.0
         self._read_files(start=True)
 
-    def _udp(self, port: Optional[int], callback: Callable[[int], None]) -> Optional[socket.socket]:
+    def _udp(
+        self, name: str, port: Optional[int], callback: Callable[[int], None]
+    ) -> Optional[socket.socket]:
         if port is None:
             return None
-        sock = bound_udp(self.config.bind_to(self.config.address), port)
+        address = self.config.bind_to(self.config.address)
+        sock = self.relay.sockets.get(f"{name} {address} {port}", lambda: bound_udp(address, port))
         self.relay.loop.add(sock, callback)
         return sock
 
@@ -61,6 +64,16 @@ class Membership:
             if sock is not None:
                 self.relay.loop.remove(sock)
                 sock.close()
+
+    def kept(self, now: float) -> Dict[str, Any]:
+        """What the next process of this relay goes on with (JSON)."""
+        if self._overlay_batches is not None:
+            self._overlay_batches.whole()
+        return self.overlay.kept()
+
+    def take(self, kept: Mapping[str, Any], now: float) -> None:
+        """Go on with what another process `kept`."""
+        self.overlay.take(kept)
 
     # --- datagrams -----------------------------------------------------------------------------------------
 

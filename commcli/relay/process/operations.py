@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from types import FrameType
-from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple, Union
 
 from commcli.relay.config import ConfigError, RelayConfig, changes
 from commcli.relay.log import Log
@@ -17,12 +17,13 @@ from commcli.relay.loop import Loop
 from commcli.relay.process import control, metrics
 from commcli.relay.process.drain import Drain
 from commcli.relay.process.readiness import Readiness
+from commcli.relay.process.sockets import Sockets
 
 LOOK_EVERY_S = 0.5
 # Any local user may ask for the metrics, and ten thousand allocations are not counted up in no time.
 PAGE_FOR_S = 1.0
 
-Command = Callable[[Dict[str, Any]], Dict[str, Any]]
+Command = Callable[[Dict[str, Any]], Union[Dict[str, Any], control.Later]]
 
 
 class Served(Protocol):
@@ -63,9 +64,12 @@ class Operations:
         read: Callable[[], RelayConfig],
         commands: Optional[Mapping[str, Command]] = None,
         readiness: Optional[Readiness] = None,
+        sockets: Optional[Sockets] = None,
     ) -> None:
-        """Opens what `relay.config` names. `read()` reads the configuration again (ConfigError when it is wrong);
-        `commands` are further words for the control socket. Raises ConfigError when something can not be bound.
+        """Opens what `relay.config` names and `sockets` has not. `read()` reads the configuration again (ConfigError
+        when it is wrong); `commands` are further words for the control socket.
+
+        Raises ConfigError when something can not be bound.
         """
         self._relay, self._read = relay, read
         self._readiness = Readiness() if readiness is None else readiness
@@ -86,7 +90,7 @@ class Operations:
             **(commands or {}),
         }
         self._hide(config)
-        self._listeners = self._listen(config)
+        self._listeners = self._listen(config, Sockets() if sockets is None else sockets)
         if self.drain.restore(config.drain_sessions):
             relay.drain_to(self.drain.sessions, False)
             relay.log("drain", restored=True, sessions=self.drain.sessions)
@@ -94,11 +98,56 @@ class Operations:
     def close(self) -> None:
         """Close the listeners, and say that we stop."""
         self._readiness.stopping()
-        for listener in self._listeners:
+        for listener in self._listeners.values():
             listener.close()
         path = self._relay.config.control_socket
         if self._listeners and path is not None:
             path.unlink(missing_ok=True)
+
+    # --- from one process to the next ------------------------------------------------------------------------
+
+    def kept(self, put: Callable[[socket.socket], int]) -> Dict[str, Any]:
+        """What the next process goes on with (JSON); `put(sock)` hands a socket over and gives its number there."""
+        return {
+            "drain": self.drain.document(),
+            "reloads": self._reloads,
+            "asking": [
+                (name, received.hex(), put(sock))
+                for name, listener in self._listeners.items()
+                for sock, received in listener.kept()
+            ],
+        }
+
+    def take(self, kept: Mapping[str, Any], sock_of: Callable[[int], socket.socket]) -> None:
+        """Go on with what another process `kept`. Raises ValueError, KeyError or TypeError."""
+        if kept["drain"] is None:
+            if self.drain.on:
+                self.drain.on = False
+                self._relay.undrain()
+        else:
+            self.drain.take(kept["drain"])
+            self._relay.drain_to(self.drain.sessions, self.drain.stop)
+        self._reloads = dict(kept["reloads"])
+        for name, received, number in kept["asking"]:
+            listener, sock = self._listeners.get(name), sock_of(number)
+            if listener is None:
+                sock.close()
+            else:
+                listener.take(sock, bytes.fromhex(received))
+
+    def hush(self) -> None:
+        """Say nothing to the service manager until `announce`: another process is the one it listens to."""
+        self._readiness.quiet = True
+
+    def announce(self) -> None:
+        """We are the one whom the service manager listens to now."""
+        self._readiness.quiet = self._told_ready = False
+        self._next_look = 0.0
+
+    def succeeded_by(self, pid: int) -> None:
+        """This process has our place."""
+        self._readiness.main_pid(pid)
+        self._readiness.quiet = True
 
     # --- the loop ------------------------------------------------------------------------------------------
 
@@ -154,7 +203,7 @@ class Operations:
 
     # --- commands ------------------------------------------------------------------------------------------
 
-    def answer(self, request: Dict[str, Any]) -> Dict[str, Any]:
+    def answer(self, request: Dict[str, Any]) -> Union[Dict[str, Any], control.Later]:
         """Carry out one request of the control socket: {"cmd": word, ...}; the answer says "ok"."""
         name = request.get("cmd")
         command = self._commands.get(name) if isinstance(name, str) else None
@@ -250,19 +299,24 @@ class Operations:
 
     # --- listeners -----------------------------------------------------------------------------------------
 
-    def _listen(self, config: RelayConfig) -> List[control.Listener]:
-        doors = []
+    def _listen(self, config: RelayConfig, sockets: Sockets) -> Dict[str, control.Listener]:
+        """By the socket's name."""
+        doors: Dict[str, Tuple[socket.socket, control.Answer]] = {}
         if config.control_socket is not None:
-            doors.append((_unix(config), control.json_answers(self.answer)))
+            name = f"control {config.control_socket}"
+            doors[name] = sockets.get(name, lambda: _unix(config)), control.json_answers(self.answer)
         if config.metrics_port is not None:
-            page = control.http_answers(self._metrics_page)
+            address, port, page = _metrics_address(config), config.metrics_port, self._metrics_page
+            name = f"metrics {address} {port}"
             try:
-                doors.append((_tcp(config, config.metrics_port), page))
+                doors[name] = sockets.get(name, lambda: _tcp(address, port)), control.http_answers(page)
             except ConfigError:
-                for sock, _ in doors:
+                for sock, _ in doors.values():
                     sock.close()
                 raise
-        return [control.Listener(self._relay.loop, sock, answers) for sock, answers in doors]
+        return {
+            name: control.Listener(self._relay.loop, sock, answers) for name, (sock, answers) in doors.items()
+        }
 
 
 def _unix(config: RelayConfig) -> socket.socket:
@@ -274,11 +328,14 @@ def _unix(config: RelayConfig) -> socket.socket:
         raise ConfigError(f"cannot bind {path}: {error.strerror}") from error
 
 
-def _tcp(config: RelayConfig, port: int) -> socket.socket:
+def _metrics_address(config: RelayConfig) -> str:
     # Unless asked for, metrics are never on a public address: a scraper comes through SSH or from a local agent.
     bound = config.bind_to(config.address)
     own = bound if bound.startswith("127.") else "127.0.0.1"
-    address = config.metrics_address or own
+    return config.metrics_address or own
+
+
+def _tcp(address: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -25,6 +25,7 @@ class Readiness:
         self._send = send if send is not None else sender(where)
         self._every_s = _watchdog_s(environ, os.getpid() if pid is None else pid) if where else math.inf
         self._next = 0.0
+        self.quiet = False  # is it another process that they listen to?
 
     def ready(self, status: str = "") -> None:
         """We serve; after RELOADING: with the new configuration. `status` is one line for people."""
@@ -38,17 +39,23 @@ class Readiness:
         """We end."""
         self._say("STOPPING=1")
 
+    def main_pid(self, pid: int) -> None:
+        """From now on this process is the service's main one. Only the present one may say so (NotifyAccess=main)."""
+        self._say(f"MAINPID={pid}")
+
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
         self._say(f"STATUS={text}")
 
     def tick(self, now: float) -> None:
         """Call it from the loop that does the work: what stands still there is what the watchdog is to see."""
-        if now >= self._next and self._every_s < math.inf:
+        if now >= self._next and self._every_s < math.inf and not self.quiet:
             self._next = now + self._every_s
             self._say("WATCHDOG=1")
 
     def _say(self, *lines: str) -> None:
+        if self.quiet:
+            return
         # A manager that is gone, or too busy to read, is no reason to end calls.
         with contextlib.suppress(OSError):
             self._send("\n".join(lines).encode())

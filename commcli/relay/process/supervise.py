@@ -3,6 +3,9 @@
 A relay that ends with 0 was told to (SIGTERM, or drained with `stop`): it is not started again, as systemd's
 `Restart=on-failure` does not. SIGHUP, SIGUSR1 and SIGUSR2 are passed on, so that one process id is enough to know.
 
+A relay that is upgraded ends with 0 too, and its last word to us, over the pipe that HEIRS names, is the process id of
+the one that has its place. As the subreaper of our descendants (prctl(2)) we are then that one's parent.
+
 `run/relay.pid` names the supervisor and is flock'd by it for as long as it lives, so that "is it running" has
 an answer that survives SIGKILL and reused process ids.
 """
@@ -10,6 +13,7 @@ an answer that survives SIGKILL and reused process ids.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import shutil
@@ -18,7 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Union
 
 from commcli.relay.config import ConfigError, RelayConfig
 
@@ -28,6 +32,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 STEADY_S = 30.0
 PASSED_ON = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 MOST_LOG_BYTES, LOG_LOOK_EVERY_S = 16 << 20, 60.0
+HEIRS = (
+    "COMMCLI_HEIRS_FD"  # the variable with the number of the descriptor for the process id of a relay's heir
+)
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def pid_file(config: RelayConfig) -> Path:
@@ -95,12 +103,41 @@ def bound_log(log: Path, most_bytes: int = MOST_LOG_BYTES) -> None:
             os.truncate(str(log), 0)  # also where the disk has no room for the copy: that is when it must be
 
 
+class _Heir:
+    """A relay that another one has started, and whose parent we have become."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: Optional[int] = None
+
+    def poll(self) -> Optional[int]:
+        """Its exit code, None before `wait` has seen it end."""
+        return self._code
+
+    def wait(self) -> int:
+        """Its exit code when it ends; minus the signal that ended it."""
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        """As of subprocess.Popen."""
+        if self._code is None:  # nobody but `wait` frees the number, so it is still its own
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
 class _Supervisor:
     def __init__(self, command: List[str], log: Optional[Path] = None) -> None:
         """`log`: the file that we and the relay write to."""
         self._command, self._log = command, log
-        self._child: Optional["subprocess.Popen[bytes]"] = None
+        self._child: Union["subprocess.Popen[bytes]", _Heir, None] = None
         self._stopping = False
+        self._heirs, self._tell_heirs = os.pipe()
+        os.set_blocking(self._heirs, False)
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._stop)
@@ -111,13 +148,12 @@ class _Supervisor:
             # A timer, so that the wait for the child is one that sleeps.
             signal.signal(signal.SIGALRM, self._look_at_log)
             signal.setitimer(signal.ITIMER_REAL, LOG_LOOK_EVERY_S, LOG_LOOK_EVERY_S)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
         pause = FIRST_PAUSE_S
         while not self._stopping:
             began = time.monotonic()
-            self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
-            if self._stopping:  # told while the child was being made: the handler saw no child yet
-                self._child.terminate()
-            code = self._child.wait()
+            self._child = self._start()
+            code = self._until_it_ends(self._child)
             if self._stopping:
                 break
             if code == 0:
@@ -127,6 +163,40 @@ class _Supervisor:
             print(f"the relay ended with {code}; starts again in {pause:g} s", file=sys.stderr, flush=True)
             self._pause(pause)
         return 0
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        environ = {**os.environ, HEIRS: str(self._tell_heirs)}
+        return subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, pass_fds=(self._tell_heirs,), env=environ
+        )
+
+    def _until_it_ends(self, child: "Union[subprocess.Popen[bytes], _Heir]") -> int:
+        """The exit code of the relay, through all its upgrades."""
+        while True:
+            if self._stopping:  # told while the child was being made: the handler saw no child yet
+                child.terminate()
+            code = child.wait()
+            heir = self._heir()
+            if heir is None:
+                self._bury()
+                return code
+            print(f"process {heir.pid} has taken the relay over", file=sys.stderr, flush=True)
+            child = self._child = heir
+
+    def _heir(self) -> Optional[_Heir]:
+        """Who has the place of the relay that has just ended, if anybody has."""
+        try:
+            said = os.read(self._heirs, 4096).split()
+        except BlockingIOError:
+            return None
+        return _Heir(int(said[-1]))
+
+    @staticmethod
+    def _bury() -> None:
+        """What a dead relay leaves behind are our children now."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
     def _stop(self, _signum: int, _frame: object) -> None:
         self._stopping = True
