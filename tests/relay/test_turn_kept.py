@@ -9,18 +9,25 @@ import pytest
 
 from commcli.relay.turn import stun
 from commcli.relay.turn.peers import PeerPolicy
-from commcli.relay.turn.server import TurnConfig
+from commcli.relay.turn.server import Told, TurnConfig
 from tests.relay.turn_world import PEER, Client, World, config, lifetime
 
 STREAM = ("198.51.100.9", 443, "tls")
 
 
-def successor(world: World, now: float = 50.0, settings: TurnConfig | None = None, **kept: Any) -> World:
-    """Another process with another clock, after the state has gone through JSON, as it does between two of them."""
-    document = json.loads(json.dumps(world.server.kept(world.now, **kept)))
+def through_json(document: dict[str, Any]) -> dict[str, Any]:
+    """As it goes from one process to another."""
+    found: dict[str, Any] = json.loads(json.dumps(document))
+    return found
+
+
+def successor(
+    world: World, now: float = 50.0, settings: TurnConfig | None = None, without: tuple[str, ...] = ()
+) -> World:
+    """Another process, with another clock."""
     heir = World(settings or world.config, world.policy, now=now)
     heir.pool.opened, heir.pool.free = list(world.pool.opened), list(world.pool.free)
-    heir.server.take(document, heir.now)
+    heir.server.take(through_json(world.server.kept(world.now, {}, without)), heir.now)
     return heir
 
 
@@ -145,6 +152,36 @@ def test_counters_go_on() -> None:
     assert heir.counters == world.server.counters and heir.drops == world.server.drops
 
 
+def test_most_of_it_goes_before_the_rest() -> None:
+    world = World()
+    told: Told = {}
+    stays, ends, changes, comes = (Client(world, addr=("198.51.100.7", port)) for port in range(1, 5))
+    for client in (stays, ends, changes):
+        client.allocate()
+    heir = World(now=50.0)
+    sizes = []
+    while rows := (portion := world.server.kept_allocations(world.now, told, (), 2))["rows"]:
+        sizes.append(len(rows))
+        heir.server.take_allocations(through_json(portion), heir.now)
+    assert sizes == [2, 1] and len(heir.server.allocations) == 3
+    ends.refresh(0)
+    changes.bind(0x4001)
+    changes.channel(0x4001, b"four")
+    comes.allocate()
+    rest = world.server.kept(world.now, told)
+    assert [row["client"] for row in rest["rows"]] == [changes.addr, comes.addr]
+    heir.pool.opened, heir.pool.free = list(world.pool.opened), list(world.pool.free)
+    heir.server.take(through_json(rest), heir.now)
+    assert heir.server.allocations.keys() == world.server.allocations.keys()
+    assert heir.server.by_relay.keys() == world.server.by_relay.keys()
+    assert heir.server.totals() == world.server.totals()
+    assert moved(changes, heir).channel(0x4001, b"x") and moved(stays, heir).refresh(0).code is None
+    for client in (changes, comes):
+        moved(client, heir).refresh(0)
+    assert heir.pool.opened == []
+    assert heir.server.counters["allocations_ended"] == 4
+
+
 def test_what_can_not_move_is_counted_as_ended() -> None:
     world = World()
     stays, goes = Client(world), Client(world, "bob", "builder", addr=STREAM)  # type: ignore[arg-type]
@@ -180,10 +217,10 @@ def test_the_policy_of_the_new_process_holds() -> None:
     assert client.channel(0x4001, b"x") == [] and client.channel(0x4002, b"x")
 
 
-@pytest.mark.parametrize("part", ["nonces", "allocations", "reserved", "lapsing", "carried"])
+@pytest.mark.parametrize("part", ["nonces", "rows", "figures", "reserved", "lapsing", "carried"])
 def test_a_state_that_is_none_is_refused(part: str) -> None:
     world = World()
     Client(world).allocate()
-    document = {**world.server.kept(world.now), part: [{"client": 3}]}
+    document = {**world.server.kept(world.now, {}), part: [{"client": 3}]}
     with pytest.raises((ValueError, KeyError, TypeError)):
         World().server.take(document, 0.0)

@@ -21,6 +21,7 @@ from commcli.relay.process.readiness import Readiness
 from commcli.relay.process.register import Register
 from commcli.relay.process.sisters import Hub, Packets
 from commcli.relay.process.sockets import Sockets
+from commcli.relay.process.state import StateUnusable
 from commcli.relay.process.takeover import Takeover
 from commcli.relay.process.upgrade import Upgrade, own_command
 from commcli.relay.table.shard import Shard
@@ -297,7 +298,7 @@ def taken_over(
         relay.operations.hush()
         relay.upgrade.predecessor = takeover.finish(relay)
     except Exception as error:
-        known = isinstance(error, (ConfigError, HandoverFailed))
+        known = isinstance(error, (ConfigError, HandoverFailed, StateUnusable))
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         takeover.refuse(reason)
         raise ConfigError(f"upgrade: {reason}") from error

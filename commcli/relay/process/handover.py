@@ -3,15 +3,17 @@
     the running one                     the new one (it was started with our end of the pair, and nobody else has it)
     offer: schema, sockets of the addresses  ->
                                         <-  ready: configuration and table are good, all is built; or refused: why
+    portion: some allocations, sockets  ->
+                                        <-  restored (and so on, while the running one serves)
     (stops reading)
-    state, with the sockets of clients  ->
+    rest: all else                      ->
                                         <-  restored
     go: from here on it is yours        ->
                                         <-  serving
     (ends)
 
 What comes meanwhile waits in the kernel, in the sockets that both have. Whatever goes wrong before `serving`, the
-running one ends the new one and goes on with what it has; it has changed nothing.
+running one ends the new one and goes on with what it has: it has changed nothing.
 
 A message is JSON, never pickle, in as many datagrams as it takes; each may bring descriptors (SCM_RIGHTS).
 """

@@ -66,15 +66,17 @@ class Takeover:
         self._channel.close()
 
     def finish(self, relay: Relay) -> Predecessor:
-        """Take the calls over: from here on they are ours. Raises HandoverFailed."""
+        """Take the calls over: from here on they are ours. Raises HandoverFailed or StateUnusable."""
         relay.sockets.close_unused()
         self._channel.within(ANSWER_S)
         self._channel.send("ready", version=relay.version)
-        told = self._channel.receive("state")
-        try:
-            state.take(relay, told.body["state"], told.descriptors, time.monotonic())
-        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
-            raise HandoverFailed(f"the state can not be used: {type(error).__name__}: {error}") from error
+        taker = state.Taker(relay)
+        told = self._channel.receive("portion", "rest")
+        while told.word == "portion":
+            taker.portion(told.body["state"], told.descriptors, time.monotonic())
+            self._channel.send("restored")
+            told = self._channel.receive("portion", "rest")
+        taker.rest(told.body["state"], told.descriptors, time.monotonic())
         self._channel.send("restored")
         self._channel.receive("go")
         _die_with_parent(0)

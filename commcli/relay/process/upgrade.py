@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 
 from commcli.relay.process import state
 from commcli.relay.process.control import WAIT_S, Later
-from commcli.relay.process.handover import SCHEMA, Channel, HandoverFailed, Message
+from commcli.relay.process.handover import SCHEMA, Channel, HandoverFailed
 from commcli.relay.process.supervise import HEIRS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 READY_WITHIN_S = 60.0
 # Nobody is served while the state is handed over. A new program that hangs there must cost no more than this.
-HAND_OVER_S, A_SOCKET_S = 2.0, 0.002
+HAND_OVER_S, A_CALL_S = 2.0, 0.002
 SEND_S = 1.0
 LONGEST_WAIT_S = 86400.0
 LONGEST_REASON = 300
@@ -50,8 +50,12 @@ def own_command() -> List[str]:
 class _Child:
     """The new program, until it serves or fails."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], heirs: Sequence[int]) -> None:
+    def __init__(
+        self, relay: Relay, command: Sequence[str], environ: Mapping[str, str], heirs: Sequence[int]
+    ) -> None:
         """Starts it. Raises OSError."""
+        self.giver = state.Giver(relay)
+        self.version: Optional[str] = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors, errors = os.pipe()
         os.set_blocking(self._errors, False)
@@ -185,7 +189,7 @@ class Upgrade:
         environ = {key: value for key, value in self._environ.items() if key != "WATCHDOG_PID"}
         self._ready_by = time.monotonic() + READY_WITHIN_S
         try:
-            self._child = _Child(self._command, environ, self._heirs())
+            self._child = _Child(self._relay, self._command, environ, self._heirs())
         except OSError as error:
             self._failed(f"{self._command[0]}: {error.strerror}")
             return
@@ -213,44 +217,53 @@ class Upgrade:
             return
         try:
             child.channel.within(SEND_S)
-            told = child.channel.receive("ready", "refused")
+            told = child.channel.receive("ready", "restored", "refused")
         except HandoverFailed as error:
             self._failed(self._drop_child() or str(error))
             return
         if told.word == "refused":
             self._fail(str(told.body.get("reason"))[:LONGEST_REASON])
-        elif self._tls == "cut" or not state.unmovable(self._relay):
-            self._relay.loop.between(lambda: self._hand_over(child, told))
-        else:  # somebody came over TLS meanwhile
+            return
+        if told.word == "ready":
+            child.version = told.body.get("version")
+        self._relay.loop.between(lambda: self._give(child))
+
+    def _give(self, child: _Child) -> None:
+        """The next step, between two turns of the loop."""
+        if child is not self._child or self._relay.loop.stopped:
+            return
+        if self._tls != "cut" and state.unmovable(self._relay):  # somebody came over TLS meanwhile
             self._drop_child()
             if self._tls == "refuse":
                 self._answer(self._refusal())
-
-    def _hand_over(self, child: _Child, ready: Message) -> None:
-        """Nobody is served from here until the new process serves, or has failed."""
-        relay = self._relay
-        if child is not self._child or relay.loop.stopped:
             return
-        stopped, parcel = time.monotonic(), state.Parcel()
         try:
-            whole = state.kept(relay, parcel, stopped)
-            told = {
-                "stopped": stopped,
-                "version": relay.version,
-                "parent": os.getppid(),
-                "allocations": len(whole["turn"]["allocations"]),
-                "connections": len(whole["streams"]["connections"]),
-                "cut": whole["cut"],
-            }
-            child.channel.within(HAND_OVER_S + A_SOCKET_S * len(parcel.descriptors))
-            child.channel.send("state", parcel.descriptors, state=whole, **told)
-            child.channel.receive("restored")
-            child.channel.send("go")
-            serving = child.channel.receive("serving")
+            portion = child.giver.portion(time.monotonic())
+            if portion:
+                child.channel.within(SEND_S)
+                child.channel.send("portion", child.giver.descriptors, state=portion)
+            else:
+                self._over(child, self._hand_over(child))
         except Exception as error:  # whatever it is, the calls go on here
             self._fail(str(error) or type(error).__name__)
-            return
-        self._over(child, {**told, "gap_ms": serving.body.get("gap_ms"), "to": ready.body.get("version")})
+
+    def _hand_over(self, child: _Child) -> Dict[str, Any]:
+        """Nobody is served from here until the new process serves, or has failed. Raises anything."""
+        stopped = time.monotonic()
+        rest = child.giver.rest(stopped)
+        told = {
+            "stopped": stopped,
+            "version": self._relay.version,
+            "parent": os.getppid(),
+            "allocations": len(rest["turn"]["figures"]),
+            "connections": len(rest["streams"]["connections"]),
+            "cut": rest["cut"],
+        }
+        child.channel.within(HAND_OVER_S + A_CALL_S * (told["allocations"] + told["connections"]))
+        child.channel.send("rest", child.giver.descriptors, state=rest, **told)
+        child.channel.receive("restored")
+        child.channel.send("go")
+        return {**told, "gap_ms": child.channel.receive("serving").body.get("gap_ms")}
 
     def _over(self, child: _Child, told: Dict[str, Any]) -> None:
         pid = child.process.pid
@@ -266,7 +279,7 @@ class Upgrade:
         answer = {
             "ok": True,
             "from": told["version"],
-            "version": told["to"],
+            "version": child.version,
             "pid": pid,
             **{key: told[key] for key in ("allocations", "connections", "cut", "gap_ms")},
         }

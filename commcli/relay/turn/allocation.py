@@ -102,7 +102,7 @@ class Allocation:
         self.bytes_in = self.bytes_out = self.packets_in = self.packets_out = 0
 
     def kept(self, now: float) -> Dict[str, Any]:
-        """All of it for another process (JSON); times are seconds that are left, or gone, at `now`."""
+        """All of it but its figures for another process (JSON); times are seconds that are left, or gone, at `now`."""
         young = now - self.made < RETRANSMITTED_S
         return {
             "client": self.client,
@@ -117,9 +117,24 @@ class Allocation:
             "reserved": None if self.reserved is None else self.reserved.hex(),
             "permissions": [(ip, expires - now) for ip, expires in self.permissions.items()],
             "channels": [(number, *peer, expires - now) for number, (peer, expires) in self.channels.items()],
-            "carried": (self.packets_in, self.bytes_in, self.packets_out, self.bytes_out),
-            "tokens": None if self.rate is None else [bucket.kept(now) for bucket in self.rate],
         }
+
+    def mark(self) -> object:
+        """Equal to an earlier one as long as `kept` would say the same, but for the time that has passed."""
+        return self.made, self.expires, self.relays, dict(self.permissions), dict(self.channels)
+
+    def figures(self, now: float) -> List[Any]:
+        """Its client, what it carried, and what its rate lets through at once: for `take_figures` (JSON)."""
+        tokens = None if self.rate is None else [bucket.kept(now) for bucket in self.rate]
+        carried = self.packets_in, self.bytes_in, self.packets_out, self.bytes_out
+        return [self.client, *carried, tokens]
+
+    def take_figures(self, figures: Sequence[Any], now: float) -> None:
+        """Go on with the `figures` of another process. Raises ValueError or TypeError."""
+        _, self.packets_in, self.bytes_in, self.packets_out, self.bytes_out, tokens = figures
+        if self.rate is not None and tokens is not None:
+            for bucket, left in zip(self.rate, tokens):
+                bucket.refill(left, now)
 
     @classmethod
     def taken(cls, kept: Mapping[str, Any], now: float) -> Allocation:
@@ -141,7 +156,6 @@ class Allocation:
         for number, ip, port, left_s in kept["channels"]:
             found.channels[number] = (ip, port), now + left_s
             found.numbers[ip, port] = number
-        found.packets_in, found.bytes_in, found.packets_out, found.bytes_out = kept["carried"]
         return found
 
     @property

@@ -67,6 +67,8 @@ Ways = Dict[Tuple[Allocation, Addr], List[bytes]]
 Frames = Dict[Allocation, List[bytes]]
 # Packets that one peer sent to an allocation.
 FromPeer = Tuple[Allocation, Addr, Sequence[bytes]]
+# Allocations that another process has: what they were like (Allocation.mark) when it got them.
+Told = Dict[Client, object]
 
 # What still fits a UDP datagram with a Data indication around it: 20 + 24 (an IPv6 peer) + 4, padded to fours.
 MAX_PAYLOAD = (65507 - 48) & ~3
@@ -189,7 +191,8 @@ class Alone:
         return [(token.hex(), user, relay) for token, (user, relay) in self._offers.items()]
 
     def take(self, kept: Iterable[Any]) -> None:
-        """Go on with the reserved ports of another process; they are bound."""
+        """Go on with the reserved ports of another process, and no others; they are bound."""
+        self._offers.clear()
         for token, user, (ip, port) in kept:
             self._offers[bytes.fromhex(token)] = user, (ip, port)
 
@@ -269,51 +272,73 @@ class Server:
 
     # From one process to the next
 
-    def kept(self, now: float, without: Sequence[str] = ()) -> Dict[str, Any]:
-        """All that another server needs to go on in our place, for its `take` (JSON; it holds secrets).
+    def kept_allocations(self, now: float, told: Told, without: Sequence[str], most: int) -> Dict[str, Any]:
+        """Up to `most` allocations that another process has not been `told` of, for its `take_allocations` (JSON).
 
-        `without`: clients' transports whose allocations end with us, and are counted as ended. Credentials, limits
-        and policy are not in it: those are the configuration's. Nothing changes here.
+        So it can have most of them before it has the rest; `told` is kept up to date. Not those of clients whose
+        transport is in `without`. {"rows": ...}
+        """
+        new = [a for a in self.allocations.values() if a.client not in told and a.transport not in without]
+        return {"rows": [self._telling(allocation, told, now) for allocation in new[:most]]}
+
+    @staticmethod
+    def _telling(allocation: Allocation, told: Told, now: float) -> Dict[str, Any]:
+        told[allocation.client] = allocation.mark()
+        return allocation.kept(now)
+
+    def kept(self, now: float, told: Told, without: Sequence[str] = ()) -> Dict[str, Any]:
+        """All that another server needs to go on in our place and was not `told` yet, for its `take`.
+
+        JSON, and it holds secrets. Allocations of clients whose transport is in `without` end with us and are counted
+        so. Credentials, limits and policy are not in it: those are the configuration's. Nothing changes here.
         """
         staying = [a for a in self.allocations.values() if a.transport not in without]
         going = [a for a in self.allocations.values() if a.transport in without]
+        gone = told.keys() - {allocation.client for allocation in staying}
         carried = Counter(self._ended)
         for allocation in going:
             carried.update(allocation.carried())
-        counters = self.counters + Counter(allocations_ended=len(going))
         return {
             "nonces": self.auth.nonces.kept(now),
-            "allocations": [allocation.kept(now) for allocation in staying],
+            "gone": list(gone),
+            "rows": [self._telling(a, told, now) for a in staying if told.get(a.client) != a.mark()],
+            "figures": [allocation.figures(now) for allocation in staying],
             "reserved": self.sisters.kept() if isinstance(self.sisters, Alone) else [],
             "lapsing": [(token.hex(), until - now, user) for token, (until, user) in self._lapsing.items()],
             "carried": [(*key, count) for key, count in carried.items()],
-            "counters": counters,
+            "counters": self.counters + Counter(allocations_ended=len(going)),
             "drops": self.drops,
         }
 
+    def take_allocations(self, kept: Mapping[str, Any], now: float) -> None:
+        """Some allocations of another server; the sockets of their addresses are open here. Raises as `take`."""
+        for row in kept["rows"]:
+            self._leave(tuple(row["client"]))
+            self._enter(Allocation.taken(row, now))
+
     def take(self, kept: Mapping[str, Any], now: float) -> None:
-        """Go on in the place of another server, whose `kept` this is; the sockets of its addresses are open here.
+        """Go on in the place of another server: this is the last that it `kept`.
 
         Who was revoked meanwhile ends at once, and what the policy no longer grants in the next calls of `judge`.
         Raises ValueError, KeyError or TypeError.
         """
         self.auth.nonces.take(kept["nonces"], now)
+        for client in kept["gone"]:
+            self._leave(tuple(client))
+        self.take_allocations(kept, now)
         if isinstance(self.sisters, Alone):
             self.sisters.take(kept["reserved"])
         for token, left_s, user in kept["lapsing"]:
             self._lapsing[bytes.fromhex(token)] = now + left_s, user
-        for row in kept["allocations"]:
-            self._enter(Allocation.taken(row, now))
         for what, direction, transport, count in kept["carried"]:
             self._ended[what, direction, transport] += count
         self.counters.update(kept["counters"])
         self.drops.update(kept["drops"])
         self.reconfigure(self.config)
-        for row in kept["allocations"]:
-            allocation = self.allocations.get(tuple(row["client"]))
-            if allocation is not None and allocation.rate is not None and row["tokens"] is not None:
-                for bucket, tokens in zip(allocation.rate, row["tokens"]):
-                    bucket.refill(tokens, now)
+        for figures in kept["figures"]:
+            allocation = self.allocations.get(tuple(figures[0]))
+            if allocation is not None:
+                allocation.take_figures(figures, now)
         self._unjudged = list(self.allocations.values())
 
     def _enter(self, allocation: Allocation) -> None:
@@ -321,6 +346,17 @@ class Server:
         for relay in allocation.relays:
             self.by_relay[relay] = allocation
         self._users[allocation.user] += 1
+
+    def _leave(self, client: Client) -> None:
+        """Undo `_enter`."""
+        allocation = self.allocations.pop(client, None)
+        if allocation is None:
+            return
+        for relay in allocation.relays:
+            del self.by_relay[relay]
+        self._users[allocation.user] -= 1
+        if not self._users[allocation.user]:
+            del self._users[allocation.user]
 
     # The data path: ChannelData in, peer data out. Table look-ups only.
 
@@ -743,14 +779,12 @@ class Server:
             self._close(*(relay for relay in allocation.relays if family_of(relay[0]) == only))
             allocation.keep(*(relay for relay in allocation.relays if family_of(relay[0]) != only))
             return
-        del self.allocations[allocation.client]
-        self._close(*allocation.relays)
+        self._leave(allocation.client)
+        for relay in allocation.relays:
+            self._sockets.close(relay)
         if allocation.reserved is not None and self.sisters.offered(allocation.reserved, allocation.user):
             self._lapsing[allocation.reserved] = (allocation.made + RESERVED_S, allocation.user)
         allocation.expires = allocation.made  # whoever still holds it sees that it is over
-        self._users[allocation.user] -= 1
-        if not self._users[allocation.user]:
-            del self._users[allocation.user]
         self.counters["allocations_ended"] += 1
         self._ended.update(allocation.carried())
 
