@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -9,7 +10,7 @@ from commcli.relay.overlay import train
 from commcli.relay.overlay.exchange import Exchange
 from commcli.relay.overlay.flows import Flow, FlowTable
 from commcli.relay.overlay.routes import Routes, Step
-from commcli.relay.overlay.segment import Segment
+from commcli.relay.overlay.segment import Bare, Segment
 from commcli.relay.overlay.wire import (
     AGAIN,
     BARE,
@@ -36,9 +37,12 @@ from commcli.relay.overlay.wire import (
 Delivery = Tuple[Addr, Addr, List[bytes]]
 _DATA, _AGAIN, _TRAIN, _BARE, _PARITY = map(kind_byte, (DATA, AGAIN, TRAIN, BARE, PARITY))
 _PROBE, _ECHO = map(kind_byte, (PROBE, ECHO))
-_TRAIN_MARK = bytes((_TRAIN,))
+_TRAIN_MARK, _BARE_MARK = bytes((_TRAIN,)), bytes((_BARE,))
 _LENGTH_AT = TAG_BYTES + 2  # of an entry, from its end
-_AFTER_ENDS = TAG_BYTES + NUMBER_AND_LENGTH.size
+_ENDS_AND_LENGTH = {
+    ENTRY_BYTES[family]: struct.Struct(">%ds%dxH%dx" % (size, NUMBER_AND_LENGTH.size - 2, TAG_BYTES))
+    for family, size in ENDS_BYTES.items()
+}
 
 
 class Batch:
@@ -98,14 +102,18 @@ class Inbound:
         """The same, of datagrams of `size` bytes, the last of which may be shorter, one behind the other."""
         head_at = (len(data) - 1) // size * size
         segment = self._routes.by_addr.get(source)
-        if segment is None or data[head_at + HEADER_AT : head_at + HEADER_AT + 1] != _TRAIN_MARK:
-            return self.receive(source, [data[at : at + size] for at in range(0, len(data), size)], now, unix)
-        batch = Batch(segment, now, unix)
-        self._datagram(batch, data[head_at:], data[:head_at], size)
-        return self._end(batch)
+        mark = data[head_at + HEADER_AT : head_at + HEADER_AT + 1]
+        if segment is not None and mark == _TRAIN_MARK:
+            batch = Batch(segment, now, unix)
+            self._datagram(batch, data[head_at:], data, size)
+            return self._end(batch)
+        if segment is not None and mark == _BARE_MARK and segment.yard.run(data, size, now):
+            self._restless[segment] = None
+            return []
+        return self.receive(source, [data[at : at + size] for at in range(0, len(data), size)], now, unix)
 
-    def _datagram(self, batch: Batch, data: bytes, before: bytes = b"", size: int = 0) -> None:
-        """`before`: what came in front of the head of a train, in datagrams of `size`."""
+    def _datagram(self, batch: Batch, data: bytes, run: bytes = b"", size: int = 0) -> None:
+        """`run`: the datagrams of `size` bytes of which the head of a train is the last."""
         if len(data) < HEADER_BYTES:
             self._short(batch, data)
             return
@@ -141,7 +149,7 @@ class Inbound:
             self._sections(batch, data, HEADER_BYTES + covered, marks >> 6)
         elif kind == _TRAIN:
             segment.last_data_in = batch.now
-            self._train(batch, marks >> 6, data[HEADER_BYTES : HEADER_BYTES + covered], before, size)
+            self._train(batch, marks >> 6, data[HEADER_BYTES : HEADER_BYTES + covered], run, size)
         elif len(data) != HEADER_BYTES + covered:
             self._drops["shape"] += 1
         elif kind == _PARITY:
@@ -219,15 +227,13 @@ class Inbound:
     def _counted(self, batch: Batch, step: Step, head: bytes, size: int, entries: bytes) -> bool:
         """Count packets for their flows; False if one of them is not to pass."""
         find, unix = self._flows.find, batch.unix
-        for at in range(0, len(entries), size):
-            key = head + entries[at : at + size - _AFTER_ENDS]
-            flow = find(key) or self._open(batch, key, step)
+        for ends, length in _ENDS_AND_LENGTH[size].iter_unpack(entries):
+            flow = find(head + ends) or self._open(batch, head + ends, step)
             if flow is None:
                 self._drops["endpoint"] += len(entries) // size
                 return False
             flow.packets += 1
-            length_at = at + size - _LENGTH_AT
-            flow.bytes += entries[length_at] << 8 | entries[length_at + 1]
+            flow.bytes += length
             flow.last_unix = unix
         return True
 
@@ -279,34 +285,39 @@ class Inbound:
                 unit = (coupling.word, coupling.head, 1, load.entry, load.payload)
                 self._pass(batch, step, unit, coupling.entry_bytes)
 
-    def _train(self, batch: Batch, word: int, body: bytes, before: bytes, size: int) -> None:
+    def _train(self, batch: Batch, word: int, body: bytes, run: bytes, size: int) -> None:
         try:
             coupling = train.head_of(body, word)
         except ValueError:
             self._drops["shape"] += 1
             return
-        count = len(coupling.entries) // coupling.entry_bytes
+        count = coupling.packets()
         step = self._step(batch, coupling.head, count)
         if step is None:
             return
-        if before and train.is_whole(before, size, coupling):
-            self._whole(batch, step, coupling, before, body)
+        end = (len(run) - 1) // size * size if size else 0
+        if end == count * size and train.is_whole(run, size, coupling):
+            self._whole(batch, step, coupling, memoryview(run)[:end], body)
             return
-        for at in range(0, len(before), size or 1):
-            self._bare(batch, before[at : at + size])
+        whole = batch.segment.yard.whole(coupling, run[:end])
+        if whole is not None:
+            self._whole(batch, step, coupling, whole, body)
+            return
+        for at in range(0, end, size or 1):
+            self._bare(batch, run[at : at + size])
         self._restless[batch.segment] = None
         for load in batch.segment.yard.head(coupling, batch.now):
             unit = (word, coupling.head, 1, load.entry, load.payload)
             self._pass(batch, step, unit, coupling.entry_bytes)
 
-    def _whole(self, batch: Batch, step: Step, coupling: train.Coupling, bare: bytes, body: bytes) -> None:
+    def _whole(self, batch: Batch, step: Step, coupling: train.Coupling, bare: Bare, body: bytes) -> None:
         following = step.following
         if following is not None and following.takes_train(coupling.word, coupling.bare_bytes):
             if self._counted(batch, step, coupling.head, coupling.entry_bytes, coupling.entries):
                 following.pass_train(coupling.word, bare, coupling.bare_bytes, body)
                 self._ready[following] = None
             return
-        for load in train.loads_of(bare, coupling):
+        for load in train.loads_of(bytes(bare), coupling):
             unit = (coupling.word, coupling.head, 1, load.entry, load.payload)
             self._pass(batch, step, unit, coupling.entry_bytes)
 

@@ -5,7 +5,7 @@ So small packets share a datagram, and equal datagrams leave as a train. Nothing
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from commcli.relay.overlay import train
 from commcli.relay.overlay.mtu import PathMtu
@@ -29,6 +29,7 @@ MAX_WAITING = 4096  # packets of one turn
 MAX_TRAINS = 256  # passed on in one turn
 _DATA, _TRAIN, _PARITY = kind_byte(DATA), kind_byte(TRAIN), kind_byte(PARITY)
 
+Bare = Union[bytes, memoryview]  # the bare datagrams of a train, one behind the other
 # (class, section up to its count, count, entries, payloads): what shares one section.
 Unit = Tuple[int, bytes, int, bytes, bytes]
 
@@ -98,7 +99,7 @@ class Segment:
         self.row: Optional[Row] = None  # what came, as last told to the neighbour
         self.mtu = PathMtu(6 if ":" in peer.addr[0] else 4)
         self.probes: List[bytes] = []  # of the path MTU: must leave whole
-        self._passing: List[Tuple[int, bytes, int, bytes]] = []
+        self._passing: List[Tuple[int, Bare, int, bytes]] = []
         self.waiting: List[Unit] = []
         self.last_data = self.last_data_in = float("-inf")
         self._control: List[Tuple[int, bytes]] = []
@@ -124,7 +125,7 @@ class Segment:
             return False
         return bare_bytes <= self.mtu.bytes and len(self._passing) < MAX_TRAINS
 
-    def pass_train(self, word: int, bare: bytes, bare_bytes: int, body: bytes) -> None:
+    def pass_train(self, word: int, bare: Bare, bare_bytes: int, body: bytes) -> None:
         """Gather a whole train."""
         self._passing.append((word, bare, bare_bytes, body))
 
@@ -196,10 +197,10 @@ class Segment:
             bare, body = train.coupled(self._train_id(), head, loads)
             self._depart(word, bare, len(bare) // len(loads), body, unix_us)
 
-    def _depart(self, word: int, bare: bytes, bare_bytes: int, body: bytes, unix_us: int) -> None:
+    def _depart(self, word: int, bare: Bare, bare_bytes: int, body: bytes, unix_us: int) -> None:
         traffic = self.classes[word]
         _sequence, datagram = self.peer.sealed(_TRAIN, traffic.marks, body, b"", unix_us)
-        whole = bare + datagram
+        whole = b"".join((bare, datagram))
         self.trains.append((whole, bare_bytes))
         count = len(bare) // bare_bytes + 1
         traffic.packets += count

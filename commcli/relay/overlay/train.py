@@ -31,6 +31,7 @@ MOST_PADDING = 16  # packets of one frame differ by a byte or two
 LONGEST_WAIT_S = 0.02  # for the head, or for a bare datagram that was overtaken
 MOST_EARLY, MOST_EARLY_BYTES = 512, 1 << 20
 MOST_OPEN = 64
+_BARES, _INDICES = bytes((_BARE,)) * 256, bytes(range(256))
 
 
 class Load(NamedTuple):
@@ -90,6 +91,10 @@ class Coupling(NamedTuple):
         high, low = self.entries[size - 14 :: size], self.entries[size - 13 :: size]
         return [one << 8 | other for one, other in zip(high, low)]
 
+    def packets(self) -> int:
+        """How many packets."""
+        return len(self.entries) // self.entry_bytes
+
 
 def head_of(body: bytes, word: int) -> Coupling:
     """Read the body of a TRAIN datagram. Raises ValueError."""
@@ -103,7 +108,8 @@ def head_of(body: bytes, word: int) -> Coupling:
     if size is None or not entries or len(entries) != body[head_end] * size:
         raise ValueError("not one section")
     found = Coupling(word, train_id, bare_bytes, body[HEAD.size : head_end], size, entries)
-    if max(found.lengths()) + BARE_BYTES > bare_bytes:
+    high, low = max(zip(entries[size - 14 :: size], entries[size - 13 :: size]))
+    if (high << 8 | low) + BARE_BYTES > bare_bytes:
         raise ValueError("longer than its datagrams")
     return found
 
@@ -121,14 +127,26 @@ def loads_of(data: bytes, coupling: Coupling) -> List[Load]:
 
 
 def is_whole(data: bytes, size: int, coupling: Coupling) -> bool:
-    """Whether `data`, received as datagrams of `size`, begins with all bare ones of this train, in order."""
-    count = len(coupling.entries) // coupling.entry_bytes
+    """Whether `data`, received as datagrams of `size`, begins with all bare ones of this train, in order.
+
+    Only the first one and the last are asked for the id: a stranger between them fails by its end tag.
+    """
+    count = coupling.packets()
+    return (
+        len(data) >= count * size and size == coupling.bare_bytes and is_run(data, size, count, coupling.id)
+    )
+
+
+def is_run(data: bytes, size: int, count: int, train_id: bytes, first: int = 0) -> bool:
+    """Whether `data` begins with `count` bare datagrams of `size` bytes of this train, in order from index `first`."""
     end = count * size
-    if size != coupling.bare_bytes or len(data) < end:
-        return False
-    if data[12:end:size] != bytes((_BARE,)) * count or data[ID_BYTES:end:size] != bytes(range(count)):
-        return False
-    return all(data[at:end:size] == coupling.id[at : at + 1] * count for at in range(ID_BYTES))
+    return (
+        size > BARE_BYTES
+        and data[BARE_BYTES - 1 : end : size] == _BARES[:count]
+        and data[ID_BYTES:end:size] == _INDICES[first : first + count]
+        and data.startswith(train_id)
+        and data.startswith(train_id, end - size)
+    )
 
 
 class _Open:
@@ -156,7 +174,8 @@ class Yard:
     """Where trains of one neighbour that came apart are put together. Bounded in number and time."""
 
     def __init__(self) -> None:
-        self._early: "OrderedDict[bytes, Tuple[float, List[bytes]]]" = OrderedDict()  # by id, without a head
+        # Without a head, by id: when to give up, and runs of datagrams (that stand one behind the other, of a size).
+        self._early: "OrderedDict[bytes, Tuple[float, List[Tuple[bytes, int]]]]" = OrderedDict()
         self._open: "OrderedDict[bytes, _Open]" = OrderedDict()
         self._early_count = self._early_bytes = 0
         self.lost = 0  # packets of trains whose head came, and bare datagrams without one
@@ -170,21 +189,51 @@ class Yard:
             if not waiting.left:
                 del self._open[train_id]
             return None if load is None else (waiting.coupling, load)
+        self._keep(train_id, data, len(data), now)
+        return None
+
+    def run(self, data: bytes, size: int, now: float) -> bool:
+        """Bare datagrams of `size` bytes that came together; False if they have to be taken one by one."""
+        count, train_id = len(data) // size, data[:ID_BYTES]
+        if train_id in self._open or count * size != len(data):
+            return False
+        if not is_run(data, size, count, train_id, data[ID_BYTES]):
+            return False
+        self._keep(train_id, data, size, now)
+        return True
+
+    def _keep(self, train_id: bytes, data: bytes, size: int, now: float) -> None:
         while self._early and (self._early_count >= MOST_EARLY or self._early_bytes >= MOST_EARLY_BYTES):
             self._drop_oldest()
         row = self._early.get(train_id)
         if row is None:
             row = self._early[train_id] = (now + LONGEST_WAIT_S, [])
-        row[1].append(data)
-        self._early_count += 1
+        row[1].append((data, size))
+        self._early_count += len(data) // size
         self._early_bytes += len(data)
-        return None
+
+    def whole(self, coupling: Coupling, last: bytes) -> Optional[bytes]:
+        """All bare datagrams of a train, one behind the other: those that wait here and `last`, if they are all."""
+        row = self._early.get(coupling.id)
+        if row is None:
+            return None
+        runs, size = row[1], coupling.bare_bytes
+        length = len(last) + sum(len(data) for data, of in runs if of == size)
+        if length != coupling.packets() * size:
+            return None
+        data = b"".join([data for data, of in runs if of == size] + [last])
+        if not is_whole(data, size, coupling):
+            return None
+        del self._early[coupling.id]
+        self._forget(runs)
+        return data
 
     def head(self, coupling: Coupling, now: float) -> List[Load]:
         """The head of a train that did not come whole; those of its packets that are here."""
         train = _Open(coupling, now + LONGEST_WAIT_S)
-        _, early = self._early.pop(coupling.id, (0.0, []))
-        self._forget(early)
+        _, runs = self._early.pop(coupling.id, (0.0, []))
+        self._forget(runs)
+        early = [data[at : at + size] for data, size in runs for at in range(0, len(data), size)]
         loads = [load for load in map(train.take, early) if load is not None]
         if train.left:
             while len(self._open) >= MOST_OPEN:
@@ -192,14 +241,15 @@ class Yard:
             self._open[coupling.id] = train
         return loads
 
-    def _forget(self, early: Sequence[bytes]) -> None:
-        self._early_count -= len(early)
-        self._early_bytes -= sum(map(len, early))
+    def _forget(self, runs: "Sequence[Tuple[bytes, int]]") -> int:
+        count = sum(len(data) // size for data, size in runs)
+        self._early_count -= count
+        self._early_bytes -= sum(len(data) for data, _ in runs)
+        return count
 
     def _drop_oldest(self) -> None:
-        _, (_, early) = self._early.popitem(last=False)
-        self._forget(early)
-        self.lost += len(early)
+        _, (_, runs) = self._early.popitem(last=False)
+        self.lost += self._forget(runs)
 
     def expire(self, now: float) -> bool:
         """Give up what has waited too long; whether anything still waits."""
