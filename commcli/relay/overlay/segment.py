@@ -16,6 +16,7 @@ from commcli.relay.overlay.wire import (
     CLASSES,
     DATA,
     HEADER_BYTES,
+    LONGEST_BYTES,
     MAX_ENTRIES,
     MTU,
     NACK,
@@ -25,8 +26,11 @@ from commcli.relay.overlay.wire import (
 )
 from commcli.relay.protect.plan import Plan
 
-MAX_WAITING = 4096  # packets of one turn
-MAX_TRAINS = 256  # passed on in one turn
+# What one turn of the loop may gather: packets, their bytes, trains to pass on, control datagrams.
+MAX_WAITING, MAX_WAITING_BYTES = 4096, 16 << 20
+MAX_TRAINS = 256
+MAX_CONTROL, LONGEST_CONTROL = 1024, 2048  # each but a probe of the path MTU is shorter
+_WEIGHED = 64  # packets at a time: to weigh each costs every packet, and is needed by none
 _DATA, _TRAIN, _PARITY = kind_byte(DATA), kind_byte(TRAIN), kind_byte(PARITY)
 
 Bare = Union[bytes, memoryview]  # the bare datagrams of a train, one behind the other
@@ -84,9 +88,9 @@ class Segment:
     """One neighbour: what waits for it, and the repair of both directions."""
 
     __slots__ = (
-        "_control", "_packs", "_passing", "_repeats", "_train_id", "classes", "last_data", "last_data_in",
-        "mtu", "overflow", "packed", "peer", "probes", "repair", "row", "sent_bytes", "sent_datagrams", "trains",
-        "waiting", "yard",
+        "_control", "_packs", "_passing", "_repeats", "_room", "_train_id", "_waiting_bytes", "classes", "last_data",
+        "last_data_in", "mtu", "overflow", "packed", "peer", "probes", "repair", "row", "sent_bytes",
+        "sent_datagrams", "trains", "waiting", "yard",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, train_id: Callable[[], bytes]) -> None:
@@ -105,19 +109,34 @@ class Segment:
         self._control: List[Tuple[int, bytes]] = []
         self._repeats: List[bytes] = []
         self._packs: Dict[int, _Pack] = {}
+        self._room, self._waiting_bytes = _WEIGHED, 0
         self.classes = {word: Traffic(word) for word in CLASSES}
         self.overflow = self.packed = self.sent_bytes = self.sent_datagrams = 0
 
     def add(self, unit: Unit) -> None:
         """Gather it for the end of the turn."""
-        if len(self.waiting) < MAX_WAITING:
+        if len(self.waiting) < self._room or self._has_more_room():
             self.waiting.append(unit)
         else:
             self.overflow += unit[2]
 
+    def _has_more_room(self) -> bool:
+        """Weigh what was gathered since the last time; whether as many may follow."""
+        if self._room >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
+            return False
+        latest = self.waiting[self._room - _WEIGHED :]
+        self._waiting_bytes += sum(len(unit[3]) + len(unit[4]) for unit in latest)
+        if self._waiting_bytes >= MAX_WAITING_BYTES:
+            return False
+        self._room += _WEIGHED
+        return True
+
     def control(self, kind: int, body: bytes) -> None:
         """Gather a control datagram (`kind_byte`), whose tag covers all of it."""
-        self._control.append((kind, body))
+        if len(self._control) < MAX_CONTROL:
+            self._control.append((kind, body))
+        else:
+            self.overflow += 1
 
     def takes_train(self, word: int, bare_bytes: int) -> bool:
         """May a train of this class, with datagrams of this length, be passed on as it is?"""
@@ -139,6 +158,7 @@ class Segment:
         out: List[bytes] = []
         if self.waiting:
             waiting, self.waiting = self.waiting, []
+            self._room, self._waiting_bytes = _WEIGHED, 0
             self.last_data = now
             if len(waiting) == 1:
                 word, head, count, entries, payloads = waiting[0]
@@ -263,3 +283,17 @@ class Segment:
         body = bytes(size - HEADER_BYTES)
         self.probes.append(self.peer.sealed(kind_byte(MTU), 0, body, b"", int(unix * 1e6))[1])
         self.mtu.sent(size, now)
+
+    def gathered(self) -> Dict[str, int]:
+        """What this turn has gathered so far: packets, trains and control datagrams, and their bytes."""
+        packets = sum(len(unit[3]) + len(unit[4]) for unit in self.waiting)
+        trains = sum(len(bare) for _, bare, _, _ in self._passing)
+        control = sum(len(body) for _, body in self._control)
+        return {
+            "entries": len(self.waiting) + len(self._passing) + len(self._control),
+            "most_entries": MAX_WAITING + MAX_TRAINS + MAX_CONTROL,
+            "bytes": packets + trains + control,
+            "most_bytes": MAX_WAITING_BYTES
+            + (_WEIGHED + MAX_TRAINS) * LONGEST_BYTES
+            + MAX_CONTROL * LONGEST_CONTROL,
+        }

@@ -9,7 +9,7 @@ from commcli.relay.overlay.arrivals import MAX_MISSING
 from commcli.relay.overlay.flows import FlowTable
 from commcli.relay.overlay.liveness import Liveness
 from commcli.relay.overlay.routes import MAX_STEPS, Egress, Routes
-from commcli.relay.overlay.segment import MAX_WAITING, Segment
+from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.steering import Steering
 from commcli.relay.overlay.wire import CLASSES
 
@@ -110,7 +110,7 @@ def buffers(routes: Routes, steering: Steering, flows: Sequence[FlowTable]) -> D
         arrivals = (segment.peer.arrivals, segment.peer.numbers.arrivals)
         missing = sum(len(book.missing) for book in arrivals if book is not None)
         found["missing"].update(entries=missing, most_entries=2 * MAX_MISSING)
-        found["waiting"].update(entries=len(segment.waiting), most_entries=MAX_WAITING)
+        found["waiting"].update(segment.gathered())
     return {
         "flows": {"entries": sum(map(len, flows)), "most_entries": sum(table.limit for table in flows)},
         "steps": {"entries": routes.steps, "most_entries": MAX_STEPS},
