@@ -70,6 +70,27 @@ def test_in_pieces_it_becomes_single_datagrams() -> None:
     assert all(not node.drops for node in net.nodes.values())
 
 
+@pytest.mark.parametrize("at", [1, 8, 19, 20])
+def test_a_train_that_was_read_in_two_passes_as_one(at: int) -> None:
+    net = world()
+    _, _, ((whole, size),), _ = said(net, payloads())
+    us, source = net.nodes["us-1"], net.plan.overlay("br-1")
+    for part in (whole[: at * size], whole[at * size :]):
+        assert us.receive_train(source, part, size, net.now, net.unix) == []
+    _, datagrams, ((onward, onward_size),), _ = departing(net, "us-1")
+    assert (datagrams, onward_size) == ([], size)
+    assert onward[: 20 * size] == whole[: 20 * size]
+    assert us.routes.segments["br-1"].yard.figures()["entries"] == 0
+
+
+def test_a_train_that_came_packet_by_packet_passes_as_one() -> None:
+    net = world()
+    _, _, ((whole, size),), _ = said(net, payloads())
+    net.nodes["us-1"].receive(net.plan.overlay("br-1"), cut(whole, size), net.now, net.unix)
+    _, datagrams, ((onward, onward_size),), _ = departing(net, "us-1")
+    assert (datagrams, onward_size, onward[: 20 * size]) == ([], size, whole[: 20 * size])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False), st.sets(st.integers(0, 19)))
 def test_in_any_order_what_is_not_lost_arrives_once(random: object, lost: set[int]) -> None:
