@@ -134,6 +134,7 @@ def test_who_is_needed_at_once_is_asked_and_not_waited_for_at_the_standby_pace()
     """The backup's relay died with the primary's, a moment ago, and nobody had a reason to notice."""
     world = _wan()
     world.stop("hk")
+    world.run(world.now + 0.06)
     world.talk("ae", "hk")
     world.run(world.now + 0.02 + 0.12 + DETECTED_S)
     assert world["ae"].dead_on(BACKUP) == ("ae", "hk")

@@ -40,6 +40,7 @@ LATE_S = 0.03
 STALL_S = 0.06
 PATIENCE_WITH_OURSELVES_S = 0.25
 SLACK_S = 0.002  # a timer that fires a little early must not cost another turn
+EARLY_S = 0.1  # hellos to those who stand by go together, so that few turns have one
 SOONEST_S, LOOK_S = 0.001, 0.2  # how soon and how late `due` wants to be called again
 _STAMPS = 1 << 32
 
@@ -50,25 +51,28 @@ class _Neighbour:
     """What we know of one neighbour, and what we owe it."""
 
     __slots__ = (
-        "asked_at", "changed_at", "claims", "clock_ahead_s", "count", "counted", "first_at", "heard", "id",
-        "interval_s", "is_deaf", "jitter_s", "last_hello", "limit_s", "news", "next_hello", "number", "other_rate",
-        "promise_s", "reviewed_at", "rtt_s", "slow_at", "slower_s", "stamp", "stamp_at", "state", "their_nonce",
-        "wanted_s", "weather", "wished_s",
+        "asked_at", "busy_s", "changed_at", "claims", "clock_ahead_s", "count", "counted", "first_at", "heard", "id",
+        "interval_s", "is_deaf", "is_hurried", "jitter_s", "last_hello", "limit_s", "news", "next_hello", "number",
+        "other_rate", "promise_s", "review_at", "rtt_s", "slow_at", "slower_s", "stamp", "stamp_at", "state",
+        "their_nonce", "wanted_s", "weather", "wished_s",
     )  # fmt: skip
 
     def __init__(self, id: str, now: float) -> None:
         self.id, self.number = id, node_number(id)
         self.state, self.is_deaf = UNHEARD, False
-        self.first_at = self.changed_at = self.reviewed_at = now
+        self.first_at = self.changed_at = now
+        self.review_at = now + REVIEW_S
         self.heard = -math.inf  # anything authentic
         self.count = self.counted = 0  # datagrams but for hellos, and how many of them the last review knew
         self.other_rate = 0.0  # what it sends us besides hellos, datagrams a second
+        self.busy_s = BUSY_S  # how often we want to hear it while there is traffic
         self.promise_s = STANDBY_S  # how often it says hello
         self.limit_s = UNHEARD_S  # the silence that means death
         self.wished_s = STANDBY_S  # how often it wants to hear us
         self.wanted_s = STANDBY_S  # how often we want to hear it
         self.asked_at: Optional[float] = None  # since when we want it faster, and it has not taken notice
         self.interval_s = STANDBY_S  # how often we say hello to it
+        self.is_hurried = False  # more often than to those who stand by
         self.slow_at: Optional[float] = None  # when that becomes `slower_s`, which is promised before
         self.slower_s = STANDBY_S
         self.next_hello, self.last_hello = now, -math.inf
@@ -106,10 +110,11 @@ class _Neighbour:
 
     def review(self, now: float) -> None:
         """Anew what it sends, twice a second."""
-        elapsed_s = now - self.reviewed_at
-        rate = max(0, self.count - self.counted) / elapsed_s
+        rate = max(0, self.count - self.counted) / (now - self.review_at + REVIEW_S)
         # Believed slowly, forgotten at once: media that stopped must not look like death.
-        self.other_rate, self.counted, self.reviewed_at = min(rate, 2 * self.other_rate + 5), self.count, now
+        self.other_rate, self.counted = min(rate, 2 * self.other_rate + 5), self.count
+        self.review_at = now + REVIEW_S
+        self.busy_s = pace_s(self.other_rate, self.weather.loss, self.weather.burst)
         self.judge_by_promise()
 
 
@@ -136,6 +141,8 @@ class Liveness:
         known = self._rows
         self._rows = {peer: known.get(peer) or _Neighbour(peer, now) for peer in peers}
         self._standby_s = max(STANDBY_S, len(self._rows) / MAX_STANDBY_A_SECOND)
+        for row in self._rows.values():
+            row.is_hurried = True  # until it has been looked at
         self._numbers.clear()
         self._is_news, self._is_calm = True, False
         self._wish = now
@@ -168,6 +175,7 @@ class Liveness:
         row.clock_ahead_s = sent_us / 1e6 + (row.rtt_s or 0.0) / 2 - unix
         row.promise_s = min(10.0, max(FASTEST_S / 2, said.promise_ms / 1000))
         row.wished_s = min(10.0, max(FASTEST_S, said.wanted_ms / 1000))
+        row.is_hurried = row.is_hurried or row.wished_s < STANDBY_S
         row.judge_by_promise()
         # Our own silence is no news of the network.
         excused = now - self._stall_end < (row.rtt_s or UNKNOWN_RTT_S) + PATIENCE_WITH_OURSELVES_S
@@ -210,20 +218,28 @@ class Liveness:
         busy: the neighbours on any path of the flows that live, backups included, so that a switch finds one that
         is known to be alive. Call it again at `wish()`.
         """
-        rows = self._rows.values()
         if self._is_in_time(now):
-            for row in rows:
-                self._judge(row, now)
+            for row in self._rows.values():
+                if row.state != ALIVE or row.review_at <= now or row.deadline() <= now:
+                    self._judge(row, now)
         if self._is_news:
             self._tell()
         said: "List[Tuple[str, bytes]]" = []
-        wish, fast = now + LOOK_S, 0
-        for row in rows:
-            self._pace(row, row.id in busy, now)
-            if row.next_hello <= now + SLACK_S and len(said) < MAX_HELLOS_A_CALL:
+        wish, fast, soon = now + LOOK_S, 0, now + EARLY_S
+        for row in self._rows.values():
+            is_busy = row.id in busy
+            if is_busy or row.is_hurried:
+                self._pace(row, is_busy, now)
+                fast += row.is_hurried
+            if (
+                row.next_hello <= (now + SLACK_S if row.is_hurried else soon)
+                and len(said) < MAX_HELLOS_A_CALL
+            ):
                 said.append((row.id, self._said(row, now)))
-            fast += row.interval_s < STANDBY_S
-            wish = min(wish, row.next_hello, math.inf if row.state == SILENT else row.deadline())
+            if row.next_hello < wish:
+                wish = row.next_hello
+            if row.state != SILENT:
+                wish = min(wish, row.deadline())
         self._busiest_s = max(FASTEST_S, fast / MAX_BUSY_A_SECOND)
         self._wish = max(wish, now + SOONEST_S)
         return said
@@ -251,7 +267,7 @@ class Liveness:
                 row.asked_at = min(now, row.asked_at + seconds)
 
     def _judge(self, row: _Neighbour, now: float) -> None:
-        if now - row.reviewed_at >= REVIEW_S:
+        if now >= row.review_at:
             row.review(now)
         if row.state != ALIVE and row.heard > row.changed_at:
             row.state = ALIVE
@@ -264,29 +280,30 @@ class Liveness:
 
     def _pace(self, row: _Neighbour, is_busy: bool, now: float) -> None:
         """How often we want to hear it, and how often it hears us."""
-        weather, before_s = row.weather, row.wanted_s
-        row.wanted_s = self._standby_s
-        if is_busy:
-            row.wanted_s = pace_s(row.other_rate, weather.loss, weather.burst)
-            if before_s > BUSY_S and row.promise_s > BUSY_S and row.state == ALIVE:
-                row.asked_at = row.next_hello = now
-        else:
+        before_s, row.wanted_s = row.wanted_s, row.busy_s if is_busy else self._standby_s
+        if not is_busy:
             row.asked_at = None
+        elif before_s > BUSY_S and row.promise_s > BUSY_S and row.state == ALIVE:
+            row.asked_at = row.next_hello = now
         interval_s = BUSY_S if is_busy else self._standby_s
         if row.wished_s < STANDBY_S:
             interval_s = min(interval_s, row.wished_s)
         interval_s = max(interval_s, self._busiest_s)
         if interval_s <= row.interval_s:
-            row.interval_s, row.slow_at = interval_s, None
-            row.next_hello = min(row.next_hello, row.last_hello + interval_s)
+            row.slow_at = None
+            if interval_s < row.interval_s:
+                row.interval_s = interval_s
+                row.next_hello = min(row.next_hello, row.last_hello + interval_s)
         elif row.slow_at is None:
             row.slow_at, row.slower_s = now + SLOW_DOWN_S, interval_s
         elif now >= row.slow_at:
             row.interval_s, row.slow_at = row.slower_s, None
+        row.is_hurried = is_busy or row.interval_s < self._standby_s
 
     def _said(self, row: _Neighbour, now: float) -> bytes:
         row.last_hello = now
-        row.next_hello = now + row.interval_s
+        # What was said early, together with others, does not come earlier the next time too.
+        row.next_hello = max(row.next_hello, now) + row.interval_s
         if row.news:
             row.news -= 1
             if row.news:
@@ -310,7 +327,7 @@ class Liveness:
         self.changed = self._is_news = True
         self._is_calm = False
         for other in self._rows.values():
-            if other.interval_s < STANDBY_S or other is row:
+            if other.is_hurried or other is row:
                 other.news = NEWS_TIMES
                 other.next_hello = min(other.next_hello, max(now, other.last_hello + NEWS_SPACING_S))
                 self._wish = min(self._wish, other.next_hello)
