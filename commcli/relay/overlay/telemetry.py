@@ -160,7 +160,7 @@ CLEAN_S = 5.0
 QUEUE_MS = 10.0
 # Lost less so many standard deviations of what chance makes of it. Short windows are many and are noisy: without
 # the deduction 3 % looks like 6 % in one second out of ten, and costs twice the parity.
-_SCANS = ((0.2, 2.0), (0.4, 2.0), (0.8, 2.0), (1.6, 1.0), (3.2, 1.0), (6.4, 1.0))  # seconds, deviations
+_SCANS = ((0.2, 2.0), (0.4, 2.0), (0.8, 2.0), (1.6, 1.5), (3.2, 1.5), (6.4, 1.0))  # seconds, deviations
 _PROOF_SIGMAS = 2.0
 # Bursts are estimated as if two single losses had come before, so that one run is not yet a burst.
 _PRIOR_RUNS = 2

@@ -18,7 +18,8 @@ from commcli.relay.protect.plans import Choice, Situation
 
 DOWN_S = 5.0
 NO_LOSS = 0.0001  # below, nothing needs to be done: trains are cheaper than repair
-BLOCK_SLACK = 1.25  # traffic comes in bursts, and a block that is closed early has more parity for less
+TRAFFIC_GAIN = 0.1  # two seconds, at five reports a second
+BLOCK_SLACK = 1.6  # traffic comes in bursts, and a block that is closed early has more parity for less
 CONGESTED_LOSS = 0.002
 CONGESTED_S = 2.0  # how long a queue is remembered
 LEAVE_LOSS = 0.15
@@ -30,14 +31,32 @@ CAPACITY_S = 60.0
 
 
 class _Class:
-    """What one class gets, what that adds, and when it was last called for."""
+    """What one class gets, what that adds, when it was last called for; and what it sends, smoothed."""
 
-    __slots__ = ("choice", "needed", "packets_per_s", "plan")
+    __slots__ = ("choice", "kept", "needed", "packets_per_s", "plan", "share")
 
     def __init__(self) -> None:
         self.plan, self.choice = Plan(resend=True, reason="unmeasured"), Choice()
         self.needed = float("-inf")
-        self.packets_per_s = 0.0
+        self.packets_per_s = self.share = 0.0
+        self.kept: Dict[str, float] = {}
+
+    def sends(self, packets_per_s: float, share: float) -> None:
+        """What it sent in the last interval: frames come unevenly, and a plan must not change with each."""
+        gain = TRAFFIC_GAIN if self.packets_per_s else 1.0
+        self.packets_per_s += gain * (packets_per_s - self.packets_per_s)
+        self.share += gain * (share - self.share)
+
+    def steady(self, name: str, value: float, ratio: float) -> float:
+        """The value, rounded to a power of the ratio, or as it was if it has changed by less than the ratio.
+
+        So noise changes no plan, and the model's answers can be kept.
+        """
+        before = self.kept.get(name, 0.0)
+        if value <= 0 or before <= 0 or not before / ratio < value < before * ratio:
+            before = ratio ** round(math.log(value) / math.log(ratio)) if value > 0 else 0.0
+            self.kept[name] = before
+        return before
 
     def use(self, plan: Plan, choice: Choice, now: float) -> Plan:
         """This from now on."""
@@ -84,7 +103,7 @@ class Controller:
         bytes_per_s: media of all classes there. backup_loss: of the disjoint backup; None: no copy can go there.
         """
         kept = self._classes.setdefault(class_, _Class())
-        kept.packets_per_s = packets_per_s
+        kept.sends(packets_per_s, bytes_share)
         report = self._estimate
         if report is None or now - self._measured > STALE_S:
             return kept.use(Plan(resend=True, reason="unmeasured"), Choice(), now)
@@ -92,7 +111,7 @@ class Controller:
             return kept.use(Plan(leave=True, reason="congestion"), _NOTHING, now)
         if report.p == 0:
             return kept.use(Plan(leave=self._leaves(False, now), reason="clean"), _NOTHING, now)
-        situation = self._situation(class_, report, bytes_share, now, bytes_per_s, backup_loss)
+        situation = self._situation(class_, report, now, bytes_per_s, backup_loss)
         choice = plans.best(situation) if report.p >= NO_LOSS else _NOTHING
         leave = self._leaves(report.proven > LEAVE_LOSS or choice.residual > LEAVE_RESIDUAL, now)
         if choice.overhead < kept.choice.overhead and now - kept.needed < DOWN_S:
@@ -104,23 +123,23 @@ class Controller:
         self,
         class_: int,
         report: Estimate,
-        share: float,
         now: float,
         bytes_per_s: Optional[float],
         backup_loss: Optional[float],
     ) -> Situation:
-        packets_per_s = self._classes[class_].packets_per_s
+        kept = self._classes[class_]
+        rtt_s = report.rtt_s
         return Situation(
             class_,
-            _rounded(report.p, 1.15),
-            _rounded(report.burst, 1.15),
-            None if report.rtt_s is None else _rounded(report.rtt_s, 1.1),
-            _rounded(self._one_way_s(report), 1.1),
-            _rounded(packets_per_s, 1.2),
-            self._gap(packets_per_s),
-            _rounded(share, 1.2),
-            _rounded(self._most(now, bytes_per_s), 1.2),
-            None if backup_loss is None else _rounded(max(backup_loss, 0.01), 2.0),
+            kept.steady("p", report.p, 1.15),
+            kept.steady("burst", report.burst, 1.15),
+            None if rtt_s is None else kept.steady("rtt", rtt_s, 1.1),
+            kept.steady("one way", self._one_way_s(report), 1.1),
+            kept.steady("packets", kept.packets_per_s, 1.1),
+            self._gap(kept.packets_per_s),
+            kept.steady("share", kept.share, 1.2),
+            kept.steady("most", self._most(now, bytes_per_s), 1.1),
+            None if backup_loss is None else kept.steady("backup", max(backup_loss, 0.01), 2.0),
         )
 
     def _leaves(self, is_bad: bool, now: float) -> bool:
@@ -182,8 +201,3 @@ def _plan(choice: Choice, situation: Situation, leave: bool) -> Plan:
         leave,
         "loss %.1f %%, runs of %.1f" % (100 * situation.p, situation.burst),
     )
-
-
-def _rounded(value: float, ratio: float) -> float:
-    """To a power of the ratio, so that noise changes no plan and the model's answers can be kept."""
-    return ratio ** round(math.log(value) / math.log(ratio)) if value > 0 else 0.0

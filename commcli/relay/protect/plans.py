@@ -1,38 +1,42 @@
 """What to do against loss on one directed segment: the choices, what each would leave and cost, and the cheapest.
 
-Whatever leaves no more than TARGET of the packets unrepaired will do. Among those, a plan costs the bytes it adds
-(as a share of all media on the segment) and a price for each packet that comes late: more than `prompt_s` after its
-time. So retransmission alone, which costs no more than what was lost, wins where the round trip is short or losses are
-few; else enough parity to keep late packets rare, and retransmission of what parity leaves, which is little, because
-the sender does not answer for a block that its parity mends (`mending`).
+A plan costs the bytes it adds, as a share of all media on the segment; a price for each packet that comes late, more
+than `prompt_s` after its time, of which a few are not noticed; and a high one for each that never comes, of which we
+promise that they are few (TARGET). So retransmission alone, which costs no more than what was lost, wins where the
+round trip is short or losses are few; else enough parity to keep late packets rare, and retransmission of what parity
+leaves, which is little, because the sender does not answer for a block that its parity mends (`mending`).
 
 Delay budgets, with G.114 (one-way up to 150 ms does no harm, up to 400 ms is to be borne): `prompt_s` is what is left
-of 150 ms, but 60 ms at most, since a call has two access lines and two jitter buffers as well, and not under 30 ms,
-since then the path itself is the worst of it. `worth_s` is what is left of 400 ms: later, nobody waits for a packet.
+of 150 ms, but 67 ms (two frames of video) at most, since a call has two access lines and two jitter buffers as well,
+and not under 30 ms, since then the path itself is the worst of it. `worth_s` is what is left of 400 ms: later, nobody
+waits for a packet.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from commcli.relay.protect import gilbert
 
 OTHER, AUDIO, VIDEO = 0, 1, 2
 
 TARGET = 0.0005  # half of what we promise (0.1 %): the loss is an estimate
-# A percent of packets that come late is worth so many percent of bytes. Late audio is mostly as good as lost and is
-# small; late video holds a picture back; files and signalling do not mind.
-LATE_PRICE = {OTHER: 0.5, AUDIO: 20.0, VIDEO: 5.0}
-LOST_PRICE = 100.0  # a percent over TARGET, where no plan meets it
+# A percent of packets that come late is worth so many percent of bytes. Late audio is mostly as good as lost, and is
+# small; late video holds a picture back; files and signalling do not mind. A percent of loss costs an Opus call some
+# 5 points of R (G.107), so what is left to conceal under UNNOTICED costs 2 or 3, and hardly matters.
+LATE_PRICE = {OTHER: 0.0, AUDIO: 20.0, VIDEO: 3.8}
+UNNOTICED, UNNOTICED_PRICE = 0.005, 0.5
+# A percent over TARGET. High, but no plan that doubles the traffic is worth the last tenth of a percent.
+LOST_PRICE = 100.0
 
 FINE_S, BEARABLE_S = 0.15, 0.4  # G.114, one way
-MOST_PROMPT_S, LEAST_PROMPT_S = 0.06, 0.03
+MOST_PROMPT_S, LEAST_PROMPT_S = 0.067, 0.03
 LEAST_WORTH_S = 0.1
 MOST_K = 32
 MOST_DEPTH = 8
-# A parity is as long as the longest of its block, and says which these are.
-PARITY_LENGTH = 1.1
+# A parity is as long as the longest of its block, and says which these are: so much longer than its class's usual.
+PARITY_LENGTH = {OTHER: 1.3, AUDIO: 1.35, VIDEO: 1.2}
 # As `resend.Wanted` does it.
 NOTICE_S = 0.005  # until a gap is asked for, beside the time to the next packet
 MOST_ROUNDS = 5
@@ -46,7 +50,7 @@ def prompt_s(one_way_s: float) -> float:
 
 
 def worth_s(one_way_s: float) -> float:
-    """What a repair may take to be worth having."""
+    """What a repair may take to be worth having: the budget of `resend.Wanted`."""
     return max(LEAST_WORTH_S, BEARABLE_S - one_way_s)
 
 
@@ -80,14 +84,14 @@ class Choice(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def best(situation: Situation) -> Choice:
-    """The cheapest that leaves no more than TARGET, or if there is none the one that is worth most."""
-    return min(_choices(situation), key=lambda choice: _rank(choice, situation))
+    """The cheapest, all in all."""
+    return min(_choices(situation), key=lambda choice: _cost(choice, situation))
 
 
-def _rank(choice: Choice, situation: Situation) -> Tuple[bool, float]:
-    excess = max(0.0, choice.residual - TARGET)
-    late = LATE_PRICE[situation.word] * choice.late
-    return excess > 0, situation.share * choice.overhead + late + LOST_PRICE * excess
+def _cost(choice: Choice, situation: Situation) -> float:
+    late = LATE_PRICE[situation.word] * max(0.0, choice.late - UNNOTICED) + UNNOTICED_PRICE * choice.late
+    lost = LOST_PRICE * max(0.0, choice.residual - TARGET)
+    return situation.share * choice.overhead + late + lost
 
 
 def _choices(situation: Situation) -> Iterator[Choice]:
@@ -95,6 +99,8 @@ def _choices(situation: Situation) -> Iterator[Choice]:
         found = _with_resend(choice, situation)
         if found.overhead <= situation.most or choice.overhead == 0:
             yield found
+        if choice.copies is not None and choice.overhead <= situation.most:
+            yield choice._replace(resend=False, residual=choice.late)  # as much as may be is added already
 
 
 def _first_aid(situation: Situation) -> Iterator[Choice]:
@@ -107,24 +113,27 @@ def _first_aid(situation: Situation) -> Iterator[Choice]:
         return
     budget_s = prompt_s(situation.one_way_s)
     for spacing in _spacings(situation, budget_s):
-        left = gilbert.both_lost(p, burst, spacing * situation.gap)
+        lag = min(spacing, situation.packets_per_s * budget_s) * situation.gap
+        left = gilbert.both_lost(p, burst, lag)
         yield Choice(copies=(spacing, budget_s), late=left, overhead=1.0)
+    length = PARITY_LENGTH[situation.word]
     for k, depth in _shapes(situation, budget_s):
         left_of = gilbert.after_parity(p, burst, k, depth, situation.gap)
         for m in range(1, min(k, gilbert.MOST_PARITIES) + 1):
-            yield Choice(parity=(k, m), depth=depth, late=left_of[m], overhead=PARITY_LENGTH * m / k)
+            yield Choice(parity=(k, m), depth=depth, late=left_of[m], overhead=length * m / k)
 
 
-def _spacings(situation: Situation, budget_s: float) -> Iterator[int]:
-    fits = int(situation.packets_per_s * budget_s)
-    for spacing in sorted({1, 2, max(2, round(situation.burst + 1)), 8, 16}):
-        if spacing <= fits:
-            yield spacing
+def _spacings(situation: Situation, budget_s: float) -> List[int]:
+    """In packets; the rest of a burst is to be over. Where they are few, the time budget sends the copy."""
+    fits = max(1, int(situation.packets_per_s * budget_s))
+    return [
+        spacing for spacing in sorted({1, 2, max(2, round(situation.burst + 1)), 8, 16}) if spacing <= fits
+    ]
 
 
 def _shapes(situation: Situation, budget_s: float) -> Iterator[Tuple[int, int]]:
     """(k, depth): all that the traffic fills in time, and parts of it, which leaves more but may cost less."""
-    fits = 1 + int(situation.packets_per_s * budget_s)
+    fits = 1 + round(situation.packets_per_s * budget_s)
     if fits < 2:
         return
     widest = min(MOST_K, fits)
