@@ -96,11 +96,14 @@ class Forwarder:
         return True
 
     def _figures(self) -> dict[str, Any]:
+        """Counters since the start, lateness since it was asked for last."""
+        late_ms = {str(share): self._late_ms(share) for share in (0.5, 0.99, 1.0)}
+        self._late.clear()
         return {
             "links": [[*pair, asdict(counts)] for pair, counts in self._switch.counts().items()],
             "unroutable": self._switch.unroutable,
             "refused": self._refused,
-            "late_ms": {str(share): self._late_ms(share) for share in (0.5, 0.99, 1.0)},
+            "late_ms": late_ms,
         }
 
     def _late_ms(self, share: float) -> float | None:

@@ -36,8 +36,8 @@ class Figures:
     """What the network did so far, and how exactly.
 
     links: by (from, to). unroutable: packets to nobody. late_ms: how much later than due packets came out, at most, of
-    half of them, 99 % and all (keys 0.5, 0.99, 1.0; None without a packet). overflow: packets lost because
-    the forwarder was too slow, by node; anything but 0 spoils what was measured.
+    half of them, 99 % and all (keys 0.5, 0.99, 1.0; None without a packet), since the figures before these. overflow:
+    packets lost because the forwarder was too slow, by node; anything but 0 spoils what was measured.
     """
 
     links: Mapping[Pair, Counts]
