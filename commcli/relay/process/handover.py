@@ -78,11 +78,15 @@ class Channel:
                 pass
             body = json.loads(data)
             word = body.pop("word")
+            if word == "refused" and word not in expected:
+                raise HandoverFailed(str(body.get("reason")))
             if word not in expected:
                 raise ValueError(f"{word!r} came")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, HandoverFailed) as error:
             for descriptor in descriptors:
                 os.close(descriptor)
+            if isinstance(error, HandoverFailed):
+                raise
             raise HandoverFailed(f"no word of {' or '.join(expected)}: {error}") from error
         return Message(word, body, descriptors)
 

@@ -166,6 +166,7 @@ class Upgrade:
     def tick(self, now: float) -> None:
         """Look after who comes, and who was before us."""
         if self.predecessor is not None and self.predecessor.has_ended(now):
+            self._relay.log("relay_took_over", **self.predecessor.document)
             self.predecessor = None
             self._relay.operations.announce()
         if self._later is None:
