@@ -61,19 +61,21 @@ def test_before_the_first_report_requests_are_answered_and_nothing_is_added() ->
     assert Segment().plan() == Plan(resend=True, reason="unmeasured")
 
 
-def test_a_clean_segment_is_left_alone() -> None:
-    assert Segment().report(estimate(0.0)) == Plan(reason="clean")
-
-
-def test_a_loss_in_ten_thousand_is_next_to_none() -> None:
-    found = Segment().report(estimate(0.00005))
-    assert not found.resend
-    assert found.parity is None
+@pytest.mark.parametrize(("p", "reason"), [(0.0, "clean"), (0.00005, "loss 0.0 %, runs of 1.0")])
+def test_a_clean_segment_gets_answers_only_and_none_where_there_is_much_traffic(
+    p: float, reason: str
+) -> None:
+    segment = Segment()
+    assert segment.report(estimate(p)) == Plan(resend=True, reason=reason)
+    for _ in range(100):
+        segment.report(estimate(p))
+        segment.plan(packets_per_s=20_000)
+    assert segment.video == segment.audio == Plan(resend=False, reason=reason)
 
 
 def test_up_after_one_window() -> None:
     segment = Segment()
-    assert segment.run(10.0, estimate(0.0)) == Plan(reason="clean")
+    assert segment.run(10.0, estimate(0.0)).parity is None
     found = segment.report(estimate(0.05))
     assert found.resend
     assert found.parity is not None

@@ -17,7 +17,11 @@ from commcli.relay.protect.plan import Plan
 from commcli.relay.protect.plans import Choice, Situation
 
 DOWN_S = 5.0
-NO_LOSS = 0.0001  # below, nothing needs to be done: trains are cheaper than repair
+# Below, and where nothing is lost, nothing needs to be done: trains of datagrams are far cheaper than ones that can be
+# repaired. But the first losses of a segment come before any report of them, and only retransmission can repair these:
+# so what is no load anyway is always kept for it.
+NO_LOSS = 0.0001
+SMALL_PACKETS_S = 2000.0
 TRAFFIC_GAIN = 0.1  # two seconds, at five reports a second
 BLOCK_SLACK = 1.6  # traffic comes in bursts, and a block that is closed early has more parity for less
 CONGESTED_LOSS = 0.002
@@ -110,9 +114,10 @@ class Controller:
         if now - self._queued < CONGESTED_S:
             return kept.use(Plan(leave=True, reason="congestion"), _NOTHING, now)
         if report.p == 0:
-            return kept.use(Plan(leave=self._leaves(False, now), reason="clean"), _NOTHING, now)
+            plan = Plan(resend=self._is_small(), leave=self._leaves(False, now), reason="clean")
+            return kept.use(plan, _NOTHING, now)
         situation = self._situation(class_, report, now, bytes_per_s, backup_loss)
-        choice = plans.best(situation) if report.p >= NO_LOSS else _NOTHING
+        choice = plans.best(situation) if report.p >= NO_LOSS else Choice(resend=self._is_small())
         leave = self._leaves(report.proven > LEAVE_LOSS or choice.residual > LEAVE_RESIDUAL, now)
         if choice.overhead < kept.choice.overhead and now - kept.needed < DOWN_S:
             kept.plan = kept.plan._replace(leave=leave)
@@ -141,6 +146,10 @@ class Controller:
             kept.steady("most", self._most(now, bytes_per_s), 1.1),
             None if backup_loss is None else kept.steady("backup", max(backup_loss, 0.01), 2.0),
         )
+
+    def _is_small(self) -> bool:
+        """So little traffic that it costs nothing to keep it, in case of a first loss."""
+        return sum(kept.packets_per_s for kept in self._classes.values()) < SMALL_PACKETS_S
 
     def _leaves(self, is_bad: bool, now: float) -> bool:
         if is_bad:
