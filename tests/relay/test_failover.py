@@ -324,6 +324,25 @@ def test_two_paths_that_die_together_do_not_flap() -> None:
     assert drive.order == ["primary", "last_resort"]
 
 
+def test_a_moment_without_any_path_leaves_all_as_it_was() -> None:
+    """The other edge is cut off for half a second: no path is better than another, and none is to blame."""
+    dark = works((10, 10.5))
+    roads = Road("primary", dark), Road("backup", dark), Road("last_resort", dark)
+    drive = _driven(*roads, primary=dark, backup=works((10.01, 10.5)), last_resort=works((10.02, 10.5)))
+    drive.until(60)
+    assert drive.order == ["primary", "backup", "last_resort", "primary"]
+    assert drive.log[3][0] <= 10.5 + STANDBY_INTERVAL_S + 0.2
+    assert drive.reasons[-1] == "every path was dead for a moment"
+
+
+def test_after_a_moment_without_any_path_who_stays_dead_is_not_waited_for() -> None:
+    dark, gone = works((10, 10.5)), works((10, 99))
+    roads = Road("primary", gone), Road("backup", dark), Road("last_resort", dark)
+    drive = _driven(*roads, primary=gone, backup=dark, last_resort=dark).until(80)
+    assert drive.order == ["primary", "last_resort", "backup"]
+    assert drive.log[2][0] == pytest.approx(10.5 + 30, abs=2.5)
+
+
 def test_probes_that_are_lost_while_the_segments_are_vouched_for_are_loss() -> None:
     """34 % of the round trips fail: 10 % loss each way on two segments. Once in 76 minutes it would be death."""
     chance = random.Random(2)

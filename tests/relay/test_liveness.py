@@ -445,6 +445,20 @@ def test_two_relays_that_die_together_do_not_flap() -> None:
         assert call.longest_gap_ms(5.0) < 300
 
 
+@pytest.mark.parametrize("edge", ["ae", "kr"])
+def test_an_edge_that_is_cut_off_for_a_moment_does_not_throw_the_call_onto_the_last_resort(edge: str) -> None:
+    world = World(["ae", "sg", "hk", "kr"], WAN)
+    calls = _both_ways(world)
+    world.run(6)
+    world.cut = {link for pair in WAN for link in (pair, pair[::-1]) if edge in link}
+    world.run(6.3)
+    world.cut = set()
+    world.run(9)
+    for call in calls:
+        assert call.choice.active == "primary"
+        assert call.longest_gap_ms(5.0) < 1700
+
+
 def test_a_segment_that_flaps_every_second_is_left_once() -> None:
     world = World(["ae", "sg", "hk", "kr"], WAN)
     there, _ = _both_ways(world)

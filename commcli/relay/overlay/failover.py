@@ -22,9 +22,15 @@ MISSES_TO_DIE = 3
 MISSES_TO_DIE_WHILE_ALIVE = 10
 HEARD_S = 3 * IN_USE_INTERVAL_S
 HEALTH_TO_RETURN_S = 30.0
+# A path that stands by is probed once a second, so one that comes and goes misses a part of these. More than so
+# many and more than this share, and health begins anew; up to 15 % of loss each way are no illness.
+MISSES_TO_BEGIN_ANEW, SHARE_TO_BEGIN_ANEW = 4, 0.3
 # A path that dies again soon after its return must prove itself for twice as long, so that a bad one cannot flap.
 RELAPSE_S = 300.0
 LONGEST_HEALTH_TO_RETURN_S = 480.0
+# When every path is dead, it is an edge that was cut off: no path is to blame. After a moment of that all is as it was.
+MOMENT_S = 5.0
+SETTLED_S = 1.0
 UNKNOWN_RTT_TIMEOUT_S = 1.0
 MARGIN_S = IN_USE_INTERVAL_S
 MAX_PENDING = 64
@@ -55,8 +61,8 @@ class PathMonitor:
     """
 
     __slots__ = (
-        "_hold_s", "_misses", "_overdue", "_pending", "_returned_at", "_variation_s", "cut", "healthy_since",
-        "last_heard", "last_probe", "leave", "path", "rtt_s", "state",
+        "_answers_since", "_hold_s", "_misses", "_misses_since", "_overdue", "_pending", "_returned_at", "_variation_s",
+        "cut", "healthy_since", "last_heard", "last_probe", "leave", "path", "rtt_s", "state",
     )  # fmt: skip
 
     def __init__(self, path: Sequence[str]) -> None:
@@ -72,6 +78,7 @@ class PathMonitor:
         self._pending: Deque[_Probe] = deque(maxlen=MAX_PENDING)
         self._overdue: Deque[_Probe] = deque(maxlen=MAX_PENDING)
         self._misses = 0
+        self._answers_since = self._misses_since = 0  # since it is healthy
         self._hold_s = HEALTH_TO_RETURN_S
         self._returned_at: Optional[float] = None
 
@@ -93,10 +100,11 @@ class PathMonitor:
             return False
         self._measure(now - sent)
         self._misses = 0
+        self._answers_since += 1
         if self.state == UNTRIED:
             self.state = UP
         elif self.state == DEAD and self.cut is None:
-            self.state, self.healthy_since = RECOVERING, now
+            self._recover(now)
         return True
 
     def _sent_at(self, probe_id: int) -> Optional[float]:
@@ -136,6 +144,7 @@ class PathMonitor:
         while self._pending and self._pending[0].due <= now:
             self._overdue.append(self._pending.popleft())
             self._misses += 1
+            self._misses_since += 1
         self.cut = cut
         is_alive = is_vouched or now - self.last_heard < HEARD_S
         bearable = MISSES_TO_DIE_WHILE_ALIVE if is_alive else MISSES_TO_DIE
@@ -145,11 +154,21 @@ class PathMonitor:
         elif self.leave is not None:
             if self.state in (UP, RECOVERING):
                 self._fall(BAD, now)
-        elif self.state == BAD:
-            self.state, self.healthy_since = RECOVERING, now
+        elif self.state == BAD or (self.state == RECOVERING and self._is_ill()):
+            self._recover(now)
         elif self.state == RECOVERING and self._is_healthy(now):
             self.state, self._returned_at = UP, now
         return self.state
+
+    def _recover(self, now: float) -> None:
+        self.state, self.healthy_since = RECOVERING, now
+        self._answers_since = self._misses_since = 0
+
+    def _is_ill(self) -> bool:
+        misses = self._misses_since
+        return misses >= MISSES_TO_BEGIN_ANEW and misses > SHARE_TO_BEGIN_ANEW * (
+            misses + self._answers_since
+        )
 
     def _is_healthy(self, now: float) -> bool:
         return (
@@ -180,6 +199,9 @@ class Choice:
     def __init__(self, candidates: Sequence[Tuple[str, PathMonitor]]) -> None:
         self._candidates: List[Tuple[str, PathMonitor]] = list(candidates)
         self.active = self._best(None)
+        self._settled = self.active  # the last one that was in use for a while
+        self._moved_at = float("-inf")
+        self._dark_at: Optional[float] = None  # since when no path answers, or did a moment ago
 
     def decide(
         self, now: float, dead_on: Callable[[Sequence[str]], Optional[Segment]] = no_segment
@@ -189,10 +211,28 @@ class Choice:
         was_alive = self._state(before) != DEAD
         for _, monitor in self._candidates:
             monitor.judge(now, dead_on(monitor.path), dead_on is not no_segment)
-        self.active = self._best(before)
+        is_home = self._is_dawn(now)
+        self.active = self._settled if is_home else self._best(before)
         if self.active == before:
             return None
-        return Switch(before, self.active, self._why(before, was_alive))
+        self._moved_at = now
+        reason = "every path was dead for a moment" if is_home else self._why(before, was_alive)
+        return Switch(before, self.active, reason)
+
+    def _is_dawn(self, now: float) -> bool:
+        """Whether the path that was in use answers again after a moment in which none did."""
+        if all(monitor.state == DEAD for _, monitor in self._candidates):
+            self._dark_at = now if self._dark_at is None else self._dark_at
+            return False
+        if self._dark_at is None:
+            if now - self._moved_at >= SETTLED_S and self._state(self.active) != DEAD:
+                self._settled = self.active
+            return False
+        is_over = now - self._dark_at > MOMENT_S or self._state(self._settled) in USABLE
+        is_dawn = is_over and now - self._dark_at <= MOMENT_S
+        if is_over:
+            self._dark_at = None
+        return is_dawn
 
     def _best(self, current: Optional[str]) -> str:
         """The first that is up, unless the current one comes before it and is neither dead nor bad.
