@@ -63,10 +63,11 @@ class Exchange:
         if kind == _HELLO:
             try:
                 said = hello.unpack(data[HEADER_BYTES:])
-                if said.yours == peer.nonce and peer.is_behind(sequence):
+                if peer.proves(said.yours):
                     # It repeats what we have just made up: no recording, whatever its clock says.
                     peer.begin_proven(sequence, self._nonce())
                     return None
+                peer.doubt(now, self._nonce())
                 self.liveness.greeted(peer.id, data[HEADER_BYTES:])
             except ValueError:
                 return "shape"

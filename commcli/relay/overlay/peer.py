@@ -50,6 +50,11 @@ class Numbers:
         self.sent = self.sent + 1 if self.sent else int(unix * 1e6)
         return self.sent
 
+    def begin_anew(self) -> None:
+        """The edge has begun again, and its numbers with it: the next one may be lower."""
+        self.arrivals = None
+        self._before = set()
+
     def accept(self, number: int, now: float) -> bool:
         """Whether this is the packet's first copy. That it is no replay, every hop on its way has seen to."""
         if self.arrivals is None or not self.arrivals.accept(number, now):
@@ -70,8 +75,8 @@ class Peer:
     """Keys, sequences and arrivals. The neighbour must have at least one key; the first one seals, all verify."""
 
     __slots__ = (
-        "_end_keys", "_hop_keys", "_seal", "_sequence", "addr", "arrivals", "end_seal", "heard", "id", "nonce",
-        "number", "numbers", "row",
+        "_doubted_at", "_end_keys", "_hop_keys", "_seal", "_sequence", "addr", "arrivals", "end_seal", "heard", "id",
+        "nonce", "number", "numbers", "row",
     )  # fmt: skip
 
     def __init__(self, known: Neighbour, nonce: int) -> None:
@@ -82,6 +87,7 @@ class Peer:
         self.numbers = Numbers()
         self.heard = float("-inf")  # the last authentic datagram
         self.nonce = nonce  # who repeats it has heard us since we made it up
+        self._doubted_at = float("-inf")  # when a hello made us doubt the book, and so make up another nonce
         self.row = known
         self.use(known)
 
@@ -124,17 +130,33 @@ class Peer:
             return "replayed"
         if abs(unix - sent_us / 1e6) > FRESH_S:
             return "stale" if self.arrivals is None else "replayed"
-        self.arrivals = Arrivals(sequence)
+        self._begin(sequence)
         return None
 
-    def is_behind(self, sequence: int) -> bool:
-        """Whether a sequence can be of a neighbour that has begun again, and not a repeat of what we know."""
-        return self.arrivals is None or sequence <= self.arrivals.highest
+    def proves(self, repeated: int) -> bool:
+        """Whether a hello that the book refuses, or the first one, comes from a neighbour that has begun again.
+
+        It must repeat a nonce that we made up after the first such hello, or the first nonce of all; and nothing that
+        the book takes may have come since, as it would from a neighbour that goes on. So neither a hello that
+        was recorded proves anything, nor one that was held back.
+        """
+        is_asked = self.arrivals is None or self.heard <= self._doubted_at
+        return is_asked and repeated == self.nonce
+
+    def doubt(self, now: float, nonce: int) -> None:
+        """A hello that the book refuses has proved nothing: if its sender is there, it will repeat this nonce."""
+        if self.arrivals is not None and self.heard > self._doubted_at:
+            self._doubted_at, self.nonce = now, nonce
 
     def begin_proven(self, sequence: int, nonce: int) -> None:
-        """A new book with a hello that has repeated our nonce; `nonce` is the next one, so that none counts twice."""
-        self.arrivals = Arrivals(sequence)
+        """A new book with a hello that `proves`; `nonce` is the next one, so that none counts twice."""
+        self._begin(sequence)
         self.nonce = nonce
+
+    def _begin(self, sequence: int) -> None:
+        self.arrivals = Arrivals(sequence)
+        self._doubted_at = float("-inf")
+        self.numbers.begin_anew()
 
     # --- end to end ----------------------------------------------------------------------------------------
 

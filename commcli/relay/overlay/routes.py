@@ -83,6 +83,7 @@ class Routes:
         self.by_number: Dict[int, str] = {}
         self.shard: Optional[Shard] = None
         self._carried: FrozenSet[Path] = frozenset()  # by this table or the one before
+        self._carried_before: FrozenSet[Path] = frozenset()
         self._is_bound = False
         self._owners: Dict[str, List[Tuple[int, int, str]]] = {}
         self.egresses: Dict[str, Egress] = {}
@@ -137,8 +138,10 @@ class Routes:
         """Paths of this table, and of the one before: an ingress may have the next one later than we."""
         carried = None if shard is None else shard.carries
         self._is_bound = carried is not None
-        before = frozenset() if self.shard is None else (self.shard.carries or frozenset())
-        self._carried = (carried or frozenset()) | before
+        is_another = shard is None or self.shard is None or shard.serial != self.shard.serial
+        if is_another:  # and not this one once more, after a reload
+            self._carried_before = frozenset() if self.shard is None else (self.shard.carries or frozenset())
+        self._carried = (carried or frozenset()) | self._carried_before
 
     def _rebuild(self) -> None:
         shard, earlier, monitors = self.shard, self.egresses, self.monitors
