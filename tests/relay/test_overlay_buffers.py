@@ -104,6 +104,13 @@ def bare_without_heads(rogue: Rogue) -> None:
         rogue.hand(struct.pack(">QI", count, 0) + b"\x24" + bytes(1200))
 
 
+def runs_without_heads(rogue: Rogue) -> None:
+    """The same, as the kernel hands them over when they come together."""
+    for count in range(300):
+        run = b"".join(struct.pack(">QI", count, index << 24) + b"\x24" + bytes(240) for index in range(250))
+        rogue.victim.receive_train(rogue.net.plan.overlay(ROGUE), run, 253, rogue.net.now, rogue.net.unix)
+
+
 def heads_without_bare(rogue: Rogue) -> None:
     ends = rogue.net.plan.relayed(ROGUE), rogue.net.plan.relayed(FAR)
     row = entry(HEAD, *ends, b"", ROGUE, FAR, 7)
@@ -181,7 +188,8 @@ FLOODS: list[tuple[Flood, dict[str, float]]] = [
     (a_long_turn, {"waiting": 0.35}),  # packets alone, towards one neighbour of two
     (long_packets, {"waiting": 0.2}),
     (bare_without_heads, {"trains": 0.25}),
-    (heads_without_bare, {"trains": 0.05}),
+    (runs_without_heads, {"trains": 0.25}),
+    (heads_without_bare, {"trains": 0.02}),
     (media_under_protection, {"sent": 0.9, "copies": 0.9}),
     (blocks_that_never_end, {"rebuilders": 0.9}),
     (reports_of_everybody, {"segments_reported": 1.0}),

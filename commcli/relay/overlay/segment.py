@@ -283,6 +283,8 @@ class Segment:
         body = bytes(size - HEADER_BYTES)
         self.probes.append(self.peer.sealed(kind_byte(MTU), 0, body, b"", int(unix * 1e6))[1])
         self.mtu.sent(size, now)
+        self.sent_datagrams += 1
+        self.sent_bytes += size
 
     def gathered(self) -> Dict[str, int]:
         """What this turn has gathered so far: packets, trains and control datagrams, and their bytes."""

@@ -18,7 +18,7 @@ import struct
 from collections import OrderedDict
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from commcli.relay.overlay.wire import BARE, ENTRY_BYTES, HEADER_BYTES, TRAIN, kind_byte
+from commcli.relay.overlay.wire import BARE, ENTRY_BYTES, HEADER_BYTES, MAX_ENTRIES, TRAIN, kind_byte
 
 ID_BYTES = 8
 BARE_BYTES = 13  # before the payload
@@ -260,11 +260,13 @@ class Yard:
         return bool(self._early or self._open)
 
     def figures(self) -> Dict[str, int]:
-        """What waits, in datagrams and bytes, and the bound."""
+        """What waits, bare datagrams and heads, and the bound."""
+        heads = sum(len(waiting.coupling.entries) for waiting in self._open.values())
         return {
-            "entries": self._early_count,
-            "most_entries": MOST_EARLY,
-            "bytes": self._early_bytes,
-            "most_bytes": MOST_EARLY_BYTES + 65_536,
+            "entries": self._early_count + len(self._open),
+            # The last run may be longer than the room that was left.
+            "most_entries": MOST_EARLY + len(_INDICES) + MOST_OPEN,
+            "bytes": self._early_bytes + heads,
+            "most_bytes": MOST_EARLY_BYTES + 65_536 + MOST_OPEN * MAX_ENTRIES * max(ENTRY_BYTES.values()),
             "open_trains": len(self._open),
         }
