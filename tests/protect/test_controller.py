@@ -135,18 +135,26 @@ def test_frames_that_come_unevenly_change_no_plan() -> None:
 def test_loss_with_a_queue_gets_no_packet_more(loss: float) -> None:
     segment = Segment()
     segment.run(2.0, estimate(loss))
-    found = segment.report(estimate(loss, queue_ms=60.0, queue_grows=True))
+    found = segment.run(0.6, estimate(loss, queue_ms=60.0, queue_grows=True))
     assert found == segment.audio == Plan(leave=True, reason="congestion")
 
 
 def test_a_queue_without_loss_is_no_congestion_yet() -> None:
-    found = Segment().report(estimate(0.05, loss_1s=0.0, queue_ms=60.0, queue_grows=True))
+    found = Segment().run(2.0, estimate(0.05, loss_1s=0.0, queue_ms=60.0, queue_grows=True))
     assert found.reason != "congestion"
+
+
+def test_a_large_picture_that_waits_for_itself_is_no_congestion() -> None:
+    segment = Segment()
+    for _ in range(20):
+        segment.run(1.0, estimate(0.1))
+        found = segment.run(0.4, estimate(0.1, queue_ms=60.0, queue_grows=True))
+        assert found.reason != "congestion"
 
 
 def test_congestion_is_remembered_for_two_seconds() -> None:
     segment = Segment()
-    segment.report(estimate(0.1, queue_ms=60.0, queue_grows=True))
+    segment.run(0.6, estimate(0.1, queue_ms=60.0, queue_grows=True))
     assert segment.run(1.6, estimate(0.1)).reason == "congestion"
     found = segment.run(0.6, estimate(0.1))
     assert found.reason != "congestion"
@@ -158,14 +166,12 @@ def test_after_congestion_a_fifth_of_what_got_through_is_the_most_for_a_minute()
     free = segment.run(2.0, estimate(0.2))
     assert free.parity is not None
     assert free.parity[1] / free.parity[0] > 0.3
-    segment.report(
-        estimate(0.2, queue_ms=60.0, queue_grows=True), bytes_per_s=250_000
-    )  # 200 kB/s got through
+    queued = estimate(0.2, queue_ms=60.0, queue_grows=True)
+    segment.run(0.6, queued, bytes_per_s=250_000)  # 200 kB/s got through
     found = segment.run(6.0, estimate(0.2))
     assert found.parity is None or found.parity[1] / found.parity[0] <= 0.2
-    assert (
-        segment.controller._classes[VIDEO].choice.overhead <= 0.25
-    )  # retransmission is an answer, not a plan
+    # Retransmission is an answer, not a plan.
+    assert segment.controller._classes[VIDEO].choice.overhead <= 0.25
     again = segment.run(60.0, estimate(0.2))
     assert again.parity == free.parity
 
@@ -173,7 +179,7 @@ def test_after_congestion_a_fifth_of_what_got_through_is_the_most_for_a_minute()
 def test_a_fifth_of_a_wide_segment_is_no_bound() -> None:
     segment = Segment()
     free = segment.run(2.0, estimate(0.1))
-    segment.report(estimate(0.1, queue_ms=60.0, queue_grows=True), bytes_per_s=20 * MEDIA_BYTES_S)
+    segment.run(0.6, estimate(0.1, queue_ms=60.0, queue_grows=True), bytes_per_s=20 * MEDIA_BYTES_S)
     assert segment.run(6.0, estimate(0.1)) == free
 
 

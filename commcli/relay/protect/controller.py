@@ -25,6 +25,7 @@ SMALL_PACKETS_S = 2000.0
 TRAFFIC_GAIN = 0.1  # two seconds, at five reports a second
 BLOCK_SLACK = 1.6  # traffic comes in bursts, and a block that is closed early has more parity for less
 CONGESTED_LOSS = 0.002
+CONGESTED_REPORTS = 3  # with a queue, one after the other: the picture that a call begins with is gone sooner
 CONGESTED_S = 2.0  # how long a queue is remembered
 LEAVE_LOSS = 0.15
 LEAVE_RESIDUAL = 0.02
@@ -75,7 +76,7 @@ class Controller:
     """One directed segment, at its sender. path_one_way_s: of the longest path over it; None: the segment's own."""
 
     __slots__ = (
-        "_bad", "_capacity", "_classes", "_estimate", "_measured", "_queued", "path_one_way_s",
+        "_bad", "_capacity", "_classes", "_estimate", "_measured", "_queued", "_queues", "path_one_way_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -83,12 +84,14 @@ class Controller:
         self._classes: Dict[int, _Class] = {}
         self._estimate: Optional[Estimate] = None
         self._measured = self._queued = self._bad = float("-inf")
+        self._queues = 0
         self._capacity: Optional[Tuple[float, float]] = None  # bytes/s, when
 
     def measured(self, report: Estimate, now: float, bytes_per_s: Optional[float] = None) -> None:
         """What is known of the segment now. bytes_per_s: all that we send there, protection included."""
         self._estimate, self._measured = report, now
-        if report.queue_grows and report.loss_1s > CONGESTED_LOSS:
+        self._queues = self._queues + 1 if report.queue_grows else 0
+        if self._queues >= CONGESTED_REPORTS and report.loss_1s > CONGESTED_LOSS:
             self._queued = now
             if bytes_per_s:
                 self._capacity = (bytes_per_s * (1 - report.loss_1s), now)
