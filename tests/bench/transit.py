@@ -23,7 +23,7 @@ from typing import Any
 from commcli.relay.clients.udp import BatchSocket, train_size
 from commcli.relay.overlay.overlay import Overlay
 from commcli.relay.overlay.train import BARE_BYTES
-from commcli.relay.overlay.wire import BARE, DATA, ENTRY_BYTES, HEADER_BYTES, TRAIN
+from commcli.relay.overlay.wire import BARE, DATA, ENTRY_BYTES, HEADER_BYTES, TRAIN, kind_byte
 from commcli.relay.process import control
 from commcli.relay.table.shard import Route, Shard, ShardNode
 from commcli.remote import zipapp
@@ -39,6 +39,7 @@ RELAY_PORTS = (40000, 41999)
 TICK_S = 0.02
 _YEAR_S = 365 * 86400.0
 _INDEX_BYTES = 8
+_BARE = kind_byte(BARE)
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Moment:
     trains: list[tuple[bytes, int]]
     packets: int
 
-    def send(self, batches: BatchSocket, to: Addr, *, plain: bool = False) -> None:
+    def send(self, edge: Edge, *, plain: bool = False) -> None:
         """As a relay sends it; plain: without UDP_SEGMENT, so that no train arrives."""
-        datagrams = self.datagrams
+        datagrams, batches, to = self.datagrams, edge.batches, edge.transit
         if plain:
             for train, size in self.trains:
                 datagrams = datagrams + [train[at : at + size] for at in range(0, len(train), size)]
@@ -74,6 +75,7 @@ class Edge:
     node: str
     overlay: Overlay
     batches: BatchSocket
+    transit: Addr
     turn: int = 0
     now: float = 0.0  # of a recording
     number: int = 0  # of the last packet
@@ -84,10 +86,12 @@ class Edge:
         self.overlay.send(EGRESS, src, dst, payloads, now, unix)
 
     def moment(self, at_s: float, packets: int, now: float, unix: float) -> Moment:
-        """What leaves now."""
+        """What leaves now for the transit."""
         datagrams: list[bytes] = []
         trains: list[tuple[bytes, int]] = []
         for departure in self.overlay.flush(now, unix):
+            if departure.to != self.transit:  # words for the other edge, with which it does not speak here
+                continue
             datagrams += departure.datagrams + departure.probes
             trains += departure.trains
         return Moment(at_s, datagrams, trains, packets)
@@ -139,6 +143,17 @@ def indices(data: bytes, size: int) -> list[int]:
     return [index for at in range(0, len(data), size) for index in _of_one(data[at : at + size])]
 
 
+def count(data: bytes, size: int) -> int:
+    """How many packets a datagram, or a train of datagrams of `size`, has brought; as `indices`, but cheap."""
+    if not size or len(data) <= size:
+        return len(_of_one(data))
+    kinds = data[12 : len(data) : size]
+    bare = kinds.count(_BARE)
+    if bare + 1 >= len(kinds):
+        return bare
+    return sum(len(_of_one(data[at : at + size])) for at in range(0, len(data), size))
+
+
 def _of_one(data: bytes) -> list[int]:
     kind = data[12] & 15
     if kind == BARE:
@@ -169,11 +184,6 @@ class Rig:
     base: Path
     ingress: Edge
     egress: Edge
-
-    @property
-    def transit(self) -> Addr:
-        """Where the relay's overlay listens."""
-        return ADDRESSES[TRANSIT], self.relay.port
 
     def ask(self, command: str) -> dict[str, Any]:
         """The answer of the relay's control socket."""
@@ -209,7 +219,7 @@ def _edge(node: str, ports: dict[str, int], batches: BatchSocket) -> Edge:
     overlay.set_shard(
         Shard(1, node, "", "", expires, _shard_nodes(ports), (), routes, frozenset(), carries=carries)
     )
-    return Edge(node, overlay, batches)
+    return Edge(node, overlay, batches, (ADDRESSES[TRANSIT], ports[TRANSIT]))
 
 
 def _write(base: Path, ports: dict[str, int]) -> None:

@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from commcli.relay.clients.udp import train_size
 from tests.bench import figures, rivals, transit
 from tests.bench.rivals import Rival
-from tests.bench.transit import TICK_S, Edge, Moment, Rig
+from tests.bench.transit import TICK_S, Moment, Rig
 from tests.bench.turn_client import channel_data, connect, udp
 
 PAIRS = 5
 FLOWS, SIZE, EVERY_S = 50, 1000, 0.001
 RATE, LASTS_S = 20_000, 1.5
 MOST_PACKETS = 60_000  # of one go as fast as possible
-ON_THE_WAY = 6  # moments, each of one packet a flow
+ON_THE_WAY = 20  # moments, each of one packet a flow
 AUDIO_BYTES, AUDIO = 160, {50: 6.0, 500: 3.0}  # packets a second: for how many seconds
 LINGER_S, STUCK_S = 0.2, 0.05
 BATCHED_TARGET, AUDIO_TARGET = 0.2, 1.0
@@ -109,10 +109,10 @@ def _ours(rig: Rig, moments: Sequence[Moment], play: Callable[..., int], plain: 
 
     def take() -> int:
         came = rig.egress.batches.read(rig.egress.turn)
-        return sum(len(transit.indices(data, train_size(of) if of else 0)) for data, of, _, _ in came)
+        return sum(transit.count(data, train_size(of) if of else 0) for data, of, _, _ in came)
 
     def send(moment: Moment) -> None:
-        moment.send(rig.ingress.batches, rig.transit, plain=plain)
+        moment.send(rig.ingress, plain=plain)
 
     while take():
         pass
@@ -223,18 +223,10 @@ def _live(rig: Rig, rate: int, seconds: float) -> Run:
             rig.ingress.say([payload], 0, now, unix)
         for edge in edges:
             received += edge.hear(now, unix)
-            _flush(edge, rig, now, unix)
+            edge.moment(0.0, 0, now, unix).send(edge)
         wait_s = min(tick_at, due if due < end else tick_at) - time.monotonic()
         select.select([edge.batches.sock for edge in edges], [], [], max(0.0, wait_s))
     return Run(rig.relay.cpu_s() - before, seconds, sent, received)
-
-
-def _flush(edge: Edge, rig: Rig, now: float, unix: float) -> None:
-    for departure in edge.overlay.flush(now, unix):
-        if departure.to == rig.transit:
-            edge.batches.send_all(departure.datagrams + departure.probes, departure.to)
-            for train, size in departure.trains:
-                edge.batches.send_train(train, size, departure.to)
 
 
 def _coturns_audio(coturn: Clients, rate: int, seconds: float) -> Run:
