@@ -21,6 +21,7 @@ from typing import Callable, Mapping, NamedTuple, Optional, Tuple
 from commcli.relay.config import RelayConfig
 from commcli.relay.table import shard as shards
 from commcli.relay.table import signature
+from commcli.relay.table.document import undisturbed
 from commcli.relay.table.shard import Shard
 
 Mark = Tuple[str, int, int]
@@ -94,7 +95,8 @@ class TableFiles:
     def _verify(self, unix: float) -> None:
         verdict = _Verdict(reason="the verification broke off")
         try:
-            verdict = self._check("table/current", unix, self._highest())
+            with undisturbed():
+                verdict = self._check("table/current", unix, self._highest())
             self._keep(verdict)
         finally:
             self._verdicts.put(verdict)  # whatever happened: without a verdict no later table is looked at

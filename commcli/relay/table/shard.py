@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -19,6 +18,7 @@ from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequ
 from commcli.relay.overlay.wire import MAX_HOPS, MIN_HOPS, node_number
 from commcli.relay.table import carries, zones
 from commcli.relay.table.carries import Path
+from commcli.relay.table.document import decode
 from commcli.relay.table.prefixes import PrefixMap
 
 SCHEMA = 1
@@ -229,7 +229,7 @@ def _document(data: bytes, where: str, keys: Sequence[str]) -> Dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise _shape(where, "longer than %d bytes" % MAX_BYTES)
     try:
-        parsed = json.loads(data.decode(), object_pairs_hook=_no_twins, parse_constant=_no_constant)
+        parsed = decode(data.decode())
     except RecursionError:
         raise _shape(where, "nested too deeply") from None
     except ValueError as error:  # not UTF-8, not JSON, a key twice
@@ -238,17 +238,6 @@ def _document(data: bytes, where: str, keys: Sequence[str]) -> Dict[str, Any]:
     if document.get("schema") != SCHEMA or isinstance(document.get("schema"), bool):
         raise _shape(where, "schema is not %d" % SCHEMA)
     return document
-
-
-def _no_twins(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError("%s is not JSON" % word)
 
 
 def _object(value: Any, where: str, keys: Optional[Sequence[str]] = None) -> Dict[str, Any]:
