@@ -148,13 +148,13 @@ class BatchSocket:
             if budget == 1:  # the usual case, and the one whose cost counts
                 received = [receive(MAX_DATAGRAM, ANCILLARY)]
                 if received[0][1]:
-                    budget = len(split(received[0][0], received[0][1]))
+                    budget = _datagrams(received[0])
             else:
                 count = 0
                 while count < budget:  # datagrams, however many of them come as one train
                     got = receive(MAX_DATAGRAM, ANCILLARY)
                     received.append(got)
-                    count += len(split(got[0], got[1])) if got[1] else 1
+                    count += _datagrams(got) if got[1] else 1
         except BlockingIOError:
             budget = min(before + len(received), DRAIN) or 1
         except OSError:
@@ -268,6 +268,11 @@ def train_size(ancillary: List[Any]) -> int:
         if level == socket.IPPROTO_UDP and kind == UDP_GRO:
             return int.from_bytes(value, sys.byteorder)
     return 0
+
+
+def _datagrams(received: Received) -> int:
+    size = train_size(received[1])
+    return -(-len(received[0]) // size) if size else 1
 
 
 def split(data: bytes, ancillary: List[Any]) -> Sequence[bytes]:

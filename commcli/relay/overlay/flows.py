@@ -29,6 +29,12 @@ class Flow:
         self.packets = self.bytes = 0
         self.first_unix = self.last_unix = unix
 
+    def passed(self, packets: int, size: int, unix: float) -> None:
+        """So many packets, and bytes of payload together."""
+        self.packets += packets
+        self.bytes += size
+        self.last_unix = unix
+
     def row(self) -> Dict[str, object]:
         """JSON-able. role: ingress, transit or egress; bytes: payload alone."""
         return {

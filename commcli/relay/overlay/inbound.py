@@ -226,15 +226,21 @@ class Inbound:
 
     def _counted(self, batch: Batch, step: Step, head: bytes, size: int, entries: bytes) -> bool:
         """Count packets for their flows; False if one of them is not to pass."""
-        find, unix = self._flows.find, batch.unix
+        flow, of, packets, length_sum = None, b"", 0, 0
         for ends, length in _ENDS_AND_LENGTH[size].iter_unpack(entries):
-            flow = find(head + ends) or self._open(batch, head + ends, step)
-            if flow is None:
-                self._drops["endpoint"] += len(entries) // size
-                return False
-            flow.packets += 1
-            flow.bytes += length
-            flow.last_unix = unix
+            if ends != of:  # those of one frame stand together
+                if flow is not None:
+                    flow.passed(packets, length_sum, batch.unix)
+                    packets = length_sum = 0
+                of = ends
+                flow = self._flows.find(head + ends) or self._open(batch, head + ends, step)
+                if flow is None:
+                    self._drops["endpoint"] += len(entries) // size
+                    return False
+            packets += 1
+            length_sum += length
+        if flow is not None:
+            flow.passed(packets, length_sum, batch.unix)
         return True
 
     def _arrived(

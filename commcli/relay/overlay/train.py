@@ -108,7 +108,12 @@ def head_of(body: bytes, word: int) -> Coupling:
     if size is None or not entries or len(entries) != body[head_end] * size:
         raise ValueError("not one section")
     found = Coupling(word, train_id, bare_bytes, body[HEAD.size : head_end], size, entries)
-    high, low = max(zip(entries[size - 14 :: size], entries[size - 13 :: size]))
+    highs, lows = entries[size - 14 :: size], entries[size - 13 :: size]
+    count = body[head_end]
+    if highs.count(highs[0]) == count == lows.count(lows[0]):  # the usual case
+        high, low = highs[0], lows[0]
+    else:
+        high, low = max(zip(highs, lows))
     if (high << 8 | low) + BARE_BYTES > bare_bytes:
         raise ValueError("longer than its datagrams")
     return found
