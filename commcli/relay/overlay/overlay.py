@@ -167,9 +167,10 @@ class Overlay:
             return []
         out = []
         for segment in self._ready:
-            datagrams = segment.flush(now, unix)
-            out.append(Departure(segment.peer.addr, datagrams, segment.trains, segment.probes))
-            segment.trains, segment.probes = [], []
+            probes, segment.probes = segment.probes, []
+            for datagrams, trains in segment.flush(now, unix):
+                out.append(Departure(segment.peer.addr, datagrams, trains, probes))
+                probes = []
             if segment.repair.is_on and segment.repair.is_waiting():
                 self._restless[segment] = None
         self._ready.clear()

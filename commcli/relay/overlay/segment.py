@@ -34,6 +34,8 @@ _WEIGHED = 64  # packets at a time: to weigh each costs every packet, and is nee
 _DATA, _TRAIN, _PARITY = kind_byte(DATA), kind_byte(TRAIN), kind_byte(PARITY)
 
 Bare = Union[bytes, memoryview]  # the bare datagrams of a train, one behind the other
+Train = Tuple[bytes, int]  # to send: datagrams of one length and a shorter one behind each other, that length
+Parcel = Union[bytes, Train]
 # (class, section up to its count, count, entries, payloads): what shares one section.
 Unit = Tuple[int, bytes, int, bytes, bytes]
 
@@ -90,14 +92,12 @@ class Segment:
     __slots__ = (
         "_control", "_packs", "_passing", "_repeats", "_room", "_train_id", "_waiting_bytes", "classes", "last_data",
         "last_data_in", "mtu", "overflow", "packed", "peer", "probes", "repair", "row", "sent_bytes",
-        "sent_datagrams", "trains", "waiting", "yard",
+        "sent_datagrams", "waiting", "yard",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, train_id: Callable[[], bytes]) -> None:
         self.peer = peer
         self._train_id = train_id
-        # To send: (datagrams of one length and a last one, that length).
-        self.trains: List[Tuple[bytes, int]] = []
         self.yard = train.Yard()
         self.repair = Repair()
         self.row: Optional[Row] = None  # what came, as last told to the neighbour
@@ -152,10 +152,19 @@ class Segment:
         """Is there anything to flush?"""
         return bool(self.waiting or self._control or self._passing or self._repeats or self.probes)
 
-    def flush(self, now: float, unix: float) -> List[bytes]:
-        """The datagrams of what was gathered."""
+    def flush(self, now: float, unix: float) -> "List[Tuple[List[bytes], List[Train]]]":
+        """What was gathered, as datagrams and the trains that follow them, more than once if others follow those.
+
+        In the order of their sequences: out of it, they would be missed until they come.
+        """
         unix_us = int(unix * 1e6)
-        out: List[bytes] = []
+        out: List[Parcel] = []
+        if self._repeats:
+            out += self._repeats
+            self._repeats = []
+        for kind, body in self._control:
+            out.append(self.peer.sealed(kind, 0, body, b"", unix_us)[1])
+        self._control.clear()
         if self.waiting:
             waiting, self.waiting = self.waiting, []
             self._room, self._waiting_bytes = _WEIGHED, 0
@@ -167,19 +176,27 @@ class Segment:
                 self._all(waiting, now, unix_us, out)
         for word, bare, bare_bytes, body in self._passing:
             self.last_data = now
-            self._depart(word, bare, bare_bytes, body, unix_us)
+            self._depart(word, bare, bare_bytes, body, unix_us, out)
         self._passing.clear()
-        for kind, body in self._control:
-            out.append(self.peer.sealed(kind, 0, body, b"", unix_us)[1])
-        self._control.clear()
-        if self._repeats:
-            out += self._repeats
-            self._repeats = []
-        self.sent_datagrams += len(out)
-        self.sent_bytes += sum(map(len, out))
-        return out
+        return self._in_order(out)
 
-    def _all(self, waiting: List[Unit], now: float, unix_us: int, out: List[bytes]) -> None:
+    def _in_order(self, out: "List[Parcel]") -> "List[Tuple[List[bytes], List[Train]]]":
+        datagrams: List[bytes] = []
+        trains: List[Train] = []
+        groups = [(datagrams, trains)]
+        for parcel in out:
+            if isinstance(parcel, tuple):
+                trains.append(parcel)
+                continue
+            if trains:
+                datagrams, trains = [], []
+                groups.append((datagrams, trains))
+            datagrams.append(parcel)
+            self.sent_datagrams += 1
+            self.sent_bytes += len(parcel)
+        return groups
+
+    def _all(self, waiting: List[Unit], now: float, unix_us: int, out: "List[Parcel]") -> None:
         """Large ones as they are, small ones together; the order within a class stays."""
         most_bytes, packs = self.mtu.bytes, self._packs
         at, end = 0, len(waiting)
@@ -192,7 +209,7 @@ class Segment:
                 may_ride = end - at >= train.LEAST_PACKETS and not self.repair.guards[word].is_on
                 length = train.run_length(waiting, at) if may_ride else 0
                 if length >= train.LEAST_PACKETS and train.BARE_BYTES + len(payloads) < most_bytes:
-                    self._trains(word, head, waiting[at : at + length], unix_us)
+                    self._trains(word, head, waiting[at : at + length], unix_us, out)
                     at += length
                     continue
                 self._data(word, head + bytes((count,)) + entries, payloads, now, unix_us, out)
@@ -209,32 +226,34 @@ class Segment:
             self._end_pack(word, pack, now, unix_us, out)
         packs.clear()
 
-    def _trains(self, word: int, head: bytes, units: List[Unit], unix_us: int) -> None:
+    def _trains(self, word: int, head: bytes, units: List[Unit], unix_us: int, out: "List[Parcel]") -> None:
         longest = max(len(unit[4]) for unit in units)
         most = train.most_packets(longest, len(head), head[0] & 15)
         for at in range(0, len(units), most):
             loads = [(unit[3], unit[4]) for unit in units[at : at + most]]
             bare, body = train.coupled(self._train_id(), head, loads)
-            self._depart(word, bare, len(bare) // len(loads), body, unix_us)
+            self._depart(word, bare, len(bare) // len(loads), body, unix_us, out)
 
-    def _depart(self, word: int, bare: Bare, bare_bytes: int, body: bytes, unix_us: int) -> None:
+    def _depart(
+        self, word: int, bare: Bare, bare_bytes: int, body: bytes, unix_us: int, out: "List[Parcel]"
+    ) -> None:
         traffic = self.classes[word]
         _sequence, datagram = self.peer.sealed(_TRAIN, traffic.marks, body, b"", unix_us)
         whole = b"".join((bare, datagram))
-        self.trains.append((whole, bare_bytes))
+        out.append((whole, bare_bytes))
         count = len(bare) // bare_bytes + 1
         traffic.packets += count
         traffic.bytes += len(whole)
         self.sent_datagrams += count
         self.sent_bytes += len(whole)
 
-    def _end_pack(self, word: int, pack: _Pack, now: float, unix_us: int, out: List[bytes]) -> None:
+    def _end_pack(self, word: int, pack: _Pack, now: float, unix_us: int, out: "List[Parcel]") -> None:
         self._data(word, pack.sections(), b"".join(pack.payloads), now, unix_us, out)
         if len(pack.payloads) > 1:
             self.packed += len(pack.payloads)
 
     def _data(
-        self, word: int, sections: bytes, payloads: bytes, now: float, unix_us: int, out: List[bytes]
+        self, word: int, sections: bytes, payloads: bytes, now: float, unix_us: int, out: "List[Parcel]"
     ) -> None:
         traffic = self.classes[word]
         sequence, datagram = self.peer.sealed(_DATA, traffic.marks, sections, payloads, unix_us)
