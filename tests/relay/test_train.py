@@ -156,6 +156,29 @@ def heard_over(net: World, datagrams: list[bytes]) -> list[bytes]:
     return heard(net, departing(net, "us-1").datagrams)
 
 
+def test_what_follows_a_train_leaves_after_it_and_sequences_only_grow() -> None:
+    net = world()
+    some = payloads([90, *SIZES, 80, *SIZES])
+    net.nodes["br-1"].send(
+        "hk-1", net.plan.relayed("br-1"), net.plan.relayed("hk-1"), some, net.now, net.unix
+    )
+    leaving: list[bytes] = []
+    for _, datagrams, trains, _ in net.nodes["br-1"].flush(net.now, net.unix):
+        leaving += datagrams
+        for whole, size in trains:
+            leaving += cut(whole, size)
+    sequences = [int.from_bytes(data[16:24], "big") for data in leaving if data[12] != 0x24]
+    assert sequences == sorted(sequences)
+    net.nodes["us-1"].receive(net.plan.overlay("br-1"), leaving, net.now, net.unix)
+    arrived = []
+    for _, datagrams, trains, _ in net.nodes["us-1"].flush(net.now, net.unix):
+        arrived += heard(net, datagrams)
+        for whole, size in trains:
+            arrived += heard(net, cut(whole, size))
+    assert sorted(arrived) == sorted(some)
+    assert net.nodes["us-1"].routes.segments["br-1"].peer.arrivals.reordered == 0
+
+
 def test_longer_than_the_path_mtu_goes_by_itself() -> None:
     net = world()
     _, datagrams, trains, _ = said(net, payloads([1190] * 10))
