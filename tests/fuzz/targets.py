@@ -143,7 +143,7 @@ def _sealed(key: bytes, kind: int, marks: int, body: bytes, covered: int) -> byt
     sequence = next(_sequences)
     message = wire.HEADER.pack(kind, marks, covered, sequence, sequence) + body[:covered]
     as_data = bytes((wire.kind_byte(wire.DATA),)) + message[1:]
-    tag = wire.hop_keyed(key)()
+    tag = wire.hop_keyed(key, wire.node_number("br-1"), wire.node_number("us-1"))()
     tag.update(as_data if kind == wire.kind_byte(wire.AGAIN) else message)
     return tag.digest() + message + body[covered:]
 

@@ -156,13 +156,22 @@ def sealed(net: BadWorld, sender: str, receiver: str, kind: int, body: bytes, re
     """A datagram of a neighbour gone bad, with the next good sequence."""
     peer = net.nodes[receiver].routes.segments[sender].peer
     assert peer.arrivals is not None
-    return sealed_by(pair_key(sender, receiver), kind, peer.arrivals.highest + 1, net.unix, body, rest)
+    ends = (wire.node_number(sender), wire.node_number(receiver))
+    return sealed_by(pair_key(sender, receiver), ends, kind, peer.arrivals.highest + 1, net.unix, body, rest)
 
 
 def sealed_by(
-    key: bytes, kind: int, sequence: int, unix: float, body: bytes, rest: bytes = b"", marks: int = 0
+    key: bytes,
+    ends: tuple[int, int],
+    kind: int,
+    sequence: int,
+    unix: float,
+    body: bytes,
+    rest: bytes = b"",
+    marks: int = 0,
 ) -> bytes:
+    """ends: the node numbers of sender and receiver."""
     message = wire.HEADER.pack(wire.kind_byte(kind), marks, len(body), sequence, int(unix * 1e6)) + body
-    tag = wire.hop_keyed(key)()
+    tag = wire.hop_keyed(key, *ends)()
     tag.update(message)
     return tag.digest() + message + rest

@@ -81,18 +81,22 @@ class World:
     media: dict[str, Callable[[float], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._order = itertools.count()
         self.nodes = {node: self.start(node) for node in self.plan.nodes}
         self.names = {self.plan.overlay(node): node for node in self.plan.nodes}
         self._queue: list[tuple[float, int, Addr, Addr, bytes]] = []
-        self._order = itertools.count()
         self.stopped: set[str] = set()
 
     @property
     def unix(self) -> float:
         return UNIX_0 + self.now
 
+    def random(self, size: int) -> bytes:
+        """Never the same twice, and the same in every run."""
+        return hashlib.blake2b(b"%d" % next(self._order), digest_size=size).digest()
+
     def start(self, node: str) -> Overlay:
-        overlay = Overlay(node, lambda size: bytes(size))
+        overlay = Overlay(node, self.random)
         overlay.set_peers(self.plan.peers(node))
         overlay.set_shard(self.plan.shard(node))
         return overlay

@@ -44,7 +44,8 @@ def tagged(message: bytes, sender: str, receiver: str, rest: bytes = b"") -> byt
 
 def hop_tag(message: bytes, sender: str, receiver: str) -> bytes:
     key = pair_key(sender, receiver)
-    return hashlib.blake2b(message, key=key, person=b"commov2", digest_size=12).digest()
+    way = number(sender) + number(receiver)
+    return hashlib.blake2b(way + message, key=key, person=b"commov2", digest_size=12).digest()
 
 
 def header(kind: int, covered: int, sequence: int, *, marks: int = 0, unix: float = UNIX_0 + 100) -> bytes:

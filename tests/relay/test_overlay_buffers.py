@@ -138,6 +138,7 @@ def blocks_that_never_end(rogue: Rogue) -> None:
 
 
 def reports_of_everybody(rogue: Rogue) -> None:
+    """Of segments that are none of its business."""
     for count in range(200):
         rows = [Row(count, 1000 + n, 0, *[count] * 7) for n in range(telemetry.MAX_ROWS)]
         rogue.send(REPORT, telemetry.pack(rows))
@@ -166,7 +167,7 @@ def long_packets(rogue: Rogue) -> None:
 
 def numbers_with_gaps(rogue: Rogue) -> None:
     """Packets to the victim's own clients."""
-    for _ in range(20):
+    for _ in range(100):
         rogue.packet += 9000
         rogue.media(path=PATH[:2])
 
@@ -192,7 +193,7 @@ FLOODS: list[tuple[Flood, dict[str, float]]] = [
     (heads_without_bare, {"trains": 0.02}),
     (media_under_protection, {"sent": 0.9, "copies": 0.9}),
     (blocks_that_never_end, {"rebuilders": 0.9}),
-    (reports_of_everybody, {"segments_reported": 1.0}),
+    (reports_of_everybody, {}),
     (requests_for_all, {}),
     (control_to_answer, {"waiting": 0.15}),
 ]

@@ -33,6 +33,8 @@ from tests.relay.bad_days_world import (
 )
 from tests.relay.overlay_world import pair_key
 
+ENDS = (wire.node_number("ae-1"), wire.node_number("sg-1"))
+
 # --- rubbish -----------------------------------------------------------------------------------------------
 
 
@@ -266,9 +268,9 @@ def test_a_neighbour_that_sends_as_fast_as_it_can_fills_no_memory() -> None:
         for kind, body in itertools.islice(bodies, 100):
             sequence += chance.choice((1, 1, 2, 50, 5000))
             marks = chance.choice((0, 0x40, 0x80)) | wire.IN_BLOCK
-            data = sealed_by(pair_key("ae-1", "sg-1"), kind, sequence, net.unix, body, bytes(900), marks)
+            data = sealed_by(pair_key("ae-1", "sg-1"), ENDS, kind, sequence, net.unix, body, bytes(900), marks)
             if kind != wire.DATA and kind != wire.AGAIN:
-                data = sealed_by(pair_key("ae-1", "sg-1"), kind, sequence, net.unix, body, b"", marks)
+                data = sealed_by(pair_key("ae-1", "sg-1"), ENDS, kind, sequence, net.unix, body, b"", marks)
             bare = (
                 chance.randbytes(8) + bytes((0, 0, 0, 0, wire.kind_byte(wire.BARE))) + chance.randbytes(987)
             )

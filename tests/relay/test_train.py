@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from commcli.relay.overlay import train
 from commcli.relay.overlay.overlay import Departure
+from commcli.relay.overlay.wire import CLASSES
+from commcli.relay.protect.plan import NOTHING
 from tests.relay.overlay_world import UNIX_0, Plan, World
 
 PATH = ["br-1", "us-1", "hk-1"]
@@ -15,7 +17,13 @@ SIZES = [1000 + index % 3 for index in range(20)]  # as the packets of one video
 
 
 def world() -> World:
-    return World(Plan(PATH, [PATH, PATH[::-1]]))
+    """Where nothing is kept for repair, as on a segment that is known to be clean."""
+    net = World(Plan(PATH, [PATH, PATH[::-1]]))
+    for node in net.nodes.values():
+        for segment in node.routes.segments.values():
+            for word in CLASSES:
+                segment.use(word, NOTHING)
+    return net
 
 
 def payloads(sizes: list[int] | None = None) -> list[bytes]:
@@ -159,9 +167,7 @@ def heard_over(net: World, datagrams: list[bytes]) -> list[bytes]:
 def test_what_follows_a_train_leaves_after_it_and_sequences_only_grow() -> None:
     net = world()
     some = payloads([90, *SIZES, 80, *SIZES])
-    net.nodes["br-1"].send(
-        "hk-1", net.plan.relayed("br-1"), net.plan.relayed("hk-1"), some, net.now, net.unix
-    )
+    net.nodes["br-1"].send("hk-1", net.plan.relayed("br-1"), net.plan.relayed("hk-1"), some, net.now, net.unix)
     leaving: list[bytes] = []
     for _, datagrams, trains, _ in net.nodes["br-1"].flush(net.now, net.unix):
         leaving += datagrams

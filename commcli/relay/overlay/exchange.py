@@ -15,6 +15,7 @@ from commcli.relay.overlay.wire import HEADER_BYTES, HELLO, MTU, MTU_OK, NACK, R
 FLOW_ACTIVE_S = 2.0
 ROW_LIFE_S = 2.0  # older rows tell nothing any more
 MTU_EVERY_S = 0.1
+LEAST_REPORT_S = telemetry.INTERVAL_S / 3
 _HELLO, _REPORT, _NACK, _MTU, _MTU_OK = map(kind_byte, (HELLO, REPORT, NACK, MTU, MTU_OK))
 
 
@@ -100,9 +101,13 @@ class Exchange:
 
     def _report(self, segment: Segment, body: bytes, now: float) -> None:
         told = self._told.setdefault(segment.peer.id, _Told())
+        if now - told.at < LEAST_REPORT_S:
+            return  # two that came together, or somebody who wants to keep us busy
         told.rows, told.at = telemetry.unpack(body), now
+        may_tell = self._routes.further(segment.peer.id)
         for row in told.rows:
-            self._reported(row, now)
+            if (row.from_number, row.to_number) in may_tell:
+                self._reported(row, now)
 
     # --- out -----------------------------------------------------------------------------------------------
 
@@ -162,12 +167,11 @@ class Exchange:
     def _further(self, segment: Segment, now: float) -> List[Row]:
         """What those told us to whom this neighbour's media goes on."""
         rows: Dict[Tuple[int, int], Row] = {}
-        peer = segment.peer
-        for following in self._routes.onward(segment):
+        for following, pairs in self._routes.onward(segment).items():
             told = self._told.get(following.peer.id)
             if told is not None and now - told.at < ROW_LIFE_S and now - following.last_data < FLOW_ACTIVE_S:
                 for row in told.rows:
-                    if peer.number not in (row.from_number, row.to_number):  # those it knows better
+                    if (row.from_number, row.to_number) in pairs:
                         rows[row.from_number, row.to_number] = row.aged(now - told.at)
         return list(rows.values())
 

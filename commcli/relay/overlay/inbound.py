@@ -28,6 +28,7 @@ from commcli.relay.overlay.wire import (
     PROBE_ID,
     TAG_BYTES,
     TRAIN,
+    VIDEO,
     Addr,
     entry_ends,
     kind_byte,
@@ -48,11 +49,12 @@ _ENDS_AND_LENGTH = {
 class Batch:
     """Datagrams of one neighbour that came together, and what they bring for our own relayed addresses."""
 
-    __slots__ = ("found", "now", "proven", "segment", "unix", "unix_us")
+    __slots__ = ("found", "has_run", "now", "proven", "segment", "unix", "unix_us")
 
     def __init__(self, segment: Segment, now: float, unix: float) -> None:
         self.segment, self.now, self.unix = segment, now, unix
         self.unix_us = int(unix * 1e6)
+        self.has_run = False  # what came before the head of a train has yet to be looked at
         self.proven = 0  # datagrams that were new and the neighbour's own
         self.found: Dict[Flow, List[bytes]] = {}
 
@@ -105,7 +107,10 @@ class Inbound:
         mark = data[head_at + HEADER_AT : head_at + HEADER_AT + 1]
         if segment is not None and mark == _TRAIN_MARK:
             batch = Batch(segment, now, unix)
+            batch.has_run = True
             self._datagram(batch, data[head_at:], data, size)
+            if batch.has_run:  # by itself, or anybody's, since it was no head of what came before it
+                self._pieces(batch, data[:head_at], size)
             return self._end(batch)
         if segment is not None and mark == _BARE_MARK and segment.yard.run(data, size, now):
             self._restless[segment] = None
@@ -128,6 +133,9 @@ class Inbound:
             return
         if not peer.is_from(data, covered):
             self._drops["forged"] += 1
+            return
+        if marks >> 6 > VIDEO:
+            self._drops["shape"] += 1  # the book does not see it either: it may be of a version to come
             return
         arrivals = peer.arrivals
         if kind == _AGAIN:
@@ -266,7 +274,7 @@ class Inbound:
             flow.last_unix = batch.unix
             if step.reverse is not None:
                 step.reverse.last_heard = batch.now
-            if origin.numbers.accept(number, batch.now):
+            if origin.numbers.accept(number, batch.now, batch.unix):
                 batch.found.setdefault(flow, []).append(payload)
             else:
                 self._drops["second_copy"] += 1  # usual: it came over the backup path too
@@ -303,18 +311,25 @@ class Inbound:
             return
         end = (len(run) - 1) // size * size if size else 0
         if end == count * size and train.is_whole(run, size, coupling):
+            batch.has_run = False
             self._whole(batch, step, coupling, memoryview(run)[:end], body)
             return
         whole = batch.segment.yard.whole(coupling, run[:end])
         if whole is not None:
+            batch.has_run = False
             self._whole(batch, step, coupling, whole, body)
             return
-        for at in range(0, end, size or 1):
-            self._bare(batch, run[at : at + size])
+        self._pieces(batch, run[:end], size)
         self._restless[batch.segment] = None
         for load in batch.segment.yard.head(coupling, batch.now):
             unit = (word, coupling.head, 1, load.entry, load.payload)
             self._pass(batch, step, unit, coupling.entry_bytes)
+
+    def _pieces(self, batch: Batch, run: bytes, size: int) -> None:
+        """What came in front of a head, one by one: not all of it need be of that train, nor of any."""
+        batch.has_run = False
+        for at in range(0, len(run), size or 1):
+            self._datagram(batch, run[at : at + size])
 
     def _whole(self, batch: Batch, step: Step, coupling: train.Coupling, bare: Bare, body: bytes) -> None:
         following = step.following

@@ -13,7 +13,6 @@ from collections import Counter
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from commcli.relay.overlay import failover, told
-from commcli.relay.overlay.arrivals import Arrivals
 from commcli.relay.overlay.exchange import Exchange
 from commcli.relay.overlay.flows import Flow, FlowTable
 from commcli.relay.overlay.inbound import Inbound
@@ -279,13 +278,13 @@ class Overlay:
             if monitor.state == failover.UP
         }
         highest = {
-            node: segment.peer.arrivals.highest
+            node: (segment.peer.arrivals.highest, segment.peer.numbers.highest())
             for node, segment in self.routes.segments.items()
             if segment.peer.arrivals is not None
         }
         return {"up": usable, "highest": highest}
 
-    def take(self, kept: Mapping[str, Any]) -> None:
+    def take(self, kept: Mapping[str, Any], now: float) -> None:
         """Go on with what another process `kept`, after peers and table are known. What no longer is, is left out."""
         for name, rtt_s in kept.get("up", {}).items():
             monitor = self.routes.monitors.get(tuple(name.split(" ")))
@@ -294,7 +293,7 @@ class Overlay:
         for node, highest in kept.get("highest", {}).items():
             segment = self.routes.segments.get(node)
             if segment is not None and segment.peer.arrivals is None:
-                segment.peer.arrivals = Arrivals(int(highest))
+                segment.peer.resume(int(highest[0]), highest[1], now)
 
     # --- what it tells -------------------------------------------------------------------------------------
 

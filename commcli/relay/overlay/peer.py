@@ -30,6 +30,7 @@ FRESH_S = 60.0
 # accepted before the silence was sent longer ago than FRESH_S, also by clocks that are FRESH_S apart.
 SILENCE_S = 2 * FRESH_S
 MAX_OVERTAKEN = 64
+MOST_NOTED = 128  # of the numbers that one packet skips: later than that, a copy is of no use
 _AGAIN, _AS_DATA = kind_byte(AGAIN), bytes((kind_byte(DATA),))
 Maker = Callable[[], hashlib.blake2b]
 
@@ -50,21 +51,30 @@ class Numbers:
         self.sent = self.sent + 1 if self.sent else int(unix * 1e6)
         return self.sent
 
+    def highest(self) -> Optional[int]:
+        """Of those that came."""
+        return None if self.arrivals is None else self.arrivals.highest
+
+    def resume(self, highest: int, now: float) -> None:
+        """Go on where an earlier process of this relay was."""
+        self.arrivals, self._heard = Arrivals(highest, MOST_NOTED), now
+
     def begin_anew(self) -> None:
         """The edge has begun again, and its numbers with it: the next one may be lower."""
         self.arrivals = None
         self._before = set()
 
-    def accept(self, number: int, now: float) -> bool:
-        """Whether this is the packet's first copy. That it is no replay, every hop on its way has seen to."""
+    def accept(self, number: int, now: float, unix: float) -> bool:
+        """Whether this is the packet's first copy, and no recording of a relay on the way."""
         if self.arrivals is None or not self.arrivals.accept(number, now):
             if number in self._before:
                 self._before.discard(number)
                 return True
-            # The edge's clock may have been set back before it began again.
-            if self.arrivals is not None and now - self._heard < SILENCE_S:
+            # Its clock may have been set back before it began again, and no hello of it reaches us.
+            is_fresh = now - self._heard >= SILENCE_S and abs(unix - number / 1e6) < FRESH_S
+            if self.arrivals is not None and not is_fresh:
                 return False
-            self.arrivals = Arrivals(number)
+            self.arrivals = Arrivals(number, MOST_NOTED)
             # The first one may have overtaken others.
             self._before = set(range(number - MAX_OVERTAKEN, number))
         self._heard = now
@@ -75,12 +85,13 @@ class Peer:
     """Keys, sequences and arrivals. The neighbour must have at least one key; the first one seals, all verify."""
 
     __slots__ = (
-        "_doubted_at", "_end_keys", "_hop_keys", "_seal", "_sequence", "addr", "arrivals", "end_seal", "heard", "id",
-        "nonce", "number", "numbers", "row",
+        "_doubted_at", "_end_keys", "_hop_keys", "_own_number", "_seal", "_sequence", "addr", "arrivals", "end_seal",
+        "heard", "id", "nonce", "number", "numbers", "row",
     )  # fmt: skip
 
-    def __init__(self, known: Neighbour, nonce: int) -> None:
+    def __init__(self, known: Neighbour, own_number: int, nonce: int) -> None:
         self.id = known.id
+        self._own_number = own_number
         self.number = node_number(known.id)
         self._sequence = 0  # the last one sent
         self.arrivals: Optional[Arrivals] = None
@@ -95,9 +106,10 @@ class Peer:
         """Take its address and keys. The books outlive them: sequences only grow, recordings stay refused."""
         self.row = known
         self.addr: Addr = (known.address, known.overlay_port)
-        self._hop_keys: Tuple[Maker, ...] = tuple(map(hop_keyed, known.keys))
+        own, other = self._own_number, self.number
+        self._hop_keys: Tuple[Maker, ...] = tuple(hop_keyed(key, other, own) for key in known.keys)
         self._end_keys: Tuple[Maker, ...] = tuple(map(end_keyed, known.keys))
-        self._seal = self._hop_keys[0]
+        self._seal = hop_keyed(known.keys[0], own, other)
         self.end_seal = self._end_keys[0]
 
     # --- hop by hop ----------------------------------------------------------------------------------------
@@ -132,6 +144,12 @@ class Peer:
             return "stale" if self.arrivals is None else "replayed"
         self._begin(sequence)
         return None
+
+    def resume(self, highest: int, number: Optional[int], now: float) -> None:
+        """Go on with the books of an earlier process of this relay."""
+        self.arrivals, self.heard = Arrivals(highest), now
+        if number is not None:
+            self.numbers.resume(number, now)
 
     def proves(self, repeated: int) -> bool:
         """Whether a hello that the book refuses, or the first one, comes from a neighbour that has begun again.

@@ -14,10 +14,12 @@ from commcli.relay.protect import plans, resend
 from commcli.relay.protect.copies import Copies
 from commcli.relay.protect.mending import Mending
 from commcli.relay.protect.parity import Blocks, Rebuilder, protected
-from commcli.relay.protect.plan import NOTHING, Plan
+from commcli.relay.protect.plan import Plan
 from commcli.relay.protect.resend import Sent, Wanted
 
 _AGAIN, _DATA = bytes((kind_byte(AGAIN),)), bytes((kind_byte(DATA),))
+
+UNMEASURED = Plan(resend=True, reason="unmeasured")
 
 # (class, datagram with its tag)
 Extra = Tuple[int, bytes]
@@ -40,9 +42,10 @@ class Guard:
 
     def __init__(self, word: int) -> None:
         self.word = word
-        self.plan: Plan = NOTHING
+        # The first losses come before the first report of them, and call set-up is what they hit.
+        self.plan = UNMEASURED
         self.blocks, self.copies = Blocks(), Copies()
-        self.is_on = False
+        self.is_on = True
 
     def use(self, plan: Plan) -> None:
         """Protect by this plan from now on."""
@@ -61,7 +64,7 @@ class Repair:
 
     def __init__(self) -> None:
         self.guards = {word: Guard(word) for word in CLASSES}
-        self.is_on = False
+        self.is_on = True
         self.rtt_s: Optional[float] = None
         self.mending = Mending()
         self._sent: Optional[Sent] = None

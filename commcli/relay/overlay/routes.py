@@ -14,11 +14,19 @@ from commcli.relay.table import zones
 from commcli.relay.table.shard import Shard
 
 Path = Tuple[str, ...]
+Pair = Tuple[int, int]  # a directed segment, by node numbers
 
 MAX_SWITCHES_KEPT = 16
 MAX_STEPS = 4096
+MAX_LEFT = 256
 # Standby probes of a big fleet together stay under this; each path then gets its own less often than every second.
 MAX_STANDBY_PROBES_A_SECOND = 200.0
+
+
+def _pairs(path: Sequence[str]) -> "Tuple[Pair, ...]":
+    """The directed segments of a path, by node numbers."""
+    numbers = [node_number(node) for node in path]
+    return tuple(zip(numbers, numbers[1:]))  # noqa: RUF007  # pairwise is of Python 3.10
 
 
 class Lane:
@@ -32,8 +40,7 @@ class Lane:
         self.hops = bytes((len(self.path) << 4,)) + path_bytes(self.path)
         self.heads = {family: section_head(self.path, family) for family in (4, 6)}
         self.segments = tuple(zip(self.path, self.path[1:]))  # directed
-        numbers = [node_number(node) for node in self.path]
-        self.numbers = tuple(zip(numbers, numbers[1:]))  # noqa: RUF007
+        self.numbers = _pairs(self.path)
 
 
 class Egress:
@@ -80,6 +87,7 @@ class Routes:
         self._trains = int.from_bytes(random_bytes(4), "big")
         self.segments: Dict[str, Segment] = {}  # by neighbour
         self.by_addr: Dict[Tuple[str, int], Segment] = {}
+        self._left: Dict[str, Segment] = {}  # those whom the file no longer names
         self.by_number: Dict[int, str] = {}
         self.shard: Optional[Shard] = None
         self._carried: FrozenSet[Path] = frozenset()  # by this table or the one before
@@ -89,6 +97,7 @@ class Routes:
         self.egresses: Dict[str, Egress] = {}
         self.monitors: Dict[Path, failover.PathMonitor] = {}
         self._steps: Dict[bytes, Step] = {}
+        self._further: Dict[str, Set[Pair]] = {}
         self._straight: Dict[str, bool] = {}  # what `permits_straight` said, until peers or table change
         self.standby_interval_s = failover.STANDBY_INTERVAL_S
         self.find_step = self._steps.get
@@ -111,12 +120,18 @@ class Routes:
         for node, row in known.items():
             if node == self._node or not row.keys:
                 continue
-            segment = self.segments.get(node)
+            segment = self.segments.get(node) or self._left.pop(node, None)
             if segment is None:
-                segment = Segment(Peer(row, int.from_bytes(self._random(8), "big") or 1), self._train_id)
+                nonce = int.from_bytes(self._random(8), "big") or 1
+                segment = Segment(Peer(row, self.number, nonce), self._train_id)
             elif segment.peer.row != row:
                 segment.peer.use(row)
             kept[node] = segment
+        for node in self.segments.keys() - kept.keys():
+            # Its books stay: somebody who comes back must not bring recordings along.
+            self._left[node] = self.segments[node]
+            if len(self._left) > MAX_LEFT:
+                del self._left[next(iter(self._left))]
         self.segments = kept
         self.by_addr = {segment.peer.addr: segment for segment in kept.values()}
         self._rebuild()
@@ -148,6 +163,9 @@ class Routes:
         self._steps.clear()
         self._straight.clear()
         self.egresses, self.monitors = {}, {}
+        self._further = {
+            node: {(self.number, segment.peer.number)} for node, segment in self.segments.items()
+        }
         if shard is None:
             return
         for egress, route in shard.routes.items():
@@ -165,6 +183,8 @@ class Routes:
             if lanes:
                 may_go_straight = self._is_legal((self._node, egress))
                 self.egresses[egress] = Egress(lanes, earlier.get(egress), may_go_straight)
+        for path in self.monitors:
+            self._further[path[1]].update(_pairs(path))
         wanted = len(self.monitors) / MAX_STANDBY_PROBES_A_SECOND
         self.standby_interval_s = max(failover.STANDBY_INTERVAL_S, wanted)
 
@@ -226,13 +246,18 @@ class Routes:
         """How many paths are remembered."""
         return len(self._steps)
 
-    def onward(self, segment: Segment) -> "Set[Segment]":
-        """Where media of this neighbour may go on from here, of the paths seen lately."""
-        return {
-            step.following
-            for step in self._steps.values()
-            if step.previous is segment and step.following is not None
-        }
+    def onward(self, segment: Segment) -> "Dict[Segment, Set[Pair]]":
+        """Where media of this neighbour may go on, of the paths seen lately, and the segments from here on."""
+        found: Dict[Segment, Set[Pair]] = {}
+        for step in self._steps.values():
+            if step.previous is segment and step.following is not None:
+                at = step.path.index(self._node)
+                found.setdefault(step.following, set()).update(_pairs(step.path[at:]))
+        return found
+
+    def further(self, reporter: str) -> "Set[Pair]":
+        """The segments that this neighbour may tell us of: our own to it, and those behind it on paths of ours."""
+        return self._further.get(reporter, set())
 
     def _judged(self, hops: int, raw: bytes) -> Step:
         if not MIN_HOPS <= hops <= MAX_HOPS or len(raw) != 4 * hops:

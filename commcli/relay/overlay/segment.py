@@ -28,6 +28,9 @@ from commcli.relay.protect.plan import Plan
 
 # What one turn of the loop may gather: packets, their bytes, trains to pass on, control datagrams.
 MAX_WAITING, MAX_WAITING_BYTES = 4096, 16 << 20
+MOST_REPAIRED_BYTES = (
+    9100  # longer than any path MTU: such a datagram is fragments, and its parity would not fit one
+)
 MAX_TRAINS = 256
 MAX_CONTROL, LONGEST_CONTROL = 1024, 2048  # each but a probe of the path MTU is shorter
 _WEIGHED = 64  # packets at a time: to weigh each costs every packet, and is needed by none
@@ -90,9 +93,9 @@ class Segment:
     """One neighbour: what waits for it, and the repair of both directions."""
 
     __slots__ = (
-        "_control", "_packs", "_passing", "_repeats", "_room", "_train_id", "_waiting_bytes", "classes", "last_data",
-        "last_data_in", "mtu", "overflow", "packed", "peer", "probes", "repair", "row", "sent_bytes",
-        "sent_datagrams", "waiting", "yard",
+        "_control", "_passing", "_repeats", "_room", "_train_id", "_waiting_bytes", "classes", "first_data",
+        "last_data", "last_data_in", "mtu", "overflow", "packed", "peer", "probes", "repair", "row",
+        "sent_bytes", "sent_datagrams", "waiting", "yard",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, train_id: Callable[[], bytes]) -> None:
@@ -105,10 +108,10 @@ class Segment:
         self.probes: List[bytes] = []  # of the path MTU: must leave whole
         self._passing: List[Tuple[int, Bare, int, bytes]] = []
         self.waiting: List[Unit] = []
+        self.first_data: Optional[float] = None
         self.last_data = self.last_data_in = float("-inf")
         self._control: List[Tuple[int, bytes]] = []
         self._repeats: List[bytes] = []
-        self._packs: Dict[int, _Pack] = {}
         self._room, self._waiting_bytes = _WEIGHED, 0
         self.classes = {word: Traffic(word) for word in CLASSES}
         self.overflow = self.packed = self.sent_bytes = self.sent_datagrams = 0
@@ -165,6 +168,8 @@ class Segment:
         for kind, body in self._control:
             out.append(self.peer.sealed(kind, 0, body, b"", unix_us)[1])
         self._control.clear()
+        if self.first_data is None and (self.waiting or self._passing):
+            self.first_data = now
         if self.waiting:
             waiting, self.waiting = self.waiting, []
             self._room, self._waiting_bytes = _WEIGHED, 0
@@ -198,7 +203,8 @@ class Segment:
 
     def _all(self, waiting: List[Unit], now: float, unix_us: int, out: "List[Parcel]") -> None:
         """Large ones as they are, small ones together; the order within a class stays."""
-        most_bytes, packs = self.mtu.bytes, self._packs
+        most_bytes = self.mtu.bytes
+        packs: Dict[int, _Pack] = {}
         at, end = 0, len(waiting)
         while at < end:
             word, head, count, entries, payloads = waiting[at]
@@ -224,9 +230,10 @@ class Segment:
             pack.add(head, entries, payloads, count)
         for word, pack in packs.items():
             self._end_pack(word, pack, now, unix_us, out)
-        packs.clear()
 
-    def _trains(self, word: int, head: bytes, units: List[Unit], unix_us: int, out: "List[Parcel]") -> None:
+    def _trains(
+        self, word: int, head: bytes, units: List[Unit], unix_us: int, out: "List[Parcel]"
+    ) -> None:
         longest = max(len(unit[4]) for unit in units)
         most = train.most_packets(longest, len(head), head[0] & 15)
         for at in range(0, len(units), most):
@@ -260,7 +267,7 @@ class Segment:
         out.append(datagram)
         traffic.packets += 1
         traffic.bytes += len(datagram)
-        if self.repair.guards[word].is_on:
+        if self.repair.guards[word].is_on and len(datagram) <= MOST_REPAIRED_BYTES:
             bodies = self.repair.leaves(word, sequence, datagram, now)
             if bodies:
                 out += self._parity(word, bodies, unix_us)

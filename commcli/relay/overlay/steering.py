@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from commcli.relay.overlay import failover
+from commcli.relay.overlay.repair import UNMEASURED
 from commcli.relay.overlay.routes import Egress, Lane, Routes
 from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.telemetry import INTERVAL_S, Estimate, Estimator, Row
-from commcli.relay.overlay.wire import CLASSES, VIDEO
+from commcli.relay.overlay.wire import CLASSES, MAX_HOPS, OTHER, VIDEO
 from commcli.relay.protect.controller import Controller
 from commcli.relay.protect.plan import Plan
 
-MAX_FURTHER = 1024  # segments that are not our own
 FORGET_S = 30.0
 FRESH_S = 2.0  # a report that is older says nothing of a path
 FLOW_ACTIVE_S = 2.0
+UNREPORTED_S = 3.0
+UNREPORTED = Plan(reason="the neighbour reports nothing")
 BLACK_HOLE_LOSS = 0.3  # may be long datagrams alone
 
 
@@ -53,12 +55,10 @@ class Steering:
     # --- reports -------------------------------------------------------------------------------------------
 
     def reported(self, row: Row, now: float) -> None:
-        """A row of our own segment, or of one further down."""
+        """A row of our own segment, or of one further down, by somebody who may tell of it (`Routes.further`)."""
         key = (row.from_number, row.to_number)
         watch = self._watches.get(key)
         if watch is None:
-            if len(self._watches) >= MAX_FURTHER + len(self._routes.segments):
-                return  # only neighbours report, and old ones make room in `tick`
             watch = self._watches[key] = _Watch()
         segment = self._own(row)
         rtt_s = None if segment is None else self._rtt_s(segment.peer.id)
@@ -134,6 +134,7 @@ class Steering:
         self._next = now + INTERVAL_S
         for key in [key for key, watch in self._watches.items() if now - watch.at > FORGET_S]:
             del self._watches[key]
+        self._give_up_unreported(now)
         one_way_s: Dict[Segment, float] = {}
         for way in self._routes.egresses.values():
             for lane in way.lanes.values():
@@ -147,6 +148,15 @@ class Steering:
             watch = self._watches.get((self._routes.number, segment.peer.number))
             if watch is not None:
                 watch.controller.path_one_way_s = seconds
+
+    def _give_up_unreported(self, now: float) -> None:
+        """Where nobody reports, nobody asks for repeats either: no reason to keep anything, or to send no trains."""
+        for segment in self._routes.segments.values():
+            if segment.repair.guards[OTHER].plan is not UNMEASURED or segment.first_data is None:
+                continue
+            if now - segment.first_data > UNREPORTED_S:
+                for word in CLASSES:
+                    segment.use(word, UNREPORTED)
 
     def _leave_of(self, lane: Lane, now: float) -> Optional[str]:
         for key, (sender, receiver) in zip(lane.numbers, lane.segments):
@@ -192,7 +202,7 @@ class Steering:
         """{"entries", "most_entries"}."""
         return {
             "entries": len(self._watches),
-            "most_entries": MAX_FURTHER + len(self._routes.segments),
+            "most_entries": len(self._routes.segments) + MAX_HOPS * len(self._routes.monitors),
         }
 
 

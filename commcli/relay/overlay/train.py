@@ -27,6 +27,7 @@ _BARE, _TRAIN = kind_byte(BARE), kind_byte(TRAIN)
 _MARK = bytes((0, 0, 0, _BARE))
 LEAST_PACKETS = 8
 LEAST_BYTES = 300  # of a payload: for smaller ones, sharing datagrams is better
+MOST_BARE_BYTES = 9100  # of a datagram: nobody makes up a train that the path would cut
 MOST_PADDING = 16  # packets of one frame differ by a byte or two
 LONGEST_WAIT_S = 0.02  # for the head, or for a bare datagram that was overtaken
 MOST_EARLY, MOST_EARLY_BYTES = 512, 1 << 20
@@ -101,6 +102,8 @@ def head_of(body: bytes, word: int) -> Coupling:
     if len(body) < HEAD.size + 2:
         raise ValueError("too short")
     train_id, bare_bytes = HEAD.unpack_from(body)
+    if bare_bytes > MOST_BARE_BYTES:
+        raise ValueError("longer than any path MTU")
     first = body[HEAD.size]
     head_end = HEAD.size + 1 + 4 * (first >> 4)
     size = ENTRY_BYTES.get(first & 15)

@@ -1,6 +1,7 @@
 """The overlay datagram, version 2: how it looks on the wire, and its two tags. Big endian.
 
-     0  12-byte hop tag: keyed with the pair key of the segment's two nodes, over bytes 12 .. 32 + covered
+     0  12-byte hop tag: keyed with the pair key of the segment's two nodes, over the node numbers of sender and
+        receiver, and bytes 12 .. 32 + covered
     12  u8  version 2 << 4 | kind           13  u8  class << 6 | flags
     14  u16 covered: how many bytes after the header the tag covers
     16  u64 sequence on this directed segment, the first one being the sender's unix time in us
@@ -63,13 +64,15 @@ def node_number(node: str) -> int:
     return int.from_bytes(hashlib.blake2s(node.encode()).digest()[:4], "big")
 
 
-def hop_keyed(key: bytes) -> Callable[[], hashlib.blake2b]:
-    """A maker of fresh hop tags for one pair key.
+def hop_keyed(key: bytes, sender: int, receiver: int) -> Callable[[], hashlib.blake2b]:
+    """A maker of fresh hop tags for one pair key and direction (node numbers), so that none is good for the way back.
 
     BLAKE2b: on 64 bits it takes 2.4 us for 1000 bytes where BLAKE2s takes 3.4 (measured), and as long for a header.
     Copying a keyed state skips the key block.
     """
-    return hashlib.blake2b(key=key, person=b"commov2", digest_size=TAG_BYTES).copy
+    state = hashlib.blake2b(key=key, person=b"commov2", digest_size=TAG_BYTES)
+    state.update(struct.pack(">II", sender, receiver))
+    return state.copy
 
 
 def end_keyed(key: bytes) -> Callable[[], hashlib.blake2b]:

@@ -73,7 +73,7 @@ class Membership:
 
     def take(self, kept: Mapping[str, Any], now: float) -> None:
         """Go on with what another process `kept`."""
-        self.overlay.take(kept)
+        self.overlay.take(kept, now)
 
     # --- datagrams -----------------------------------------------------------------------------------------
 
