@@ -15,6 +15,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from commcli.relay.overlay import wire
 from commcli.relay.overlay.overlay import Overlay
@@ -35,6 +36,30 @@ _RTP_BYTES = 12
 
 Rule = Mapping[str, object]  # of a `shaping.Link`
 Directed = tuple[str, str]
+
+
+class AnyLink(Protocol):
+    """When a datagram comes out (seconds), None if it is lost."""
+
+    def release(self, size_bytes: int, now: float) -> float | None: ...
+
+
+class Policer:
+    """A link that drops what is over its rate, and queues nothing: a token bucket of 8 kB."""
+
+    DEPTH_BYTES = 8000
+
+    def __init__(self, delay_ms: float, rate_kbit: float) -> None:
+        self._delay_s, self._bytes_per_s = delay_ms / 1000, rate_kbit * 125
+        self._left, self._at = float(self.DEPTH_BYTES), 0.0
+
+    def release(self, size_bytes: int, now: float) -> float | None:
+        self._left = min(self.DEPTH_BYTES, self._left + (now - self._at) * self._bytes_per_s)
+        self._at = now
+        if self._left < size_bytes:
+            return None
+        self._left -= size_bytes
+        return now + self._delay_s
 
 
 @dataclass
@@ -105,7 +130,7 @@ class LossyWorld:
         self.plan, self._random = plan, random.Random(f"{seed}/world")
         self.now = 100.0
         self._rules, self._default, self._seed = dict(rules), default or {"delay_ms": 10}, seed
-        self._links: dict[Directed, Link] = {}
+        self._links: dict[Directed, AnyLink] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self.nodes = {node: self._start(node) for node in plan.nodes}
@@ -150,7 +175,11 @@ class LossyWorld:
             self._rules[pair] = rule
             self._links.pop(pair, None)
 
-    def _link(self, pair: Directed) -> Link:
+    def use(self, one: str, other: str, link: AnyLink) -> None:
+        """A link of another kind, in one direction."""
+        self._links[one, other] = link
+
+    def _link(self, pair: Directed) -> AnyLink:
         link = self._links.get(pair)
         if link is None:
             rule = self._rules.get(pair, self._default)

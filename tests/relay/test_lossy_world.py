@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.relay.lossy_world import LossyWorld, Rule, Share, Stream
+from tests.relay.lossy_world import LossyWorld, Policer, Rule, Share, Stream
 from tests.relay.overlay_world import Plan
 
 ONE_HOP = Plan(["aa-1", "bb-1"], [("aa-1", "bb-1"), ("bb-1", "aa-1")])
@@ -114,6 +114,17 @@ def test_congestion_is_not_answered_with_more_packets(seed: int) -> None:
     net.run(SETTLE_S)
     share, extra = measured(net, streams, 10.0)
     assert 0.15 < share.residual < 0.35
+    assert extra <= 0.03
+
+
+def test_nor_is_a_rate_that_is_kept_without_a_queue(seed: int) -> None:
+    """A call of 1.3 Mbit/s where all over 1.2 Mbit/s is dropped at once: a few seconds of error, then quiet."""
+    net = LossyWorld(ONE_HOP, {}, {"delay_ms": 40}, seed)
+    net.use("aa-1", "bb-1", Policer(40, 1200))
+    streams = [stream for stream in net.call("aa-1", "bb-1") if stream.node == "aa-1"]
+    net.run(SETTLE_S)
+    share, extra = measured(net, streams, 15.0)
+    assert share.residual < 0.2
     assert extra <= 0.03
 
 

@@ -2,8 +2,9 @@
 
 Protection grows with the first report that calls for more, and shrinks after DOWN_S in which less would have done, or
 once the segment has been clean for so long (`telemetry` then says p = 0). Loss together with a queue is
-congestion: more packets make it worse, so nothing is added and another route is wanted. What got through then is
-the segment's capacity, and for a minute protection takes no more than a fifth of that.
+congestion: more packets make it worse, so nothing is added and another route is wanted. So it is where there is no
+queue and loss grows with what we add (`policing`). What got through past a queue is the segment's capacity, and for a
+minute protection takes no more than a fifth of that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from commcli.relay.overlay.telemetry import Estimate
 from commcli.relay.protect import plans
 from commcli.relay.protect.plan import Plan
 from commcli.relay.protect.plans import Choice, Situation
+from commcli.relay.protect.policing import Policing
 
 DOWN_S = 5.0
 # Below, and where nothing is lost, nothing needs to be done: trains of datagrams are far cheaper than ones that can be
@@ -33,6 +35,8 @@ STALE_S = 10.0  # without a report: whatever was known says nothing any more
 MOST_OF_MEDIA = 1.0
 MOST_OF_CAPACITY = 0.2
 CAPACITY_S = 60.0
+# Where more is added than the model says, since repeats get lost as well: plan for less until it fits.
+LESS, MORE, LEAST_OF_MEDIA = 0.8, 0.02, 0.1
 
 
 class _Class:
@@ -76,7 +80,8 @@ class Controller:
     """One directed segment, at its sender. path_one_way_s: of the longest path over it; None: the segment's own."""
 
     __slots__ = (
-        "_bad", "_capacity", "_classes", "_estimate", "_measured", "_queued", "_queues", "path_one_way_s",
+        "_bad", "_capacity", "_classes", "_estimate", "_measured", "_media", "_policing", "_queued", "_queues",
+        "_room", "path_one_way_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -85,6 +90,9 @@ class Controller:
         self._estimate: Optional[Estimate] = None
         self._measured = self._queued = self._bad = float("-inf")
         self._queues = 0
+        self._policing = Policing()
+        self._room = MOST_OF_MEDIA
+        self._media: Optional[float] = None  # bytes/s
         self._capacity: Optional[Tuple[float, float]] = None  # bytes/s, when
 
     def measured(self, report: Estimate, now: float, bytes_per_s: Optional[float] = None) -> None:
@@ -95,6 +103,13 @@ class Controller:
             self._queued = now
             if bytes_per_s:
                 self._capacity = (bytes_per_s * (1 - report.loss_1s), now)
+        if bytes_per_s and self._media:
+            added = max(0.0, bytes_per_s / self._media - 1)
+            self._policing.measured(report.loss_1s, added, report.packets_per_s, report.burst, now)
+            if self._policing.added > MOST_OF_MEDIA:
+                self._room = max(LEAST_OF_MEDIA, LESS * self._room)
+            else:
+                self._room = min(MOST_OF_MEDIA, MORE + self._room)
 
     def plan(
         self,
@@ -111,11 +126,15 @@ class Controller:
         """
         kept = self._classes.setdefault(class_, _Class())
         kept.sends(packets_per_s, bytes_share)
+        self._media = bytes_per_s
         report = self._estimate
         if report is None or now - self._measured > STALE_S:
             return kept.use(Plan(resend=True, reason="unmeasured"), Choice(), now)
         if now - self._queued < CONGESTED_S:
             return kept.use(Plan(leave=True, reason="congestion"), _NOTHING, now)
+        forbidden = self._policing.forbids(now)
+        if forbidden is not None:
+            return kept.use(Plan(leave=forbidden == "policed", reason=forbidden), _NOTHING, now)
         if report.p == 0:
             plan = Plan(resend=self._is_small(), leave=self._leaves(False, now), reason="clean")
             return kept.use(plan, _NOTHING, now)
@@ -170,8 +189,8 @@ class Controller:
     def _most(self, now: float, bytes_per_s: Optional[float]) -> float:
         """How much may be added, as a share of the media."""
         if self._capacity is None or not bytes_per_s or now - self._capacity[1] > CAPACITY_S:
-            return MOST_OF_MEDIA
-        return min(MOST_OF_MEDIA, MOST_OF_CAPACITY * self._capacity[0] / bytes_per_s)
+            return self._room
+        return min(self._room, MOST_OF_CAPACITY * self._capacity[0] / bytes_per_s)
 
     def status(self) -> Dict[str, object]:
         """JSON-able; None: unmeasured."""

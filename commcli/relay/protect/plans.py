@@ -29,6 +29,7 @@ LATE_PRICE = {OTHER: 0.0, AUDIO: 20.0, VIDEO: 3.8}
 UNNOTICED, UNNOTICED_PRICE = 0.005, 0.5
 # A percent over TARGET. High, but no plan that doubles the traffic is worth the last tenth of a percent.
 LOST_PRICE = 100.0
+MODEL_SLACK = 1.05  # what the model leaves out must fit into what may be added, too
 
 FINE_S, BEARABLE_S = 0.15, 0.4  # G.114, one way
 MOST_PROMPT_S, LEAST_PROMPT_S = 0.067, 0.03
@@ -97,9 +98,9 @@ def _cost(choice: Choice, situation: Situation) -> float:
 def _choices(situation: Situation) -> Iterator[Choice]:
     for choice in _first_aid(situation):
         found = _with_resend(choice, situation)
-        if found.overhead <= situation.most or choice.overhead == 0:
+        if found.overhead * MODEL_SLACK <= situation.most or choice.overhead == 0:
             yield found
-        if choice.copies is not None and choice.overhead <= situation.most:
+        if (choice.copies is not None or choice.backup) and choice.overhead <= situation.most:
             yield choice._replace(resend=False, residual=choice.late)  # as much as may be is added already
 
 
