@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ import socket
 import struct
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,10 @@ from typing import Any
 import pytest
 
 from commcli.relay.process.control import ask
-from commcli.remote import zipapp
 from tests.hostile.wire import SocketClient
 from tests.relay.serving import plain_relay
 from tests.relay.stream_world import write_pair
-from tests.relay.upgrading import Call, Node, gone, node
-
-NEXT = "9.9.9"
-
-
-def newer(version: str = NEXT, **files: str) -> bytes:
-    """The program as another version, or with other files."""
-    out, changed = io.BytesIO(), {"commcli/__init__.py": f'__version__ = "{version}"\n', **files}
-    with zipfile.ZipFile(io.BytesIO(zipapp.build())) as old, zipfile.ZipFile(out, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, changed.get(name, old.read(name)))
-    return out.getvalue()
+from tests.relay.upgrading import NEXT, Call, Node, gone, newer, node
 
 
 @pytest.fixture

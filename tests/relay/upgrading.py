@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,18 @@ from tests.relay.turn_world import REALM
 WITHIN_S = 20.0
 PACKETS_A_SECOND = 200
 CHANNEL = 0x4000
+
+
+NEXT = "9.9.9"
+
+
+def newer(version: str = NEXT, **files: str) -> bytes:
+    """The program as another version, or with other files."""
+    out, changed = io.BytesIO(), {"commcli/__init__.py": f'__version__ = "{version}"\n', **files}
+    with zipfile.ZipFile(io.BytesIO(zipapp.build())) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, changed.get(name, old.read(name)))
+    return out.getvalue()
 
 
 class Node:
@@ -130,13 +144,15 @@ def gone(pid: int) -> None:
 class Call:
     """A client that sends PACKETS_A_SECOND numbered packets to an echo, through a relay."""
 
-    def __init__(self, server: tuple[str, int], transport: str = "udp") -> None:
+    def __init__(
+        self, server: tuple[str, int], transport: str = "udp", user: tuple[str, str] = ("alice", "wonder")
+    ) -> None:
         self._echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._echo.bind((ADDRESS, 0))
         self._echo.settimeout(0.2)
-        self.client = SocketClient(server, transport)
-        assert self.client.allocate().code is None
-        assert self.client.bind(CHANNEL, self._echo.getsockname()).code is None
+        self.client = SocketClient(server, transport, *user)
+        codes = self.client.allocate().code, self.client.bind(CHANNEL, self._echo.getsockname()).code
+        assert codes == (None, None)
         self.sent = 0
         self.heard: list[int] = []
         self._ends, self._over = threading.Event(), threading.Event()

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import stat
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
+from commcli.relay.turn.auth import time_limited_password
 from commcli.remote import control, playbook, relayfiles, zipapp
 from commcli.remote.outcome import Outcome
+from commcli.remote.playbook import Play
 from commcli.remote.run import PlayResult, run_play
 from commcli.remote.ssh import Pool
+from tests.relay.turn_world import REALM
+from tests.relay.upgrading import NEXT as NEXT_VERSION
+from tests.relay.upgrading import Call, newer
 from tests.remote.sshd import Host
 from tests.remote.test_bad_days import a_python
 
 PLAY = playbook.load(Path(__file__).parents[2] / "playbooks/relay.yml")
+UPGRADE = playbook.load(Path(__file__).parents[2] / "playbooks/upgrade.yml")
 MASTER, TURN = "0123456789abcdef" * 4, "turn-secret-of-the-test"
 
 
@@ -61,11 +70,11 @@ def variables(fleet: Fleet, **changed: object):  # type: ignore[no-untyped-def]
 
 
 async def provision(
-    fleet: Fleet, *, check: bool = False, diff: bool = True, **changed: object
+    fleet: Fleet, play: Play = PLAY, *, check: bool = False, diff: bool = True, **changed: object
 ) -> list[Outcome[PlayResult]]:
     async with Pool(fleet) as pool:
         return await run_play(
-            PLAY,
+            play,
             list(fleet.nodes.values()),
             pool,
             check=check,
@@ -86,7 +95,7 @@ async def status(fleet: Fleet, name: str) -> dict[str, object]:
 
 async def test_twice_changes_once_and_the_relay_answers(fleet: Fleet) -> None:
     first = changes(await provision(fleet))
-    assert "relay runs" in first["sg-1"] and "restart relay" not in first["sg-1"]
+    assert "relay runs" in first["sg-1"] and "upgrade relay" not in first["sg-1"]
     before = await status(fleet, "sg-1")
     assert before["node"] == "sg-1"
     assert changes(await provision(fleet)) == {"sg-1": [], "de-1": []}
@@ -134,7 +143,14 @@ async def test_a_new_configuration_restarts_only_where_it_must(fleet: Fleet) -> 
     said, limited = await provision_sg(user_quota=3)
     assert said == "reload" and limited["pid"] == first["pid"] and reloads(limited)["ok"] == 1
     said, moved = await provision_sg(user_quota=3, realm="elsewhere")
-    assert said == "restart: waits for a restart: realm" and moved["pid"] != first["pid"]
+    assert said == "upgrade: waits for a restart: realm" and moved["pid"] != first["pid"]
+    assert taken_over(moved)["from_version"] == first["version"]
+
+
+def taken_over(told: dict[str, object]) -> dict[str, object]:
+    found = told["upgrade"]
+    assert isinstance(found, dict) and isinstance(found["taken_over"], dict)
+    return dict(found["taken_over"])
 
 
 def reloads(told: dict[str, object]) -> dict[str, object]:
@@ -146,7 +162,7 @@ def reloads(told: dict[str, object]) -> dict[str, object]:
 async def test_check_changes_nothing_and_the_diff_shows(fleet: Fleet) -> None:
     outcomes = await provision(fleet, check=True)
     assert "relay runs" in changes(outcomes)["sg-1"]
-    assert "restart relay" not in changes(outcomes)["sg-1"]
+    assert "upgrade relay" not in changes(outcomes)["sg-1"]
     assert not os.path.lexists(fleet.nodes["sg-1"].base)  # noqa: ASYNC240  a look at our own disk
     assert outcomes[0].value is not None
     [step] = [step for step in outcomes[0].value.steps if step.name == "configuration"]
@@ -159,3 +175,50 @@ async def test_the_oldest_python_of_a_node_runs_the_relay(fleet: Fleet) -> None:
     fleet = replace(fleet, nodes=nodes)
     changes(await provision(fleet))
     assert (await status(fleet, "sg-1"))["node"] == "sg-1"
+
+
+NEXT: dict[str, Any] = {"relay_pyz": newer(), "relay_version": NEXT_VERSION}
+
+
+async def test_a_new_version_takes_over_and_no_packet_is_lost(fleet: Fleet) -> None:
+    fleet = replace(fleet, realm=REALM)
+    await provision(fleet)
+    first = await status(fleet, "sg-1")
+    with calling(fleet) as call:
+        foreseen = changes(await provision(fleet, UPGRADE, check=True, **NEXT))
+        assert foreseen["sg-1"] == ["program", "upgrade relay"]
+        assert changes(await provision(fleet, UPGRADE, **NEXT)) == foreseen
+        assert changes(await provision(fleet, UPGRADE, **NEXT)) == {"sg-1": [], "de-1": []}
+        # relay.yml does not restart it either, on the way back here
+        call.goes_on()
+        assert changes(await provision(fleet))["sg-1"] == ["program", "upgrade relay"]
+        assert call.lost() == 0
+    last = await status(fleet, "sg-1")
+    assert taken_over(last)["from_version"] == NEXT_VERSION and last["version"] == first["version"]
+    assert taken_over(last)["allocations"] == 1
+
+
+async def test_a_new_version_that_is_broken_fails_the_play_and_nothing_else(fleet: Fleet) -> None:
+    await provision(fleet)
+    first = await status(fleet, "sg-1")
+    broken = newer(**{"commcli/relay/process/daemon.py": "raise OSError('out of paper')\n"})
+    outcomes = await provision(fleet, UPGRADE, relay_pyz=broken, relay_version=NEXT_VERSION)
+    assert [outcome.state for outcome in outcomes] == ["failed", "failed"]
+    assert "did not take over" in outcomes[0].reason and "out of paper" in outcomes[0].reason
+    assert (await status(fleet, "sg-1"))["pid"] == first["pid"]
+    # The next one is tried although its program may be there already: the handler was not done.
+    assert changes(await provision(fleet, UPGRADE, **NEXT))["sg-1"] == ["program", "upgrade relay"]
+
+
+@contextlib.contextmanager
+def calling(fleet: Fleet) -> Iterator[Call]:
+    """Somebody calls through sg-1."""
+    node = fleet.nodes["sg-1"]
+    username = f"{int(time.time()) + 3600}:alice"
+    call = Call((node.address, node.ports.turn), user=(username, time_limited_password(TURN, username)))
+    try:
+        call.goes_on()
+        yield call
+    finally:
+        call.close()
+        call.client.wire.close()

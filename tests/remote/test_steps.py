@@ -61,6 +61,10 @@ SERVICES = [  # state, running, fresh, unit differs -> actions
     ("reloaded", True, False, True, ["unit", "restart"]),
     ("reloaded", True, True, False, []),
     ("reloaded", False, False, False, ["start"]),
+    ("upgraded", True, False, False, ["upgrade"]),
+    ("upgraded", True, False, True, ["unit", "restart"]),
+    ("upgraded", True, True, False, []),
+    ("upgraded", False, False, False, ["start"]),
     ("stopped", True, False, True, ["stop"]),
     ("stopped", False, False, True, []),
 ]
@@ -284,6 +288,55 @@ def test_a_refused_reload_is_a_failed_step_and_no_restart(tmp_path: Path) -> Non
         assert verdict.apply is not None
         with pytest.raises(StepFailed, match="reload: exit status 1: no realm"):
             verdict.apply()
+
+
+UPGRADES = [  # exit status, what ran besides, what the step says
+    (0, "", [], "upgrade"),
+    (9, "two processes", ["stop", "start"], "restart (two processes)"),
+    (4, "nobody answers", ["stop", "start"], "restart (nobody answers)"),
+    (2, "invalid choice", ["stop", "start"], "restart (invalid choice)"),
+    (9, "", ["stop", "start"], "restart (the upgrade asked for it)"),
+]
+
+
+def _upgradable(folder: Path, state: str, status: int, said: str) -> dict[str, object]:
+    def noting(word: str, status: int = 0) -> list[str]:
+        return ["sh", "-c", f"echo {word} >> {folder}/did; echo '{said}' >&2; exit {status}"]
+
+    return {
+        "name": "x", "state": state, "pid_file": str(folder / "pid"), "start": noting("start"),
+        "stop": noting("stop"), "reload": noting("reload", 9), "upgrade": noting("upgrade", status),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "said", "did", "says"), UPGRADES)
+def test_an_upgrade_restarts_only_where_it_must_and_says_so(
+    tmp_path: Path, status: int, said: str, did: list[str], says: str
+) -> None:
+    with (tmp_path / "pid").open("w") as supervisor:
+        fcntl.flock(supervisor, fcntl.LOCK_EX)
+        verdict = service.check(_upgradable(tmp_path, "upgraded", status, said), place())
+        assert verdict.change == "upgrade" and verdict.apply is not None
+        assert verdict.apply() == {"did": says}
+    assert (tmp_path / "did").read_text().split() == ["upgrade", *did]
+
+
+def test_a_reload_that_asks_for_a_restart_gets_an_upgrade_where_there_is_one(tmp_path: Path) -> None:
+    with (tmp_path / "pid").open("w") as supervisor:
+        fcntl.flock(supervisor, fcntl.LOCK_EX)
+        verdict = service.check(_upgradable(tmp_path, "reloaded", 0, "waits: realm"), place())
+        assert verdict.apply is not None and verdict.apply() == {"did": "upgrade: waits: realm"}
+    assert (tmp_path / "did").read_text().split() == ["reload", "upgrade"]
+
+
+def test_an_upgrade_that_fails_is_a_failed_step_and_no_restart(tmp_path: Path) -> None:
+    with (tmp_path / "pid").open("w") as supervisor:
+        fcntl.flock(supervisor, fcntl.LOCK_EX)
+        verdict = service.check(_upgradable(tmp_path, "upgraded", 1, "a broken program"), place())
+        assert verdict.apply is not None
+        with pytest.raises(StepFailed, match="upgrade: exit status 1: a broken program"):
+            verdict.apply()
+    assert (tmp_path / "did").read_text().split() == ["upgrade"]
 
 
 SYSTEMCTL = """\

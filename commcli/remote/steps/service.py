@@ -5,6 +5,11 @@ commands `start` and `stop`, and `pid_file`, which a supervisor holds flock'd fo
 "is it running" that survives SIGKILL and reused process ids. `restarted` does nothing when this play has started
 it already, nor does `reloaded`, which runs the command `reload` and restarts only if its exit status is 9: what changed
 can not be taken up by a running service. The step then says so, with the last line that the command said.
+
+A service that can put another process in its own place, and loses nothing by it, has a command `upgrade`. `upgraded`
+runs it, as does a reload that asks for a restart; the service is restarted only where the command says that nothing
+else can help (its exit status is in RESTART_ON). If it fails otherwise, what ran before still runs, and the step has
+failed.
 """
 
 from __future__ import annotations
@@ -12,36 +17,39 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from commcli.remote.onnode import command, files
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, with_python
 
 KEYS = {
     "name": Key("text", required=True),
-    "state": Key("text", words=("running", "restarted", "reloaded", "stopped")),
+    "state": Key("text", words=("running", "restarted", "upgraded", "reloaded", "stopped")),
     "unit": Key("text"),
     "start": Key("texts"),
     "stop": Key("texts"),
     "reload": Key("texts"),
+    "upgrade": Key("texts"),
     "pid_file": Key("text"),
 }
 UNITS = "/etc/systemd/system"
 NEEDS_RESTART = 9
+# Of `upgrade`: it says so, it has no answer of the service, or what is installed is too old to know the word.
+RESTART_ON = (NEEDS_RESTART, 4, 2)
 
 
 def decide(state: str, *, running: bool, fresh: bool, unit_differs: bool) -> list[str]:
-    """What is to do, in order: unit, start, restart, reload, stop. `fresh`: this play has (re)started it already."""
+    """What is to do, in order: unit, start, restart, upgrade, reload, stop. `fresh`: this play has (re)started it."""
     if state == "stopped":
         return ["stop"] if running else []
-    if state in ("restarted", "reloaded") and fresh:
+    if state in ("restarted", "upgraded", "reloaded") and fresh:
         return []
     actions = ["unit"] if unit_differs else []
     if not running:
         return [*actions, "start"]
     if state == "restarted" or unit_differs:
         return [*actions, "restart"]
-    return ["reload"] if state == "reloaded" else []
+    return {"reloaded": ["reload"], "upgraded": ["upgrade"]}.get(state, [])
 
 
 def check(args: Mapping[str, Any], place: Place) -> Verdict:
@@ -54,19 +62,56 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
         place.started.add(args["name"])  # so that the handler does not announce a second start
 
     def apply() -> Mapping[str, Any] | None:
-        did = None
+        said = ""
         with place.indivisible():
             for action in actions:
-                if action != "reload":
+                if action == "upgrade":
+                    said = _upgrade(args, place, keeper)
+                elif action == "reload":
+                    said = _reload(args, place, keeper)
+                else:
                     keeper.act(action)
-                elif (ran := _reload(args, place)).status == NEEDS_RESTART:
-                    keeper.act("restart")
-                    did = {"did": f"restart: {ran.last_words() or 'the reload asked for it'}"}
         if state != "stopped":
             place.started.add(args["name"])
-        return did
+        return {"did": said} if said else None
 
     return Verdict(", ".join(actions), apply=apply)
+
+
+class _Keeper(Protocol):
+    """Who keeps the service running."""
+
+    def act(self, action: str) -> None: ...
+
+
+def _reload(args: Mapping[str, Any], place: Place, keeper: _Keeper) -> str:
+    """What was done besides the reload, and why; "" if nothing was."""
+    if not args.get("reload"):
+        raise StepFailed("no command reload given")
+    ran = command.run(with_python(args["reload"], str(place.facts["python"])), place)
+    if ran.status not in (0, NEEDS_RESTART):
+        raise StepFailed(f"reload: {ran.why()}")
+    if ran.status == 0:
+        return ""
+    did = _upgrade(args, place, keeper) if args.get("upgrade") else _restart(keeper)
+    return f"{did}: {ran.last_words() or 'the reload asked for it'}"
+
+
+def _upgrade(args: Mapping[str, Any], place: Place, keeper: _Keeper) -> str:
+    """Another process in its place, or a restart if that can not be; what was done."""
+    if not args.get("upgrade"):
+        raise StepFailed("no command upgrade given")
+    ran = command.run(with_python(args["upgrade"], str(place.facts["python"])), place)
+    if ran.status == 0:
+        return "upgrade"
+    if ran.status not in RESTART_ON:
+        raise StepFailed(f"upgrade: {ran.why()}")
+    return f"{_restart(keeper)} ({ran.last_words() or 'the upgrade asked for it'})"
+
+
+def _restart(keeper: _Keeper) -> str:
+    keeper.act("restart")
+    return "restart"
 
 
 def _has_systemd(args: Mapping[str, Any], place: Place) -> bool:
@@ -120,16 +165,6 @@ class _Systemd:
             return
         words = {"start": ["enable", "--now"], "restart": ["restart"], "stop": ["disable", "--now"]}[action]
         _must(["systemctl", *words, self._name], self._place)
-
-
-def _reload(args: Mapping[str, Any], place: Place) -> command.Ran:
-    if not args.get("reload"):
-        raise StepFailed("no command reload given")
-    argv = with_python(args["reload"], str(place.facts["python"]))
-    ran = command.run(argv, place)
-    if ran.status not in (0, NEEDS_RESTART):
-        raise StepFailed(f"reload: {ran.why()}")
-    return ran
 
 
 def held(path: str) -> bool:
