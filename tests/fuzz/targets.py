@@ -129,7 +129,7 @@ def fuzz_overlay(data: bytes) -> None:
     assert node.receive(source, [data], now, UNIX_0 + now) == []
     _judge_overlay(node, now)
     covered = len(body) * program[3] // 255
-    sealed = _sealed(overlay_world.pair_key(before, name), program[1], program[2], body, covered)
+    sealed = _sealed(before, name, program[1], program[2], body, covered)
     if program[0] & 2:
         size = max(1, len(sealed) // _TRAINS, program[3])
         found = node.receive_train(source, sealed, size, now, UNIX_0 + now)
@@ -139,11 +139,12 @@ def fuzz_overlay(data: bytes) -> None:
     _judge_overlay(node, now)
 
 
-def _sealed(key: bytes, kind: int, marks: int, body: bytes, covered: int) -> bytes:
+def _sealed(sender: str, receiver: str, kind: int, marks: int, body: bytes, covered: int) -> bytes:
+    key, ends = overlay_world.pair_key(sender, receiver), map(wire.node_number, (sender, receiver))
     sequence = next(_sequences)
     message = wire.HEADER.pack(kind, marks, covered, sequence, sequence) + body[:covered]
     as_data = bytes((wire.kind_byte(wire.DATA),)) + message[1:]
-    tag = wire.hop_keyed(key, wire.node_number("br-1"), wire.node_number("us-1"))()
+    tag = wire.hop_keyed(key, *ends)()
     tag.update(as_data if kind == wire.kind_byte(wire.AGAIN) else message)
     return tag.digest() + message + body[covered:]
 

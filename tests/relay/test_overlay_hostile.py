@@ -146,6 +146,19 @@ def test_a_recording_does_not_open_the_book_of_a_relay_that_begins_again() -> No
     assert net.missing() == []
 
 
+def test_what_we_said_ourselves_is_nothing_that_a_neighbour_says() -> None:
+    """One key serves both directions of a pair; the tag says which."""
+    net = world()
+    net.run(1.0, TALK)
+    said = list(net.passed)
+    net.run(0.5)
+    net.forget()
+    for sender, receiver, data in said:
+        net.hand(sender, data, net.plan.overlay(receiver))
+    assert net.delivered == []
+    assert {reason for drops in net.drops().values() for reason in drops} == {"forged"}
+
+
 def test_keys_of_another_fleet_open_nothing() -> None:
     net, chance = world(), random.Random(5)
     strange = BadWorld(_OtherKeys(NODES, WAYS))
@@ -268,7 +281,9 @@ def test_a_neighbour_that_sends_as_fast_as_it_can_fills_no_memory() -> None:
         for kind, body in itertools.islice(bodies, 100):
             sequence += chance.choice((1, 1, 2, 50, 5000))
             marks = chance.choice((0, 0x40, 0x80)) | wire.IN_BLOCK
-            data = sealed_by(pair_key("ae-1", "sg-1"), ENDS, kind, sequence, net.unix, body, bytes(900), marks)
+            data = sealed_by(
+                pair_key("ae-1", "sg-1"), ENDS, kind, sequence, net.unix, body, bytes(900), marks
+            )
             if kind != wire.DATA and kind != wire.AGAIN:
                 data = sealed_by(pair_key("ae-1", "sg-1"), ENDS, kind, sequence, net.unix, body, b"", marks)
             bare = (
