@@ -89,7 +89,9 @@ def serve(
         typer.Option(help="Path of the control socket (status, drain, undrain, reload, upgrade, metrics)."),
     ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines.")] = False,
-    takeover: Annotated[int | None, typer.Option(hidden=True)] = None,
+    takeover: Annotated[
+        int | None, typer.Option(hidden=True, help="Take the place of the relay that started this one.")
+    ] = None,
 ) -> None:
     """Run a plain TURN server (RFC 8656) here in the foreground: no fleet, no table.
 

@@ -149,4 +149,21 @@ def _reload(doc: Document) -> RenderableType:
     return table
 
 
-DRAW = {"status": _status, "drain": _steered, "undrain": _steered, "reload": _reload}
+def _upgrade(doc: Document) -> RenderableType:
+    title = "relay upgrade"
+    table = grid("node", "state", "from", "to", "calls that went on", "cut", "gap ms", "reason", title=title)
+    for row in doc["nodes"]:
+        answer = row["answer"] or {}
+        shown = ("from", "version", "allocations", "cut", "gap_ms")
+        cells = ["" if answer.get(key) is None else str(answer[key]) for key in shown]
+        table.add_row(row["node"], styled(row["state"]), *cells, row["reason"])
+    return table
+
+
+DRAW = {
+    "status": _status,
+    "drain": _steered,
+    "undrain": _steered,
+    "reload": _reload,
+    "upgrade": _upgrade,
+}

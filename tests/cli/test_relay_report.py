@@ -85,3 +85,11 @@ def test_reload_shows_what_changed_and_what_waits() -> None:
     text = drawn("reload", row("sg-1", ok=True, changed=["users", "workers"], restart=["workers"]))
     assert "users, workers" in text
     assert line(text, "sg-1")[-1] == "workers"
+
+
+def test_upgrade_shows_what_went_on_and_what_did_not() -> None:
+    went = row("sg-1", **{"from": "1.2.3", "version": "1.3.0", "allocations": 17, "cut": 2, "gap_ms": 0.6})
+    stayed = {**row("hk-1"), "state": "failed", "reason": "relay: 3 live", "answer": None}
+    text = drawn("upgrade", went, stayed)
+    assert line(text, "sg-1")[2:] == ["1.2.3", "1.3.0", "17", "2", "0.6"]
+    assert line(text, "hk-1")[1:] == ["failed", "relay:", "3", "live"]

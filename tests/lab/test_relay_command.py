@@ -115,3 +115,17 @@ def test_a_wrong_configuration_is_refused_and_said_by_its_node(lab: tuple[LabFol
     code, shown, _ = typed(folder, "status", "sg-1")
     assert code == 0
     assert shown["nodes"][0]["answer"]["reload"]["last_ok"] is False
+
+
+def test_an_upgrade_of_the_whole_fleet(lab: tuple[LabFolder, Record]) -> None:
+    folder, _ = lab
+    provision(folder)
+    before = {row["node"]: row["answer"]["pid"] for row in typed(folder, "status")[1]["nodes"]}
+    code, upgraded, _ = typed(folder, "upgrade", "all", "--yes", "--reason", "CHG-7")
+    assert code == 0
+    answers = {row["node"]: row["answer"] for row in upgraded["nodes"]}
+    assert {node: answer["cut"] for node, answer in answers.items()} == dict.fromkeys(before, 0)
+    after = {row["node"]: row["answer"]["pid"] for row in typed(folder, "status")[1]["nodes"]}
+    assert after == {node: answer["pid"] for node, answer in answers.items()}
+    assert not set(after.values()) & set(before.values())
+    assert typed(folder, "upgrade", "sg-1", "--tls", "perhaps", "--yes")[0] == 2
