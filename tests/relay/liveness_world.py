@@ -18,6 +18,18 @@ TICK_S = 0.02
 Link = tuple[str, str]
 
 
+class Everything:
+    """Whatever is asked for is in it."""
+
+    def __contains__(self, _item: object) -> bool:
+        return True
+
+
+def anything(_peer: str) -> Everything:
+    """A neighbour that stands on paths of ours to everywhere."""
+    return Everything()
+
+
 @dataclass
 class Gilbert:
     """Losses in runs: a share of the datagrams, and the mean run of them."""
@@ -65,7 +77,7 @@ class World:
         self.after_turn: dict[str, Callable[[float], None]] = {}
         names = list(names)
         self.nodes = {
-            name: Node(name, Liveness(name, lambda _peer: 99), 1000.0 * at)
+            name: Node(name, Liveness(name, lambda _peer: 99, anything), 1000.0 * at)
             for at, name in enumerate(names, 1)
         }
         for node in self.nodes.values():

@@ -13,7 +13,7 @@ from commcli.relay.overlay import hello, patience
 from commcli.relay.overlay.hello import Hello
 from commcli.relay.overlay.liveness import MAX_HELLOS_A_CALL, Liveness
 from commcli.relay.overlay.wire import node_number
-from tests.relay.liveness_world import Call, Gilbert, World
+from tests.relay.liveness_world import UNIX_0, Call, Gilbert, World, anything
 
 WAN = {
     ("ae", "sg"): 0.045, ("sg", "kr"): 0.055, ("ae", "hk"): 0.060, ("hk", "kr"): 0.056, ("ae", "kr"): 0.120,
@@ -110,7 +110,7 @@ def test_news_that_is_lost_is_said_twice_and_then_again() -> None:
 
 def test_what_a_neighbour_says_condemns_only_paths_that_begin_with_it() -> None:
     """It could as well drop what it is given; it must not be able to draw others' media to itself."""
-    ae = Liveness("ae", lambda _peer: 1)
+    ae = Liveness("ae", lambda _peer: 1, anything)
     ae.set_peers(["sg", "hk", "kr"], 0.0)
     lie = (node_number("sg"), node_number("kr")), (node_number("ae"), node_number("sg"))
     body = hello.pack(Hello(5, 0, 0, 0, None, None, 30, 30, False, lie))
@@ -483,3 +483,28 @@ def test_a_relay_that_says_hello_and_forwards_nothing_is_left_by_the_probes() ->
     assert [label for _, label, _ in there.log] == ["backup"]
     assert there.log[0][2] == "primary does not answer"
     assert there.longest_gap_ms(5.0) < 1200
+
+
+def test_who_is_no_end_of_a_segment_and_on_no_path_of_ours_condemns_nothing() -> None:
+    ae = Liveness("ae", lambda _peer: 1)
+    ae.set_peers(["sg", "hk"], 0.0)
+    said = hello.Hello(1, 1, 0, 0, None, 10, 30, 30, False, [(node_number("hk"), node_number("kr"))])
+    ae.hello("sg", hello.pack(said), 0, 0.0, UNIX_0)
+    assert ae.dead_on(("ae", "sg", "hk", "kr")) is None
+    assert not ae.is_dead("hk", "kr")
+
+
+def test_who_changes_its_mind_in_every_hello_is_not_told_on_each_time() -> None:
+    ae = Liveness("ae", lambda _peer: 1)
+    ae.set_peers(["sg", *(f"n{at}" for at in range(50))], 0.0)
+    busy = {f"n{at}" for at in range(50)}
+    said = 0
+    for at in range(2000):
+        now = at / 1000
+        for name in busy:
+            ae.heard(name, now)
+        dead = [(node_number("sg"), node_number("kr"))] if at % 2 else []
+        body = hello.pack(hello.Hello(1, 1, 0, 0, None, 10, 30, 30, False, dead))
+        ae.hello("sg", body, 0, now, UNIX_0 + now)
+        said += len(ae.due(now, busy)) if now >= ae.wish() else 0
+    assert said < 2 * 2 * 50 * 40  # twice what 50 busy neighbours are told in two seconds anyway

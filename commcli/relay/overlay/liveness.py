@@ -118,11 +118,29 @@ class _Neighbour:
         self.judge_by_promise()
 
 
+LEAST_NEWS_S = 0.1  # between two claims of one neighbour that are told on at once
+LONGEST_PROMISE_S = 30.0  # longer than the hellos of 4096 idle neighbours are apart
+
+
+def nothing_further(_peer: str) -> Container[Segment]:
+    """Nobody may condemn but its own segments."""
+    return ()
+
+
 class Liveness:
     """The hellos of one node. `changed`: somebody died or came back since the caller last set it to False."""
 
-    def __init__(self, node: str, nonce_of: Callable[[str], int]) -> None:
-        """nonce_of: our present nonce for a neighbour, not 0; who repeats it has heard us since it was made up."""
+    def __init__(
+        self,
+        node: str,
+        nonce_of: Callable[[str], int],
+        further: Callable[[str], Container[Segment]] = nothing_further,
+    ) -> None:
+        """nonce_of: our present nonce for a neighbour, not 0; who repeats it has heard us since it was made up.
+
+        further: the segments, beside those that it is an end of, that a neighbour may condemn.
+        """
+        self._further = further
         self._node, self._number, self._nonce_of = node, node_number(node), nonce_of
         self._rows: Dict[str, _Neighbour] = {}
         self._numbers: Dict[str, int] = {}
@@ -173,17 +191,26 @@ class Liveness:
         row.their_nonce = said.mine
         self._measure(row, said, now)
         row.clock_ahead_s = sent_us / 1e6 + (row.rtt_s or 0.0) / 2 - unix
-        row.promise_s = min(10.0, max(FASTEST_S / 2, said.promise_ms / 1000))
-        row.wished_s = min(10.0, max(FASTEST_S, said.wanted_ms / 1000))
+        row.promise_s = min(LONGEST_PROMISE_S, max(FASTEST_S / 2, said.promise_ms / 1000))
+        row.wished_s = min(LONGEST_PROMISE_S, max(FASTEST_S, said.wanted_ms / 1000))
         row.is_hurried = row.is_hurried or row.wished_s < STANDBY_S
         row.judge_by_promise()
         # Our own silence is no news of the network.
         excused = now - self._stall_end < (row.rtt_s or UNKNOWN_RTT_S) + PATIENCE_WITH_OURSELVES_S
         is_deaf = said.is_deaf and (row.is_deaf or not excused)
-        claims = frozenset(said.dead)
-        if row.state != ALIVE or is_deaf != row.is_deaf or claims != row.claims:
+        claims = frozenset(
+            claim for claim in said.dead if row.number in claim or claim in self._further(peer)
+        )
+        if row.state != ALIVE or is_deaf != row.is_deaf:
             row.state, row.is_deaf, row.claims = ALIVE, is_deaf, claims
             self._change(row, now)
+        elif claims != row.claims:
+            row.claims = claims
+            if now - row.changed_at >= LEAST_NEWS_S:
+                self._change(row, now)
+            else:  # who changes its mind in every hello must not make us say each of them to everybody at once
+                self.changed = self._is_news = True
+                self._is_calm = False
         self._wish = min(self._wish, row.deadline(), max(now, row.last_hello + row.wished_s))
 
     def greeted(self, peer: str, body: bytes) -> None:

@@ -78,7 +78,7 @@ class Overlay:
         self._restless: Dict[Segment, None] = {}  # repair is going on, so they must be looked at often
         self._ready: Dict[Segment, None] = {}  # they have something to send
         self.drops: Counter[str] = Counter()
-        self._liveness = Liveness(node, self.routes.nonce_of)
+        self._liveness = Liveness(node, self.routes.nonce_of, self.routes.further)
         self._steering = Steering(self.routes, self._liveness.rtt_s)
         self._exchange = Exchange(
             self.routes, self._liveness, random_bytes, self._ready, self.drops, self._steering.reported
