@@ -3,7 +3,7 @@
 Calls with audio and video both ways between two relays, over one segment that loses as many packets as are to be
 lost, each way, independently or in bursts of three on average. The relays learn what the segment is like from their
 own reports; then is measured. Where a fifth is lost, they also find out whether it is they who make the loss
-(`protect.policing`): three seconds in ten minutes without protection, which fall into the time before. To be read:
+(`protect.policing`): three seconds in ten minutes without protection, mostly before it is measured. To be read:
 
   left      packets that never came, of those sent
   added     bytes of parity, repeats, copies and requests for a byte of media

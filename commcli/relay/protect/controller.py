@@ -24,6 +24,9 @@ DOWN_S = 5.0
 # so what is no load anyway is always kept for it.
 NO_LOSS = 0.0001
 SMALL_PACKETS_S = 2000.0
+CHANCE = (
+    1.3  # by so much does the estimate of an unchanged loss vary: a few hundred losses at most are known of
+)
 TRAFFIC_GAIN = 0.1  # two seconds, at five reports a second
 BLOCK_SLACK = 1.6  # traffic comes in bursts, and a block that is closed early has more parity for less
 CONGESTED_LOSS = 0.002
@@ -56,13 +59,13 @@ class _Class:
         self.packets_per_s += gain * (packets_per_s - self.packets_per_s)
         self.share += gain * (share - self.share)
 
-    def steady(self, name: str, value: float, ratio: float) -> float:
-        """The value, rounded to a power of the ratio, or as it was if it has changed by less than the ratio.
+    def steady(self, name: str, value: float, ratio: float, slack: float = 0.0) -> float:
+        """The value, rounded to a power of the ratio, or as it was if it has changed by less than the ratio or slack.
 
         So noise changes no plan, and the model's answers can be kept.
         """
-        before = self.kept.get(name, 0.0)
-        if value <= 0 or before <= 0 or not before / ratio < value < before * ratio:
+        before, least = self.kept.get(name, 0.0), max(ratio, slack)
+        if value <= 0 or before <= 0 or not before / least < value < before * least:
             before = ratio ** round(math.log(value) / math.log(ratio)) if value > 0 else 0.0
             self.kept[name] = before
         return before
@@ -158,7 +161,7 @@ class Controller:
         rtt_s = report.rtt_s
         return Situation(
             class_,
-            kept.steady("p", report.p, 1.15),
+            kept.steady("p", report.p, 1.15, CHANCE),
             kept.steady("burst", report.burst, 1.15),
             None if rtt_s is None else kept.steady("rtt", rtt_s, 1.1),
             kept.steady("one way", self._one_way_s(report), 1.1),
