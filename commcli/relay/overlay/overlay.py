@@ -9,8 +9,8 @@ What is to be sent is gathered until `flush`, at the end of each turn of the loo
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections import Counter, deque
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from commcli.relay.overlay import failover, told
 from commcli.relay.overlay.exchange import Exchange
@@ -55,6 +55,8 @@ FLOW_ACTIVE_S = 2.0
 PROBE_SLACK_S = 0.005
 MAX_PROBES_A_TICK = 64  # spreads the probes of a new table over the ticks
 MAX_STATUS_FLOWS = 1000
+MAX_NEWS = 256
+VISIT_PARTS = 5  # a tenth of a second, at 20 ms a tick
 SWEEP_INTERVAL_S = 10.0
 PACE_S = 0.004  # how often repair is looked at while there is any
 _DATA, _AGAIN, _PROBE, _ECHO = map(kind_byte, (DATA, AGAIN, PROBE, ECHO))
@@ -74,6 +76,9 @@ class Overlay:
         self._probe_id = int.from_bytes(random_bytes(4), "big")
         self._last_tick: Optional[float] = None
         self._stalled = False
+        self._used: Dict[str, None] = {}  # egresses that media goes to
+        self._part = 0
+        self.news: Deque[Dict[str, object]] = deque(maxlen=MAX_NEWS)  # switches of paths, to be logged
         self._next_sweep = self._next_pace = float("-inf")
         self._restless: Dict[Segment, None] = {}  # repair is going on, so they must be looked at often
         self._ready: Dict[Segment, None] = {}  # they have something to send
@@ -107,6 +112,7 @@ class Overlay:
             self._unsent(egress, len(payloads))
             return
         way.last_data = now
+        self._used[egress] = None
         lane = way.lane
         key = (lane.path, src, dst)
         flow = self._sent_flows.find(key) or self._open_sent(key, unix)
@@ -159,7 +165,9 @@ class Overlay:
         if now >= self._liveness.wish():
             self._exchange.say_hello(now)
         if self._liveness.changed:
-            self._decide(now, unix)
+            self._liveness.changed = False
+            egresses = self.routes.egresses
+            self._decide([(node, egresses[node]) for node in self._used if node in egresses], now, unix)
         if self._restless and now >= self._next_pace:
             self._pace(now, unix)
         if not self._ready:
@@ -196,26 +204,6 @@ class Overlay:
 
     # --- liveness of paths ---------------------------------------------------------------------------------
 
-    def _probe(self, segment: Segment, kind: int, body: bytes, now: float) -> None:
-        hops = body[: -PROBE_ID.size]
-        if len(body) <= PROBE_ID.size or len(hops) != 1 + 4 * (hops[0] >> 4):
-            self.drops["shape"] += 1
-            return
-        step = self.routes.find_step(hops) or self.routes.step(hops)
-        refusal = step.refusal or (step.media_refusal if kind == _PROBE else None)
-        if refusal is not None:
-            self.drops[refusal] += 1
-        elif step.previous is not segment:
-            self.drops["wrong_source"] += 1
-        elif step.following is not None:
-            self._gather(step.following, kind, body)
-        elif kind == _PROBE:
-            # The answer goes back over the same relays, so that a route's death in either direction is noticed.
-            numbers = b"".join(hops[at : at + 4] for at in range(len(hops) - 4, 0, -4))
-            self._gather(segment, _ECHO, hops[:1] + numbers + body[-PROBE_ID.size :])
-        elif step.reverse is None or not step.reverse.answered(PROBE_ID.unpack_from(body, len(hops))[0], now):
-            self.drops["unasked_echo"] += 1
-
     def _gather(self, segment: Segment, kind: int, body: bytes) -> None:
         segment.control(kind, body)
         self._ready[segment] = None
@@ -225,9 +213,10 @@ class Overlay:
         self._excuse_own_stall(now)
         self._exchange.tick(now, unix)
         self._steering.tick(now)
-        self._decide(now, unix)
+        ways = self._to_visit(now)
+        self._decide(ways, now, unix)
         due = 0
-        for way in self.routes.egresses.values():
+        for _, way in ways:
             for lane in way.lanes.values():
                 waited_s = now - lane.monitor.last_probe + PROBE_SLACK_S
                 if due < MAX_PROBES_A_TICK and waited_s >= self._interval_s(way, lane, now):
@@ -238,15 +227,27 @@ class Overlay:
             self._sent_flows.expire(unix)
             self._passed_flows.expire(unix)
 
-    def _decide(self, now: float, unix: float) -> None:
-        self._liveness.changed = False
-        for way in self.routes.egresses.values():
+    def _to_visit(self, now: float) -> List[Tuple[str, Egress]]:
+        """The ways in use at every tick, the others in turn: a fleet of hundreds has thousands of paths."""
+        egresses = self.routes.egresses
+        for node in [node for node in self._used if not self._is_used(node, now)]:
+            del self._used[node]
+        nodes = list(egresses)
+        part = self._part = (self._part + 1) % VISIT_PARTS
+        return [(node, egresses[node]) for node in {**self._used, **dict.fromkeys(nodes[part::VISIT_PARTS])}]
+
+    def _is_used(self, node: str, now: float) -> bool:
+        way = self.routes.egresses.get(node)
+        return way is not None and now - way.last_data < FLOW_ACTIVE_S
+
+    def _decide(self, ways: Sequence[Tuple[str, Egress]], now: float, unix: float) -> None:
+        for node, way in ways:
             switch = way.choice.decide(now, self._liveness.dead_on)
             if switch is not None:
                 way.lane = way.lanes[switch.after]
-                way.switches.append(
-                    {"unix": unix, "from": switch.before, "to": switch.after, "reason": switch.reason}
-                )
+                told = {"unix": unix, "from": switch.before, "to": switch.after, "reason": switch.reason}
+                way.switches.append(told)
+                self.news.append({"towards": node, **told})
 
     def _excuse_own_stall(self, now: float) -> None:
         """One late tick is forgiven; a caller that is always late must not keep dead paths alive."""

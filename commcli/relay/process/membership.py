@@ -128,6 +128,11 @@ class Membership:
             self._next_files = now + FILES_EVERY_S
             self._read_files(start=False)
         self.overlay.tick(now, unix)
+        while self.overlay.news:
+            switch = self.overlay.news.popleft()
+            self.relay.log(
+                "path_switched", **{word: value for word, value in switch.items() if word != "unix"}
+            )
         self.flush(now)
         if self.mesh_socket is not None:
             for _peer, to, data in self.mesh.tick(now, unix):
