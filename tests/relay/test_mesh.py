@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -574,3 +575,13 @@ def test_forgetting_carries_on_where_it_stops() -> None:
     kept = [records[2], record(7, 3)]
     judge(kept, Mark(0, 2, 2.5), last=99)
     assert [made.lost for made in kept] == [None, None]
+
+
+def test_the_next_process_knows_the_closed_windows() -> None:
+    pair = Pair()
+    pair.run(25)
+    heir = Mesh(A, random.Random(9).randbytes)
+    heir.set_peers(peers((B, THERE), keys=KEYS))
+    heir.take(json.loads(json.dumps({**pair.mesh.kept(), "gone-1": []})))
+    assert heir.windows() == json.loads(json.dumps(pair.mesh.windows())) != []
+    assert heir.latest() == pair.mesh.latest()

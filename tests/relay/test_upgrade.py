@@ -184,6 +184,37 @@ def test_who_asks_in_the_middle_is_answered_by_the_next(here: Node) -> None:
     assert told["pid"] == here.pid() and told["draining"]["sessions"] == 3
 
 
+def test_what_is_reloaded_meanwhile_is_not_forgotten(here: Node) -> None:
+    slow = """
+import sys, time
+from commcli.relay.process import takeover
+class Slow(takeover.Takeover):
+    def finish(self, relay):
+        open(%r, "a").write("read\\n")
+        time.sleep(0.5)
+        return super().finish(relay)
+takeover.Takeover = Slow
+from commcli.relay.__main__ import main
+sys.exit(main())
+"""
+    mark = here.base / "read"
+    here.put_program(newer(**{"__main__.py": slow % str(mark)}))
+    here.serve()
+    answers: list[dict[str, Any]] = []
+    asker = threading.Thread(target=lambda: answers.append(here.ask("upgrade")))
+    asker.start()
+    while not mark.exists():
+        time.sleep(0.01)
+    here.write_config(user_quota=1)
+    assert here.ask("reload")["changed"] == ["user_quota"]
+    asker.join()
+    assert answers[0]["ok"] and mark.read_text() == "read\nread\n"
+    one, other = SocketClient(here.server), SocketClient(here.server)
+    assert (one.allocate().code, other.allocate().code) == (None, 486)
+    one.wire.close()
+    other.wire.close()
+
+
 def test_one_at_a_time(here: Node) -> None:
     here.serve()
     answers: list[dict[str, Any]] = []

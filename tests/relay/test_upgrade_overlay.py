@@ -100,14 +100,19 @@ def _wait(true: Callable[[], bool], seconds: float = WITHIN_S) -> bool:
     return False
 
 
+def _goes_on(*sides: _Side) -> bool:
+    """Until every side has heard 40 packets more."""
+    wanted = [len(side.heard) + 40 for side in sides]
+    return _wait(lambda: all(len(side.heard) >= most for side, most in zip(sides, wanted, strict=True)))
+
+
 def test_a_call_over_three_relays_that_are_all_upgraded(fleet: _Fleet) -> None:
     with _call() as (one, other):
-        assert _wait(lambda: len(one.heard) > 40 and len(other.heard) > 40)
+        assert _goes_on(one, other)
         for node in ("sg-1", "ae-1", "kr-1", "sg-1"):
             answer = fleet.ask(node, "upgrade")
             assert answer["ok"], answer
-            had = len(one.heard), len(other.heard)
-            assert _wait(lambda had=had: len(one.heard) > had[0] + 40 and len(other.heard) > had[1] + 40)
+            assert _goes_on(one, other)
         paths = fleet.ask("ae-1", "paths")["paths"]
         flows = {flow["role"] for flow in fleet.ask("sg-1", "flows")["flows"]}
     assert paths["kr-1"]["active"] == "primary" and paths["kr-1"]["switches"] == []

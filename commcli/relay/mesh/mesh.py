@@ -7,7 +7,7 @@ sender's socket must not be the reflector's, since the two kinds of packet look 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from typing import Callable, Deque, Dict, List, Mapping, Optional, Tuple
+from typing import Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from commcli.relay.mesh import neighbours, stamp
 from commcli.relay.mesh.neighbours import Neighbour
@@ -112,6 +112,17 @@ class Mesh:
             kept[node] = session
         self._sessions = kept
         self._by_addr = {session.addr: session for session in kept.values()}
+
+    def kept(self) -> Dict[str, List[Tuple[int, Dict[str, object]]]]:
+        """The closed windows by peer, for the next process of this relay (JSON). It begins a new one by itself."""
+        return {node: list(session.closed) for node, session in self._sessions.items()}
+
+    def take(self, kept: Mapping[str, Sequence[Tuple[int, Dict[str, object]]]]) -> None:
+        """Go on with what another process `kept`, after the peers are known. Raises ValueError or TypeError."""
+        for node, windows in kept.items():
+            session = self._sessions.get(node)
+            if session is not None:
+                session.closed.extend((int(start), dict(row)) for start, row in windows)
 
     @property
     def interval_s(self) -> float:

@@ -31,8 +31,8 @@ EXPIRE_EVERY_S = 0.5
 # To be woken costs more than all that a tick does when there is nothing to do.
 LAZY_TICK_S = 0.1
 REFUSALS_PER_SECOND = 10  # of a node, to one source
-# After each of its system calls the loop waits for a thread that computes (one that reads a table) to give way: not 5 ms,
-# as it would by default, or nothing but that thread gets on.
+# After each of its system calls the loop waits for a thread that computes (one that reads a table) to give way: not
+# 5 ms, as it would by default, or nothing but that thread gets on.
 GIVE_WAY_S = 0.0002
 # Those that a relay of several processes holds back until it is ready for them.
 TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)

@@ -24,12 +24,14 @@ import json
 import os
 import socket
 import time
+from array import array
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 # What the state means. Another number is another meaning: who does not know it must not guess.
 SCHEMA = 1
 PIECE_BYTES = 60_000
 MOST_DESCRIPTORS = 250  # SCM_MAX_FD is 253
+_number = array("i")
 _MORE, _LAST = b"+", b"."
 
 
@@ -92,10 +94,12 @@ class Channel:
 
     def _receive_piece(self, data: bytearray, descriptors: List[int]) -> bytes:
         self._wait()
-        piece, some, flags, _ = socket.recv_fds(
-            self.sock, PIECE_BYTES + 1, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
-        descriptors += some
+        # Not `recv_fds`, which takes flags and does not pass them on: any child would inherit what came.
+        room = socket.CMSG_SPACE(MOST_DESCRIPTORS * _number.itemsize)
+        piece, ancillary, flags, _ = self.sock.recvmsg(PIECE_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, numbers in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors += array("i", numbers[: len(numbers) - len(numbers) % _number.itemsize])
         if not piece:
             raise HandoverFailed("the other process has ended")
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):

@@ -69,11 +69,12 @@ class Membership:
         """What the next process of this relay goes on with (JSON)."""
         if self._overlay_batches is not None:
             self._overlay_batches.whole()
-        return self.overlay.kept()
+        return {"overlay": self.overlay.kept(), "mesh": self.mesh.kept()}
 
     def take(self, kept: Mapping[str, Any], now: float) -> None:
         """Go on with what another process `kept`."""
-        self.overlay.take(kept, now)
+        self.overlay.take(kept["overlay"], now)
+        self.mesh.take(kept["mesh"])
 
     # --- datagrams -----------------------------------------------------------------------------------------
 

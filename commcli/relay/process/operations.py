@@ -135,6 +135,11 @@ class Operations:
             else:
                 listener.take(sock, bytes.fromhex(received))
 
+    @property
+    def reloads(self) -> int:
+        """How often the configuration was read again and was good."""
+        return int(self._reloads["ok"])
+
     def hush(self) -> None:
         """Say nothing to the service manager until `announce`: another process is the one it listens to."""
         self._readiness.quiet = True

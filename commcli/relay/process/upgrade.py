@@ -29,6 +29,7 @@ HAND_OVER_S, A_CALL_S = 2.0, 0.002
 SEND_S = 1.0
 LONGEST_WAIT_S = 86400.0
 LONGEST_REASON = 300
+STDERR = 2
 LINGER_S = 2.0
 
 Answer = Dict[str, Any]
@@ -55,6 +56,7 @@ class _Child:
     ) -> None:
         """Starts it. Raises OSError."""
         self.giver = state.Giver(relay)
+        self.reloads = relay.operations.reloads  # when it read the configuration
         self.version: Optional[str] = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors, errors = os.pipe()
@@ -195,7 +197,7 @@ class Upgrade:
             self._failed(f"{self._command[0]}: {error.strerror}")
             return
         sockets = self._relay.sockets.opened
-        descriptors = [sys.stderr.fileno(), *(sock.fileno() for sock in sockets.values())]
+        descriptors = [STDERR, *(sock.fileno() for sock in sockets.values())]
         try:
             self._child.channel.within(SEND_S)
             self._child.channel.send(
@@ -237,6 +239,10 @@ class Upgrade:
             self._drop_child()
             if self._tls == "refuse":
                 self._answer(self._refusal())
+            return
+        if self._relay.operations.reloads != child.reloads:  # it may have read what is no longer so
+            self._drop_child()
+            self._start()
             return
         try:
             portion = child.giver.portion(time.monotonic())
