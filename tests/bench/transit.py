@@ -1,8 +1,9 @@
 """A transit relay between two neighbours that are this process: what the benchmarks of a hop stand on.
 
 The relay is a process as a node runs it, with a signed table and pair keys. The neighbours are the relay's own
-Overlay, which takes and gives bytes, on sockets of ours. What an ingress sends can be recorded before it is sent, by
-the same code in a time of its own, so that sealing costs nothing while something is measured.
+Overlay, which takes and gives bytes, on sockets of ours: they say hello, probe and report as relays do. What the
+ingress sends can be sealed some moments before it is sent, so that this costs nothing while something is measured;
+the egress looks at the heads of trains and counts the rest.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -36,36 +38,38 @@ from tests.relay.tables_on_disk import Signer
 INGRESS, TRANSIT, EGRESS = PATH = ("in-1", "tr-1", "eg-1")
 ADDRESSES = {INGRESS: "127.0.0.2", TRANSIT: "127.0.0.3", EGRESS: "127.0.0.4"}
 RELAY_PORTS = (40000, 41999)
-TICK_S = 0.02
+TICK_S = 0.01
+WARM_S, TRAINS_ARE_USUAL = 15.0, 100
+SO_RCVBUFFORCE, BUFFER = 33, 64 << 20  # asm-generic/socket.h; a second of load, should we stand still
 _YEAR_S = 365 * 86400.0
 _INDEX_BYTES = 8
-_BARE = kind_byte(BARE)
+_BARE, _TRAIN = kind_byte(BARE), kind_byte(TRAIN)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What a neighbour sends at once. trains: (datagrams of one length and a shorter one, that length).
-
-    at_s: after the beginning; packets: of clients, in all of it.
+    """What a neighbour sends at once: datagrams and the trains after them, in that order, and how many packets of
+    clients there are in all of it.
     """
 
-    at_s: float
-    datagrams: list[bytes]
-    trains: list[tuple[bytes, int]]
+    groups: list[tuple[list[bytes], list[tuple[bytes, int]]]]
     packets: int
 
     def send(self, edge: Edge, *, plain: bool = False) -> None:
         """As a relay sends it; plain: without UDP_SEGMENT, so that no train arrives."""
-        datagrams, batches, to = self.datagrams, edge.batches, edge.transit
-        if plain:
-            for train, size in self.trains:
-                datagrams = datagrams + [train[at : at + size] for at in range(0, len(train), size)]
-            for data in datagrams:
-                batches.send(data, to)
-            return
-        batches.send_all(datagrams, to)
-        for train, size in self.trains:
-            batches.send_train(train, size, to)
+        batches, to = edge.batches, edge.transit
+        for datagrams, trains in self.groups:
+            if plain:
+                for data in datagrams:
+                    batches.send(data, to)
+            else:
+                batches.send_all(datagrams, to)
+            for train, size in trains:
+                if not plain:
+                    batches.send_train(train, size, to)
+                    continue
+                for at in range(0, len(train), size):
+                    batches.send(train[at : at + size], to)
 
 
 @dataclass
@@ -76,57 +80,72 @@ class Edge:
     overlay: Overlay
     batches: BatchSocket
     transit: Addr
-    turn: int = 0
-    now: float = 0.0  # of a recording
-    number: int = 0  # of the last packet
+    heads: int = 0  # of trains that came
+    _turn: int = 0
+    _tick_at: float = 0.0
 
-    def say(self, payloads: Sequence[bytes], flow: int, now: float, unix: float) -> None:
+    def say(self, payloads: Sequence[bytes], flow: int) -> None:
         """Packets of a client here for one at the egress; a flow is a pair of relayed addresses."""
         src, dst = ((ADDRESSES[node], RELAY_PORTS[0] + flow) for node in (self.node, EGRESS))
-        self.overlay.send(EGRESS, src, dst, payloads, now, unix)
+        self.overlay.send(EGRESS, src, dst, payloads, time.monotonic(), time.time())
 
-    def moment(self, at_s: float, packets: int, now: float, unix: float) -> Moment:
-        """What leaves now for the transit."""
-        datagrams: list[bytes] = []
-        trains: list[tuple[bytes, int]] = []
-        for departure in self.overlay.flush(now, unix):
-            if departure.to != self.transit:  # words for the other edge, with which it does not speak here
-                continue
-            datagrams += departure.datagrams + departure.probes
-            trains += departure.trains
-        return Moment(at_s, datagrams, trains, packets)
+    def sealed(self, packets: int) -> Moment:
+        """What is to leave for the transit; so many packets are in it."""
+        leaving = self.overlay.flush(time.monotonic(), time.time())
+        # Words for the other edge need no transit.
+        to_transit = [departure for departure in leaving if departure.to == self.transit]
+        return Moment([(part.datagrams + part.probes, part.trains) for part in to_transit], packets)
 
-    def hear(self, now: float, unix: float) -> int:
-        """Take what waits; how many packets there were for clients."""
-        self.turn += 2
+    def moments(self, load: Load, first: int, count: int) -> list[Moment]:
+        """The packets `first` and on, sealed now. The first 8 bytes of each are its number."""
+        made, rest = [], bytes(load.size - _INDEX_BYTES)
+        for start in range(first, first + count, load.a_moment):
+            for index in range(start, start + load.a_moment):
+                self.say([index.to_bytes(_INDEX_BYTES, "big") + rest], load.flow(index))
+            made.append(self.sealed(load.a_moment))
+        return made
+
+    def turn(self) -> int:
+        """Tick if it is time to, take what waits, say what there is to say; how many packets of clients came."""
+        now, unix = time.monotonic(), time.time()
+        if now >= self._tick_at:
+            self._tick_at = now + TICK_S
+            self.overlay.tick(now, unix)
+        came = sum(self._heard(data, size, now, unix) for data, size in self.read())
+        self.sealed(0).send(self)
+        return came
+
+    def read(self) -> list[tuple[bytes, int]]:
+        """Datagrams and trains that wait, with the length of a train's datagrams or 0."""
+        self._turn += 2
+        received = self.batches.read(self._turn)
+        return [(data, train_size(ancillary) if ancillary else 0) for data, ancillary, _, _ in received]
+
+    def _heard(self, data: bytes, size: int, now: float, unix: float) -> int:
         count = 0
-        for data, ancillary, _flags, source in self.batches.read(self.turn):
-            size = train_size(ancillary) if ancillary else 0
-            if size:
-                found = self.overlay.receive_train(source, data, size, now, unix)
-            else:
-                found = self.overlay.receive(source, (data,), now, unix)
+        for at in range(0, len(data), size or len(data)):
+            if data[at + 12] == _BARE:
+                count += 1
+                continue
+            datagram = data[at : at + size] if size else data
+            self.heads += datagram[12] == _TRAIN
+            found = self.overlay.receive(self.transit, (datagram,), now, unix)
             count += sum(len(payloads) for _, _, payloads in found)
         return count
 
-    def record(self, flows: int, size: int, a_moment: int, every_s: float, packets: int) -> list[Moment]:
-        """So many packets of `size` bytes, `a_moment` of them at once, of the flows in turn. Their first 8 bytes
-        count up from 0. The recording goes on in time where the last one ended.
-        """
-        began, unix_0, tick_at = self.now, time.time() - self.now, self.now
-        moments = []
-        for first in range(0, packets, a_moment):
-            now = began + first // a_moment * every_s
-            unix = unix_0 + now
-            if now >= tick_at:
-                tick_at += TICK_S
-                self.overlay.tick(now, unix)
-            for index in range(first, min(first + a_moment, packets)):
-                payload = index.to_bytes(_INDEX_BYTES, "big") + bytes(size - _INDEX_BYTES)
-                self.say([payload], index % flows, now, unix)
-            moments.append(self.moment(now - began, min(a_moment, packets - first), now, unix))
-            self.now = now + every_s
-        return moments
+
+@dataclass(frozen=True)
+class Load:
+    """Packets of `size` bytes: `a_moment` of them at once, of each flow `together` after each other."""
+
+    flows: int
+    size: int
+    a_moment: int
+    together: int = 1
+
+    def flow(self, index: int) -> int:
+        """The flow of the packet with this number."""
+        return index // self.together % self.flows
 
 
 def indices(data: bytes, size: int) -> list[int]:
@@ -141,17 +160,6 @@ def indices(data: bytes, size: int) -> list[int]:
             if data[at - 1] & 15 == BARE
         ]
     return [index for at in range(0, len(data), size) for index in _of_one(data[at : at + size])]
-
-
-def count(data: bytes, size: int) -> int:
-    """How many packets a datagram, or a train of datagrams of `size`, has brought; as `indices`, but cheap."""
-    if not size or len(data) <= size:
-        return len(_of_one(data))
-    kinds = data[12 : len(data) : size]
-    bare = kinds.count(_BARE)
-    if bare + 1 >= len(kinds):
-        return bare
-    return sum(len(_of_one(data[at : at + size])) for at in range(0, len(data), size))
 
 
 def _of_one(data: bytes) -> list[int]:
@@ -184,6 +192,22 @@ class Rig:
     base: Path
     ingress: Edge
     egress: Edge
+
+    def turn(self) -> int:
+        """A turn of both neighbours; how many packets of clients came to the egress."""
+        self.ingress.turn()
+        return self.egress.turn()
+
+    def warm(self, load: Load, every_s: float) -> None:
+        """Let the load flow until it rides in trains over both segments. Raises RuntimeError if it never does."""
+        end = time.monotonic() + WARM_S
+        while time.monotonic() < end:
+            self.ingress.moments(load, 0, load.a_moment)[0].send(self.ingress)
+            time.sleep(every_s)
+            self.turn()
+            if self.egress.heads > TRAINS_ARE_USUAL:
+                return
+        raise RuntimeError(f"no trains: {self.ask('status')['overlay']['segments']}")
 
     def ask(self, command: str) -> dict[str, Any]:
         """The answer of the relay's control socket."""
@@ -276,6 +300,8 @@ def rig() -> Iterator[Rig]:
         _write(base, ports)
         for sock in (near, far):
             sock.setblocking(False)
+            with contextlib.suppress(OSError):  # not root: then a busy machine loses more here
+                sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         ingress, egress = (
             _edge(node, ports, BatchSocket(sock, drops)) for node, sock in ((INGRESS, near), (EGRESS, far))
         )

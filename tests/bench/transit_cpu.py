@@ -1,11 +1,11 @@
 """CPU of a transit relay for each packet it forwards, beside coturn's relaying the same packets.
 
-Batched: 50 flows of 1000 B packets, which arrive at our relay as an ingress relay sends them (the turns of its loop
-a millisecond apart, trains by UDP_SEGMENT) and at coturn as ChannelData of 50 allocations; at a rate that both can
-carry, and as fast as the relay takes them with a few hundred on the way. Without offload: the same datagrams by
-plain sends, so that none arrive together but by chance.
-Audio: one flow of 160 B packets, 50 and 500 a second, between live neighbours that say hello, probe and report; what
-the relay costs while nothing flows is in the figure, and shown.
+Batched: 50 flows of video, each frame ten packets of 1000 B. They come to our relay as an ingress relay sends them
+(the turns of its loop a millisecond apart, trains by UDP_SEGMENT) and to coturn as ChannelData of 50 allocations; at
+two rates that both can carry, and as fast as the relay takes them with some hundred on the way. By plain sends: the
+same datagrams without offload, so that none arrive together but by chance.
+Audio: one flow of 160 B packets, 50 and 500 a second; what the relay costs while nothing flows (hellos, probes) is in
+the figure, and shown.
 Everything is authenticated, and what arrives is counted at the egress neighbour. The relays take turns.
 To be read: the ratio. `python -m tests.bench.transit_cpu [PAIRS]`
 """
@@ -17,27 +17,24 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from commcli.relay.clients.udp import train_size
 from tests.bench import figures, rivals, transit
 from tests.bench.rivals import Rival
-from tests.bench.transit import TICK_S, Moment, Rig
+from tests.bench.transit import Load, Rig
 from tests.bench.turn_client import channel_data, connect, udp
 
 PAIRS = 5
-FLOWS, SIZE, EVERY_S = 50, 1000, 0.001
-RATE, LASTS_S = 20_000, 1.5
-MOST_PACKETS = 60_000  # of one go as fast as possible
-ON_THE_WAY = 20  # moments, each of one packet a flow
+FLOWS, SIZE, FRAME, EVERY_S = 50, 1000, 10, 0.001
+RATES, LASTS_S = (20_000, 40_000), 1.0
+FLAT_OUT = Load(FLOWS, SIZE, 50, FRAME)
+MOST_PACKETS, CHUNK = 60_000, 10_000  # of one go as fast as possible, sealed so many at a time
+ON_THE_WAY = 500
 AUDIO_BYTES, AUDIO = 160, {50: 6.0, 500: 3.0}  # packets a second: for how many seconds
 LINGER_S, STUCK_S = 0.2, 0.05
 BATCHED_TARGET, AUDIO_TARGET = 0.2, 1.0
-
-Send = Callable[[Moment], None]
-Take = Callable[[], int]  # packets that wait at the sink
 
 
 @dataclass(frozen=True)
@@ -55,68 +52,30 @@ class Run:
         return 1e6 * self.cpu_s / max(self.received, 1)
 
 
-# --- as it comes from an ingress, pre-sealed ---------------------------------------------------------------
+@dataclass(frozen=True)
+class Way:
+    """How packets get to a relay and from it."""
+
+    relay: Rival
+    prepare: Callable[
+        [Load, int, int], list[Callable[[], None]]
+    ]  # so many from this on: sends of a moment each
+    take: Callable[[], int]  # packets that have come
+    turn: Callable[[], int]  # the same, and what else the neighbours have to do
+    sockets: list[socket.socket]  # where it comes
 
 
-def _paced(moments: Sequence[Moment], send: Send, take: Take) -> int:
-    """Send each in time; packets that came."""
-    began, came = time.perf_counter(), 0
-    for moment in moments:
-        while (wait_s := began + moment.at_s - time.perf_counter()) > 0:
-            came += take()
-            time.sleep(min(wait_s, EVERY_S / 4))
-        send(moment)
-    return came
+# --- the ways -----------------------------------------------------------------------------------------------
 
 
-def _flat_out(moments: Sequence[Moment], send: Send, take: Take) -> int:
-    """Send each when an earlier one has come, or is taken for lost; packets that came."""
-    came = sent = 0
-    for moment in moments:
-        end = time.perf_counter() + STUCK_S
-        while sent - came >= ON_THE_WAY * FLOWS and time.perf_counter() < end:
-            came += take()
-        if sent - came >= ON_THE_WAY * FLOWS:
-            came = sent  # lost: `_run` counts again
-        send(moment)
-        sent += moment.packets
-    return came
+def _ours(rig: Rig, *, plain: bool = False) -> Way:
+    def prepare(load: Load, first: int, count: int) -> list[Callable[[], None]]:
+        rig.ingress.turn()  # what it says is sealed before these, so it has to leave before them
+        moments = rig.ingress.moments(load, first, count)
+        return [lambda moment=moment: moment.send(rig.ingress, plain=plain) for moment in moments]  # type: ignore[misc]
 
-
-def _run(relay: Rival, moments: Sequence[Moment], send: Send, take: Take, play: Callable[..., int]) -> Run:
-    received = 0
-
-    def counted() -> int:
-        nonlocal received
-        some = take()
-        received += some
-        return some
-
-    counted()
-    received = 0
-    sent = sum(moment.packets for moment in moments)
-    before, began = relay.cpu_s(), time.perf_counter()
-    play(moments, send, counted)
-    end = time.perf_counter() + LINGER_S
-    took_s = time.perf_counter() - began
-    while received < sent and time.perf_counter() < end:
-        counted()
-    return Run(relay.cpu_s() - before, took_s, sent, received)
-
-
-def _ours(rig: Rig, moments: Sequence[Moment], play: Callable[..., int], plain: bool) -> Run:
-    rig.egress.turn += 2
-
-    def take() -> int:
-        came = rig.egress.batches.read(rig.egress.turn)
-        return sum(transit.count(data, train_size(of) if of else 0) for data, of, _, _ in came)
-
-    def send(moment: Moment) -> None:
-        moment.send(rig.ingress, plain=plain)
-
-    while take():
-        pass
-    return _run(rig.relay, moments, send, take, play)
+    sockets = [edge.batches.sock for edge in (rig.ingress, rig.egress)]
+    return Way(rig.relay, prepare, rig.egress.turn, rig.turn, sockets)
 
 
 @dataclass(frozen=True)
@@ -126,6 +85,27 @@ class Clients:
     rival: Rival
     sockets: list[socket.socket]
     sink: socket.socket
+
+    def take(self) -> int:
+        """Packets that wait at the sink."""
+        count, receive = 0, self.sink.recv
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                receive(2048)
+                count += 1
+        return count
+
+    def way(self) -> Way:
+        """The same loads by coturn."""
+
+        def prepare(load: Load, first: int, count: int) -> list[Callable[[], None]]:
+            frame, made = channel_data(bytes(load.size)), []
+            for start in range(first, first + count, load.a_moment):
+                sends = [self.sockets[load.flow(index)].send for index in range(start, start + load.a_moment)]
+                made.append(lambda sends=sends: [send(frame) for send in sends])
+            return made  # type: ignore[return-value]
+
+        return Way(self.rival, prepare, self.take, self.take, [self.sink])
 
 
 @contextmanager
@@ -143,122 +123,153 @@ def _coturns_clients() -> Iterator[Clients | None]:
         yield Clients(rival, clients, sink)
 
 
-def _waiting(sink: socket.socket) -> int:
-    count, receive = 0, sink.recv
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            receive(2048)
-            count += 1
-    return count
+# --- the loads ----------------------------------------------------------------------------------------------
 
 
-def _theirs(coturn: Clients, moments: Sequence[Moment], play: Callable[..., int]) -> Run:
-    frame, at = channel_data(bytes(SIZE)), 0
+class _Count:
+    """What was sent and has come in one run."""
 
-    def send(moment: Moment) -> None:
-        nonlocal at
-        for _ in range(moment.packets):
-            coturn.sockets[at].send(frame)
-            at = (at + 1) % FLOWS
+    def __init__(self, way: Way) -> None:
+        self.way = way
+        while way.turn():
+            pass
+        self.sent = self.received = 0
+        self._cpu_s, self._began = way.relay.cpu_s(), time.perf_counter()
 
-    return _run(coturn.rival, moments, send, lambda: _waiting(coturn.sink), play)
+    def take(self) -> None:
+        """See what has come."""
+        self.received += self.way.take()
+
+    def turn(self) -> None:
+        """The same, and let the neighbours do what they have to."""
+        self.received += self.way.turn()
+
+    def run(self) -> Run:
+        """Wait for the last ones."""
+        took_s = time.perf_counter() - self._began
+        end = time.perf_counter() + LINGER_S
+        while self.received < self.sent and time.perf_counter() < end:
+            self.turn()
+        return Run(self.way.relay.cpu_s() - self._cpu_s, took_s, self.sent, self.received)
 
 
-def _batched(rig: Rig, coturn: Clients | None, pairs: int, name: str) -> None:
-    """One load of 50 flows; `name` says which."""
-    flat_out, plain = "flat out" in name, "plain" in name
-    a_moment = FLOWS if flat_out else int(RATE * EVERY_S)
-    packets = MOST_PACKETS if flat_out else int(RATE * LASTS_S)
-    play = _flat_out if flat_out else _paced
-    runs: dict[str, list[Run]] = {}
+def _paced(way: Way, load: Load, every_s: float, seconds: float) -> Run:
+    """A moment in each `every_s`."""
+    count, began = _Count(way), time.perf_counter()
+    due = began
+    while due < began + seconds:
+        (send,) = way.prepare(load, count.sent, load.a_moment)
+        while (wait_s := due - time.perf_counter()) > 0:
+            select.select(way.sockets, [], [], wait_s)
+            count.take()
+        send()
+        count.sent += load.a_moment
+        due += every_s
+    return count.run()
 
-    def ours() -> None:
-        moments = rig.ingress.record(FLOWS, SIZE, a_moment, EVERY_S, packets)
-        runs.setdefault("commcli", []).append(_ours(rig, moments, play, plain))
 
-    def theirs() -> None:
-        if coturn is not None:
-            moments = [Moment(number * EVERY_S, [], [], a_moment) for number in range(packets // a_moment)]
-            runs.setdefault("coturn", []).append(_theirs(coturn, moments, play))
+def _flat_out(way: Way, load: Load) -> Run:
+    """A moment as soon as there are fewer than ON_THE_WAY, or those are taken for lost."""
+    count, lost = _Count(way), 0
+    while count.sent < MOST_PACKETS:
+        for send in way.prepare(load, count.sent, CHUNK):
+            end = time.perf_counter() + STUCK_S
+            while count.sent - count.received - lost >= ON_THE_WAY:
+                count.take()
+                if time.perf_counter() > end:
+                    lost = count.sent - count.received
+            send()
+            count.sent += load.a_moment
+    return count.run()
 
+
+def _audio(way: Way, rate: int, seconds: float) -> Run:
+    """One flow of small packets; rate 0: nothing flows."""
+    load, count = Load(1, AUDIO_BYTES, 1), _Count(way)
+    began = time.perf_counter()
+    end, due = began + seconds, began if rate else float("inf")
+    while (now := time.perf_counter()) < end:
+        if now >= due:
+            way.prepare(load, count.sent, 1)[0]()
+            count.sent += 1
+            due += 1 / rate
+        wait_s = min(due - time.perf_counter(), transit.TICK_S)
+        select.select(way.sockets, [], [], max(0.0, wait_s))
+        count.turn()
+    return count.run()
+
+
+# --- the figures --------------------------------------------------------------------------------------------
+
+
+def _pairs(what: str, ways: list[Way], go: Callable[[Way], Run], pairs: int, target: float | None) -> None:
+    runs: dict[str, list[Run]] = {way.relay.name: [] for way in ways}
     for number in range(pairs):
-        for go in (ours, theirs) if number % 2 == 0 else (theirs, ours):
-            go()
-    _show(name, runs, BATCHED_TARGET if not plain else None)
-
-
-def _show(name: str, runs: dict[str, list[Run]], target: float | None) -> None:
-    for rival, of_one in runs.items():
+        for way in ways if number % 2 == 0 else ways[::-1]:
+            runs[way.relay.name].append(go(way))
+    for name, of_one in runs.items():
         cost = figures.spread([run.us_a_packet for run in of_one])
-        rate = figures.spread([run.received / run.took_s / 1000 for run in of_one], ".0f")
+        rate = figures.spread([run.received / run.took_s / 1000 for run in of_one], ".3g")
         lost = " ".join(str(run.sent - run.received) for run in of_one)
-        print(
-            f"    {rival:8} {cost} us a packet at {rate} k packets/s; lost of {of_one[0].sent}: {lost}",
-            flush=True,
+        print(f"    {name:8} {cost} us a packet at {rate} k/s; lost of {of_one[0].sent}: {lost}", flush=True)
+    ours, *theirs = ([run.us_a_packet for run in of_one] for of_one in runs.values())
+    for their in theirs:
+        figures.ratio_line(what, figures.ratios(ours, their), target)
+
+
+def _batched(coturn: Clients | None, pairs: int) -> None:
+    with transit.rig() as rig:
+        rig.warm(FLAT_OUT, EVERY_S)
+        theirs = [] if coturn is None else [coturn.way()]
+        name = f"CPU a packet, {FLOWS} flows, "
+        for rate in RATES:
+            load = Load(FLOWS, SIZE, int(rate * EVERY_S), FRAME)
+            _pairs(
+                f"{name}{rate // 1000} k/s",
+                [_ours(rig), *theirs],
+                lambda way, load=load: _paced(way, load, EVERY_S, LASTS_S),  # type: ignore[misc]
+                pairs,
+                BATCHED_TARGET,
+            )
+        _pairs(
+            name + "flat out",
+            [_ours(rig), *theirs],
+            lambda way: _flat_out(way, FLAT_OUT),
+            pairs,
+            BATCHED_TARGET,
         )
-    if len(runs) > 1:
-        ours, theirs = ([run.us_a_packet for run in runs[rival]] for rival in ("commcli", "coturn"))
-        figures.ratio_line(name, figures.ratios(ours, theirs), target)
+        _pairs(
+            f"{name}{RATES[0] // 1000} k/s, plain sends",
+            [_ours(rig, plain=True), *theirs],
+            lambda way: _paced(way, Load(FLOWS, SIZE, int(RATES[0] * EVERY_S), FRAME), EVERY_S, LASTS_S),
+            pairs,
+            None,
+        )
+        _say_drops(rig)
 
 
-# --- one call's audio, live ------------------------------------------------------------------------------------
+def _one_flow(coturn: Clients | None, pairs: int, rate: int) -> None:
+    with transit.rig() as rig:
+        way = _ours(rig)
+        _audio(way, rate, AUDIO[rate])
+        idle = [_audio(way, 0, AUDIO[rate]) for _ in range(2)]
+        share = figures.spread([100 * run.cpu_s / run.took_s for run in idle])
+        print(f"    commcli  {share} % of a CPU while nothing flows", flush=True)
+        ways = [way] if coturn is None else [way, coturn.way()]
+        _pairs(
+            f"CPU a packet, audio of one flow, {rate}/s",
+            ways,
+            lambda way: _audio(way, rate, AUDIO[rate]),
+            pairs,
+            AUDIO_TARGET,
+        )
+        _say_drops(rig)
 
 
-def _live(rig: Rig, rate: int, seconds: float) -> Run:
-    """A flow between live neighbours; rate 0: nothing flows."""
-    edges = (rig.ingress, rig.egress)
-    began = time.monotonic()
-    end, tick_at, due = began + seconds, began, began if rate else float("inf")
-    sent = received = 0
-    payload, before = bytes(AUDIO_BYTES), rig.relay.cpu_s()
-    while (now := time.monotonic()) < end + LINGER_S:
-        unix = time.time()
-        if now >= tick_at:
-            tick_at = now + TICK_S
-            for edge in edges:
-                edge.overlay.tick(now, unix)
-        if now >= due and now < end:
-            due += 1 / rate
-            sent += 1
-            rig.ingress.say([payload], 0, now, unix)
-        for edge in edges:
-            received += edge.hear(now, unix)
-            edge.moment(0.0, 0, now, unix).send(edge)
-        wait_s = min(tick_at, due if due < end else tick_at) - time.monotonic()
-        select.select([edge.batches.sock for edge in edges], [], [], max(0.0, wait_s))
-    return Run(rig.relay.cpu_s() - before, seconds, sent, received)
-
-
-def _coturns_audio(coturn: Clients, rate: int, seconds: float) -> Run:
-    frame, client, sink = channel_data(bytes(AUDIO_BYTES)), coturn.sockets[0], coturn.sink
-    began = due = time.monotonic()
-    sent = received = 0
-    before = coturn.rival.cpu_s()
-    while (now := time.monotonic()) < began + seconds + LINGER_S:
-        if now >= due and now < began + seconds:
-            due += 1 / rate
-            sent += 1
-            client.send(frame)
-        wait_s = (due if due < began + seconds else began + seconds + LINGER_S) - time.monotonic()
-        if select.select([sink], [], [], max(0.0, wait_s))[0]:
-            received += _waiting(sink)
-    return Run(coturn.rival.cpu_s() - before, seconds, sent, received)
-
-
-def _audio(rig: Rig, coturn: Clients | None, pairs: int, rate: int) -> None:
-    seconds = AUDIO[rate]
-    runs: dict[str, list[Run]] = {}
-    idle = []
-    for number in range(pairs):
-        idle.append(_live(rig, 0, seconds / 2))
-        for turn in (0, 1) if number % 2 == 0 else (1, 0):
-            if turn == 0:
-                runs.setdefault("commcli", []).append(_live(rig, rate, seconds))
-            elif coturn is not None:
-                runs.setdefault("coturn", []).append(_coturns_audio(coturn, rate, seconds))
-    share = figures.spread([100 * run.cpu_s / (run.took_s + LINGER_S) for run in idle])
-    print(f"    commcli  {share} % of a CPU while nothing flows", flush=True)
-    _show(f"CPU a packet, audio of one flow, {rate}/s", runs, AUDIO_TARGET)
+def _say_drops(rig: Rig) -> None:
+    drops = rig.drops()
+    if drops:
+        print(f"    the relay's drops: {drops}", flush=True)
 
 
 def main() -> None:
@@ -266,21 +277,9 @@ def main() -> None:
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS
     print(f"transit_cpu: {FLOWS} flows of {SIZE} B, then one of {AUDIO_BYTES} B, {pairs} pairs", flush=True)
     with _coturns_clients() as coturn:
-        with transit.rig() as rig:
-            for name in (f"{RATE // 1000} k packets/s", "flat out", "plain sends"):
-                _batched(rig, coturn, pairs, f"CPU a packet, {FLOWS} flows, {name}")
-            _say_drops(rig)
+        _batched(coturn, pairs)
         for rate in AUDIO:
-            with transit.rig() as rig:
-                _live(rig, rate, 1.0)
-                _audio(rig, coturn, pairs, rate)
-                _say_drops(rig)
-
-
-def _say_drops(rig: Rig) -> None:
-    drops = rig.drops()
-    if drops:
-        print(f"    the relay's drops: {drops}", flush=True)
+            _one_flow(coturn, pairs, rate)
 
 
 if __name__ == "__main__":
