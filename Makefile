@@ -57,7 +57,8 @@ format: $(STAMP)
 	$(PYTHON) -m ruff format $(CHECKED)
 
 # Some twenty minutes; a target that is missed is told, and fails nothing.
-BENCHES := startup call_setup relay_cpu bursts latency allocations spoofed wan_accuracy overlay_wan overlay_call
+BENCHES := startup call_setup relay_cpu bursts latency allocations spoofed wan_accuracy overlay_wan overlay_call \
+	handover_gap
 bench: $(STAMP)
 	@for bench in $(BENCHES); do $(PYTHON) -m tests.bench.$$bench || exit 1; done
 

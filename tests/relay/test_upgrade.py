@@ -136,6 +136,28 @@ def test_a_new_program_that_fails_leaves_the_old_one_as_it_was(here: Node, what:
         assert all(call.refreshes() for call in calls)
 
 
+def test_a_new_program_that_hangs_in_the_middle_is_ended(here: Node) -> None:
+    here.serve()
+    before = here.pid()
+    hangs = """
+import sys, time
+from commcli.relay.process import state
+state.Taker.rest = lambda *_: time.sleep(600)
+from commcli.relay.__main__ import main
+sys.exit(main())
+"""
+    with calling(here, "udp", "tcp") as calls:
+        here.put_program(newer(**{"__main__.py": hangs}))
+        answer = here.ask("upgrade")
+        assert not answer["ok"] and "no word of restored" in answer["error"]
+        for call in calls:
+            call.goes_on()
+        assert here.pid() == before
+        for call in calls:
+            call.lost()
+        assert all(call.refreshes() for call in calls)
+
+
 def test_a_wrong_configuration_changes_nothing(here: Node) -> None:
     here.serve()
     before = here.pid()

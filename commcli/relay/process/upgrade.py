@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 READY_WITHIN_S = 60.0
 # Nobody is served while the state is handed over. A new program that hangs there must cost no more than this.
-HAND_OVER_S, A_CALL_S = 2.0, 0.002
+HAND_OVER_S, A_CALL_S = 1.0, 0.002
 SEND_S = 1.0
 LONGEST_WAIT_S = 86400.0
 LONGEST_REASON = 300
