@@ -221,7 +221,7 @@ class Call:
         liveness = self.ingress.liveness
         liveness.changed = False
         local = now + self.ingress.ahead_s
-        switch = self.choice.decide(local, liveness.dead_on)
+        switch = self.choice.decide(local, liveness.dead_on, liveness.vouched)
         if switch is not None:
             self.log.append((now, switch.after, switch.reason))
         for label, monitor in self.monitors.items():

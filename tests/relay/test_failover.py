@@ -73,7 +73,7 @@ class Drive:
         while self.now < end:
             for label, is_good in self.bad.items():
                 self.roads[label].monitor.leave = None if is_good(self.now) else "congestion"
-            switch = self.choice.decide(self.now, self.dead_on)
+            switch = self.choice.decide(self.now, self.dead_on, lambda _path: self.dead_on is not no_segment)
             if switch is not None:
                 self.log.append((self.now, switch.after))
                 self.reasons.append(switch.reason)

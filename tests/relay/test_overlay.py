@@ -765,3 +765,48 @@ def test_a_switch_is_news_once() -> None:
     (news,) = net.nodes["br-1"].news
     assert (news["towards"], news["from"], news["to"]) == ("hk-1", "primary", "backup")
     assert "us-1" in str(news["reason"])
+
+
+def test_an_upgrade_in_the_middle_of_a_failover_moves_nothing() -> None:
+    net = World(Plan(NODES, [*THREE, *BACK]))
+    talk = {"br-1": "hk-1", "hk-1": "br-1"}
+    net.run(5, talk)
+    net.stopped.add("us-1")
+    net.run(5, talk)
+    before = to_hk(net)
+    kept = json.loads(json.dumps(net.nodes["br-1"].kept(net.now)))
+    net.nodes["br-1"] = net.start("br-1")
+    net.nodes["br-1"].take(kept, net.now)
+    after = to_hk(net)
+    assert (after["active"], after["switches"]) == ("backup", before["switches"])
+    assert {label: row["state"] for label, row in after["candidates"].items()} == {
+        label: row["state"] for label, row in before["candidates"].items()
+    }
+    began = len(net.delivered)
+    net.run(3, talk)
+    assert to_hk(net)["active"] == "backup"
+    heard = [float(payload) for where, _, _, payload in net.delivered[began:] if where == "hk-1"]
+    assert len(heard) >= 145  # of 150; some are still under way
+
+
+def test_a_new_table_does_not_move_media_off_a_path_that_stays() -> None:
+    net = World(Plan(NODES, [*THREE, *BACK]))
+    net.run(5, {"br-1": "hk-1"})
+    net.stopped.add("us-1")
+    net.run(2, {"br-1": "hk-1"})
+    net.stopped.clear()
+    net.run(5, {"br-1": "hk-1"})
+    assert to_hk(net)["candidates"]["primary"]["state"] == "recovering"
+    net.nodes["br-1"].set_shard(Plan(NODES, [*THREE, *BACK], serial=8).shard("br-1"))
+    assert to_hk(net)["active"] == "backup"
+
+
+def test_who_leaves_the_file_takes_no_buffers_along_and_brings_no_recordings_back() -> None:
+    net = world(CHAINS[0])
+    data = first_segment(net)
+    net.settle()
+    rows = net.plan.peers("hk-1")
+    net.nodes["hk-1"].set_peers({node: row for node, row in rows.items() if node != "br-1"})
+    net.nodes["hk-1"].set_peers(rows)
+    net.hand("hk-1", data, net.plan.overlay("br-1"))
+    assert net.nodes["hk-1"].drops == {"replayed": 1}

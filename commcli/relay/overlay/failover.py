@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple
 
 IN_USE_INTERVAL_S = 0.06
 STANDBY_INTERVAL_S = 1.0
@@ -36,6 +36,7 @@ MARGIN_S = IN_USE_INTERVAL_S
 MAX_PENDING = 64
 
 UNTRIED, UP, BAD, DEAD, RECOVERING = "untried", "up", "bad", "dead", "recovering"
+STATES = (UNTRIED, UP, BAD, DEAD, RECOVERING)
 USABLE = (UP, BAD, RECOVERING)  # it answers
 
 Segment = Tuple[str, str]  # directed, by node ids
@@ -44,6 +45,11 @@ Segment = Tuple[str, str]  # directed, by node ids
 def no_segment(_path: Sequence[str]) -> Optional[Segment]:
     """Nothing is known of any segment."""
     return None
+
+
+def nobody(_path: Sequence[str]) -> bool:
+    """Nobody would know of a dead segment."""
+    return False
 
 
 class _Probe(NamedTuple):
@@ -124,12 +130,21 @@ class PathMonitor:
         self._variation_s += (abs(self.rtt_s - rtt_s) - self._variation_s) / 4
         self.rtt_s += (rtt_s - self.rtt_s) / 8
 
-    def resume(self, rtt_s: Optional[float]) -> None:
-        """It was up a moment ago, as an earlier process of this relay found."""
-        if self.state == UNTRIED:
-            self.state = UP
-            if rtt_s is not None:
-                self._measure(rtt_s)
+    def kept(self, now: float) -> List[object]:
+        """What the next process of this relay is to know (JSON), for `resume`: times as seconds ago."""
+        ago = [None if at is None else round(now - at, 3) for at in (self.healthy_since, self._returned_at)]
+        return [self.state, self.rtt_s, self._hold_s, *ago]
+
+    def resume(self, kept: Sequence[Any], now: float) -> None:
+        """Go on with what an earlier process `kept`."""
+        state, rtt_s, hold_s, healthy_s, returned_s = kept
+        if self.state != UNTRIED or state not in STATES:
+            return
+        self.state, self._hold_s = state, hold_s
+        self.healthy_since = None if healthy_s is None else now - healthy_s
+        self._returned_at = None if returned_s is None else now - returned_s
+        if rtt_s is not None:
+            self._measure(rtt_s)
 
     def excuse(self, seconds: float) -> None:
         """We slept for so long; replies may be waiting in our own socket, so nothing is late yet."""
@@ -196,21 +211,25 @@ class Switch:
 class Choice:
     """The active one among a route's paths, given in order of preference as (label, monitor), at least one."""
 
-    def __init__(self, candidates: Sequence[Tuple[str, PathMonitor]]) -> None:
+    def __init__(self, candidates: Sequence[Tuple[str, PathMonitor]], current: Optional[str] = None) -> None:
+        """current: the one that is in use, if one is."""
         self._candidates: List[Tuple[str, PathMonitor]] = list(candidates)
-        self.active = self._best(None)
+        self.active = self._best(current)
         self._settled = self.active  # the last one that was in use for a while
         self._moved_at = float("-inf")
         self._dark_at: Optional[float] = None  # since when no path answers, or did a moment ago
 
     def decide(
-        self, now: float, dead_on: Callable[[Sequence[str]], Optional[Segment]] = no_segment
+        self,
+        now: float,
+        dead_on: Callable[[Sequence[str]], Optional[Segment]] = no_segment,
+        vouched: Callable[[Sequence[str]], bool] = nobody,
     ) -> Optional[Switch]:
-        """Judges every path; the switch made, None if all stays. dead_on: `Liveness.dead_on`."""
+        """Judges every path; the switch made, None if all stays. dead_on, vouched: of `Liveness`."""
         before = self.active
         was_alive = self._state(before) != DEAD
         for _, monitor in self._candidates:
-            monitor.judge(now, dead_on(monitor.path), dead_on is not no_segment)
+            monitor.judge(now, dead_on(monitor.path), vouched(monitor.path))
         is_home = self._is_dawn(now)
         self.active = self._settled if is_home else self._best(before)
         if self.active == before:

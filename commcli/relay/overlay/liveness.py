@@ -401,6 +401,11 @@ class Liveness:
                     return path[at], path[at + 1]
         return None
 
+    def vouched(self, path: Sequence[str]) -> bool:
+        """Whether we would know of a dead segment of this path: the neighbour that it begins with is alive."""
+        row = self._rows.get(path[1])
+        return row is not None and row.state == ALIVE
+
     def is_dead(self, sender: str, receiver: str) -> bool:
         """Whether we, or any neighbour that lives, take this directed segment for dead."""
         if self._node in (sender, receiver):

@@ -242,7 +242,7 @@ class Overlay:
 
     def _decide(self, ways: Sequence[Tuple[str, Egress]], now: float, unix: float) -> None:
         for node, way in ways:
-            switch = way.choice.decide(now, self._liveness.dead_on)
+            switch = way.choice.decide(now, self._liveness.dead_on, self._liveness.vouched)
             if switch is not None:
                 way.lane = way.lanes[switch.after]
                 told = {"unix": unix, "from": switch.before, "to": switch.after, "reason": switch.reason}
@@ -271,26 +271,27 @@ class Overlay:
 
     # --- a next process goes on ----------------------------------------------------------------------------
 
-    def kept(self) -> Dict[str, object]:
-        """What the next process of this relay is to know (JSON): which paths answer, and what came last."""
-        usable = {
-            " ".join(path): monitor.rtt_s
-            for path, monitor in self.routes.monitors.items()
-            if monitor.state == failover.UP
-        }
+    def kept(self, now: float) -> Dict[str, object]:
+        """What the next process of this relay is to know (JSON): how paths are, which are in use, what came last."""
         highest = {
             node: (segment.peer.arrivals.highest, segment.peer.numbers.highest())
             for node, segment in self.routes.segments.items()
             if segment.peer.arrivals is not None
         }
-        return {"up": usable, "highest": highest}
+        paths = {" ".join(path): monitor.kept(now) for path, monitor in self.routes.monitors.items()}
+        ways = {node: [list(way.lane.path), list(way.switches)] for node, way in self.routes.egresses.items()}
+        return {"paths": paths, "ways": ways, "highest": highest}
 
     def take(self, kept: Mapping[str, Any], now: float) -> None:
         """Go on with what another process `kept`, after peers and table are known. What no longer is, is left out."""
-        for name, rtt_s in kept.get("up", {}).items():
+        for name, monitor_kept in kept.get("paths", {}).items():
             monitor = self.routes.monitors.get(tuple(name.split(" ")))
             if monitor is not None:
-                monitor.resume(rtt_s)
+                monitor.resume(monitor_kept, now)
+        for node, (path, switches) in kept.get("ways", {}).items():
+            way = self.routes.egresses.get(node)
+            if way is not None:
+                way.resume(tuple(path), switches)
         for node, highest in kept.get("highest", {}).items():
             segment = self.routes.segments.get(node)
             if segment is not None and segment.peer.arrivals is None:

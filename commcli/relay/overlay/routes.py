@@ -51,14 +51,25 @@ class Egress:
     def __init__(self, lanes: Sequence[Lane], earlier: Optional["Egress"], may_go_straight: bool) -> None:
         self.may_go_straight = may_go_straight
         self.lanes = {lane.label: lane for lane in lanes}
-        self.choice = failover.Choice([(lane.label, lane.monitor) for lane in lanes])
-        self.lane = self.lanes[self.choice.active]
+        self._choose(None if earlier is None else earlier.lane.path)
         # Classes that go over another lane as well.
         self.copies_on: Dict[int, Lane] = {}
         self.last_data: float = earlier.last_data if earlier is not None else float("-inf")
         self.switches: Deque[Dict[str, object]] = (
             earlier.switches if earlier is not None else deque(maxlen=MAX_SWITCHES_KEPT)
         )
+
+    def resume(self, path: Path, switches: Sequence[Dict[str, object]]) -> None:
+        """Go on with the path that an earlier process of this relay used."""
+        self.switches.extend(switches)
+        self._choose(path)
+
+    def _choose(self, in_use: Optional[Path]) -> None:
+        """A path that is in use is left for a reason, not since somebody read a table."""
+        lanes = self.lanes.values()
+        current = next((lane.label for lane in lanes if lane.path == in_use), None)
+        self.choice = failover.Choice([(lane.label, lane.monitor) for lane in lanes], current)
+        self.lane: Lane = self.lanes[self.choice.active]
 
 
 class Step:
@@ -87,7 +98,7 @@ class Routes:
         self._trains = int.from_bytes(random_bytes(4), "big")
         self.segments: Dict[str, Segment] = {}  # by neighbour
         self.by_addr: Dict[Tuple[str, int], Segment] = {}
-        self._left: Dict[str, Segment] = {}  # those whom the file no longer names
+        self._left: Dict[str, Peer] = {}  # those whom the file no longer names
         self.by_number: Dict[int, str] = {}
         self.shard: Optional[Shard] = None
         self._carried: FrozenSet[Path] = frozenset()  # by this table or the one before
@@ -120,16 +131,17 @@ class Routes:
         for node, row in known.items():
             if node == self._node or not row.keys:
                 continue
-            segment = self.segments.get(node) or self._left.pop(node, None)
+            segment = self.segments.get(node)
             if segment is None:
                 nonce = int.from_bytes(self._random(8), "big") or 1
-                segment = Segment(Peer(row, self.number, nonce), self._train_id)
-            elif segment.peer.row != row:
+                peer = self._left.pop(node, None) or Peer(row, self.number, nonce)
+                segment = Segment(peer, self._train_id)
+            if segment.peer.row != row:
                 segment.peer.use(row)
             kept[node] = segment
         for node in self.segments.keys() - kept.keys():
             # Its books stay: somebody who comes back must not bring recordings along.
-            self._left[node] = self.segments[node]
+            self._left[node] = self.segments[node].peer
             if len(self._left) > MAX_LEFT:
                 del self._left[next(iter(self._left))]
         self.segments = kept
@@ -138,6 +150,8 @@ class Routes:
 
     def set_shard(self, shard: Optional[Shard]) -> None:
         """The table to follow from now on. What is known of paths that stay is kept."""
+        if shard is not None and shard == self.shard:
+            return
         self._bind(shard)
         self.shard = shard
         nodes = {} if shard is None else shard.nodes

@@ -69,7 +69,7 @@ class Membership:
         """What the next process of this relay goes on with (JSON)."""
         if self._overlay_batches is not None:
             self._overlay_batches.whole()
-        return {"overlay": self.overlay.kept(), "mesh": self.mesh.kept()}
+        return {"overlay": self.overlay.kept(now), "mesh": self.mesh.kept()}
 
     def take(self, kept: Mapping[str, Any], now: float) -> None:
         """Go on with what another process `kept`."""
