@@ -6,13 +6,13 @@ from collections import Counter
 from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from commcli.relay.overlay import hello, telemetry
+from commcli.relay.overlay.flows import FLOW_ACTIVE_S
 from commcli.relay.overlay.liveness import Liveness
 from commcli.relay.overlay.routes import Routes
 from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.telemetry import Delays, Row
 from commcli.relay.overlay.wire import HEADER_BYTES, HELLO, MTU, MTU_OK, NACK, REPORT, kind_byte
 
-FLOW_ACTIVE_S = 2.0
 ROW_LIFE_S = 2.0  # older rows tell nothing any more
 MTU_EVERY_S = 0.1
 LEAST_REPORT_S = telemetry.INTERVAL_S / 3

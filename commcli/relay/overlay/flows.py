@@ -13,6 +13,7 @@ from commcli.relay.protect.classes import Classifier
 
 MAX_FLOWS = 4096
 IDLE_S = 300.0
+FLOW_ACTIVE_S = 2.0  # media that came no longer ago flows
 
 
 class Flow:

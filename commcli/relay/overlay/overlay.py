@@ -14,7 +14,7 @@ from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Option
 
 from commcli.relay.overlay import failover, told
 from commcli.relay.overlay.exchange import Exchange
-from commcli.relay.overlay.flows import Flow, FlowTable
+from commcli.relay.overlay.flows import FLOW_ACTIVE_S, Flow, FlowTable
 from commcli.relay.overlay.inbound import Inbound
 from commcli.relay.overlay.liveness import Liveness
 from commcli.relay.overlay.routes import Egress, Lane, Routes
@@ -50,7 +50,6 @@ class Departure(NamedTuple):
 
 # A tick later than this means that our own process stood still.
 STALL_S = 0.1
-FLOW_ACTIVE_S = 2.0
 # Ticks are some 20 ms apart: to wait a whole tick for the last few ms would stretch every interval.
 PROBE_SLACK_S = 0.005
 MAX_PROBES_A_TICK = 64  # spreads the probes of a new table over the ticks

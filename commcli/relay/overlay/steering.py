@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from commcli.relay.overlay import failover
+from commcli.relay.overlay.flows import FLOW_ACTIVE_S
 from commcli.relay.overlay.repair import UNMEASURED
 from commcli.relay.overlay.routes import Egress, Lane, Routes
 from commcli.relay.overlay.segment import Segment
@@ -15,7 +16,6 @@ from commcli.relay.protect.plan import Plan
 
 FORGET_S = 30.0
 FRESH_S = 2.0  # a report that is older says nothing of a path
-FLOW_ACTIVE_S = 2.0
 UNREPORTED_S = 3.0
 UNREPORTED = Plan(reason="the neighbour reports nothing")
 BLACK_HOLE_LOSS = 0.3  # may be long datagrams alone
