@@ -231,8 +231,12 @@ def fuzz_train(data: bytes) -> None:
         coupling = train.head_of(head, wire.VIDEO)
     except ValueError:
         return
-    lengths = coupling.lengths()
-    assert len(lengths) <= 255 and max(lengths) + train.BARE_BYTES <= coupling.bare_bytes
+    lengths = list(coupling.lengths)
+    assert len(lengths) <= wire.MAX_ENTRIES and max(lengths) + train.BARE_BYTES <= coupling.bare_bytes
+    assert [len(entry) for entry in coupling.entries()] == [coupling.entry_bytes()] * len(lengths)
+    flows = coupling.by_flow()
+    assert sum(packets for _, packets, _ in flows) == len(lengths)
+    assert sum(size for _, _, size in flows) == sum(lengths)
     if train.is_whole(before, coupling.bare_bytes, coupling):
         assert [len(load.payload) for load in train.loads_of(before, coupling)] == lengths
     yard = train.Yard()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from commcli.relay.overlay import telemetry
+from commcli.relay.overlay import telemetry, train
 from commcli.relay.overlay.overlay import Overlay
 from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.telemetry import Row
@@ -114,8 +114,9 @@ def runs_without_heads(rogue: Rogue) -> None:
 def heads_without_bare(rogue: Rogue) -> None:
     ends = rogue.net.plan.relayed(ROGUE), rogue.net.plan.relayed(FAR)
     row = entry(HEAD, *ends, b"", ROGUE, FAR, 7)
+    _, body = train.coupled(bytes(8), HEAD, [(row, bytes(1200))] * 63)
     for count in range(500):
-        rogue.send(TRAIN, struct.pack(">QH", count, 1213) + HEAD + b"\x3f" + row * 63)
+        rogue.send(TRAIN, struct.pack(">Q", count) + body[8:])
 
 
 def media_under_protection(rogue: Rogue) -> None:

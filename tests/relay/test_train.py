@@ -167,7 +167,9 @@ def heard_over(net: World, datagrams: list[bytes]) -> list[bytes]:
 def test_what_follows_a_train_leaves_after_it_and_sequences_only_grow() -> None:
     net = world()
     some = payloads([90, *SIZES, 80, *SIZES])
-    net.nodes["br-1"].send("hk-1", net.plan.relayed("br-1"), net.plan.relayed("hk-1"), some, net.now, net.unix)
+    net.nodes["br-1"].send(
+        "hk-1", net.plan.relayed("br-1"), net.plan.relayed("hk-1"), some, net.now, net.unix
+    )
     leaving: list[bytes] = []
     for _, datagrams, trains, _ in net.nodes["br-1"].flush(net.now, net.unix):
         leaving += datagrams
@@ -182,7 +184,9 @@ def test_what_follows_a_train_leaves_after_it_and_sequences_only_grow() -> None:
         for whole, size in trains:
             arrived += heard(net, cut(whole, size))
     assert sorted(arrived) == sorted(some)
-    assert net.nodes["us-1"].routes.segments["br-1"].peer.arrivals.reordered == 0
+    arrivals = net.nodes["us-1"].routes.segments["br-1"].peer.arrivals
+    assert arrivals is not None
+    assert arrivals.reordered == 0
 
 
 def test_longer_than_the_path_mtu_goes_by_itself() -> None:
@@ -218,13 +222,53 @@ def test_heads_without_their_datagrams_are_bounded_and_forgotten() -> None:
     assert yard.lost == 20 * (train.MOST_OPEN + 10)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 70_000), st.integers(300, 316)), min_size=1, max_size=80
+    )
+)
+def test_a_head_says_of_each_packet_what_its_entry_did(packets: list[tuple[int, int, int]]) -> None:
+    loads = [
+        (
+            bytes([flow]) * 12
+            + (1 << 40 | number).to_bytes(8, "big")
+            + size.to_bytes(2, "big")
+            + bytes([flow]) * 12,
+            bytes([number & 255]) * size,
+        )
+        for flow, number, size in packets
+    ]
+    head = bytes((3 << 4 | 4,)) + bytes(12)
+    count = train.room(loads, len(head))
+    assert 0 < count <= len(loads)
+    bare, body = train.coupled(b"train id", head, loads[:count])
+    found = train.head_of(body, 0)
+    assert len(body) + 32 <= found.bare_bytes == len(bare) // count
+    assert train.is_whole(bare, found.bare_bytes, found)
+    assert [tuple(load) for load in train.loads_of(bare, found)] == loads[:count]
+    for ends, some, size in found.by_flow():
+        of_flow = [payload for entry, payload in loads[:count] if entry[:12] == ends]
+        assert (some, size) == (len(of_flow), sum(map(len, of_flow)))
+
+
+def test_a_train_of_few_flows_has_room_for_more() -> None:
+    def room_of(flows: int) -> int:
+        entries = [
+            bytes([at % flows]) * 12 + at.to_bytes(8, "big") + (1000).to_bytes(2, "big") + bytes(12)
+            for at in range(70)
+        ]
+        return train.room([(entry, bytes(1000)) for entry in entries], 13)
+
+    assert [room_of(flows) for flows in (1, 3, 70)] == [55, 53, 32]
+
+
 @given(st.binary(max_size=200))
 def test_a_body_that_is_none_is_a_value_error(body: bytes) -> None:
     try:
         found = train.head_of(body, 0)
     except ValueError:
         return
-    assert found.entries
+    assert len(found.entries()) == len(found.lengths) > 0
 
 
 def test_trains_do_not_begin_a_book() -> None:

@@ -297,7 +297,7 @@ class Inbound:
             step = self._step(batch, coupling.head, 1)
             if step is not None:
                 unit = (coupling.word, coupling.head, 1, load.entry, load.payload)
-                self._pass(batch, step, unit, coupling.entry_bytes)
+                self._pass(batch, step, unit, coupling.entry_bytes())
 
     def _train(self, batch: Batch, word: int, body: bytes, run: bytes, size: int) -> None:
         try:
@@ -323,7 +323,7 @@ class Inbound:
         self._restless[batch.segment] = None
         for load in batch.segment.yard.head(coupling, batch.now):
             unit = (word, coupling.head, 1, load.entry, load.payload)
-            self._pass(batch, step, unit, coupling.entry_bytes)
+            self._pass(batch, step, unit, coupling.entry_bytes())
 
     def _pieces(self, batch: Batch, run: bytes, size: int) -> None:
         """What came in front of a head, one by one: not all of it need be of that train, nor of any."""
@@ -334,13 +334,23 @@ class Inbound:
     def _whole(self, batch: Batch, step: Step, coupling: train.Coupling, bare: Bare, body: bytes) -> None:
         following = step.following
         if following is not None and following.takes_train(coupling.word, coupling.bare_bytes):
-            if self._counted(batch, step, coupling.head, coupling.entry_bytes, coupling.entries):
+            if self._counted_train(batch, step, coupling):
                 following.pass_train(coupling.word, bare, coupling.bare_bytes, body)
                 self._ready[following] = None
             return
-        for load in train.loads_of(bytes(bare), coupling):
-            unit = (coupling.word, coupling.head, 1, load.entry, load.payload)
-            self._pass(batch, step, unit, coupling.entry_bytes)
+        size = coupling.entry_bytes()
+        for entry, payload in train.loads_of(bytes(bare), coupling):
+            self._pass(batch, step, (coupling.word, coupling.head, 1, entry, payload), size)
+
+    def _counted_train(self, batch: Batch, step: Step, coupling: train.Coupling) -> bool:
+        for ends, packets, length_sum in coupling.by_flow():
+            key = coupling.head + ends
+            flow = self._flows.find(key) or self._open(batch, key, step)
+            if flow is None:
+                self._drops["endpoint"] += coupling.packets()
+                return False
+            flow.passed(packets, length_sum, batch.unix)
+        return True
 
     # --- liveness of paths ---------------------------------------------------------------------------------
 

@@ -231,15 +231,13 @@ class Segment:
         for word, pack in packs.items():
             self._end_pack(word, pack, now, unix_us, out)
 
-    def _trains(
-        self, word: int, head: bytes, units: List[Unit], unix_us: int, out: "List[Parcel]"
-    ) -> None:
-        longest = max(len(unit[4]) for unit in units)
-        most = train.most_packets(longest, len(head), head[0] & 15)
-        for at in range(0, len(units), most):
-            loads = [(unit[3], unit[4]) for unit in units[at : at + most]]
-            bare, body = train.coupled(self._train_id(), head, loads)
-            self._depart(word, bare, len(bare) // len(loads), body, unix_us, out)
+    def _trains(self, word: int, head: bytes, units: List[Unit], unix_us: int, out: "List[Parcel]") -> None:
+        loads = [(unit[3], unit[4]) for unit in units]
+        while loads:
+            count = train.room(loads, len(head))
+            bare, body = train.coupled(self._train_id(), head, loads[:count])
+            self._depart(word, bare, len(bare) // count, body, unix_us, out)
+            loads = loads[count:]
 
     def _depart(
         self, word: int, bare: Bare, bare_bytes: int, body: bytes, unix_us: int, out: "List[Parcel]"

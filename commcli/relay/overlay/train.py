@@ -4,12 +4,15 @@ To authenticate a packet takes Python longer than to move it. So what leaves as 
 with all entries, as its last datagram, and the payloads bare before it. A relay in the middle that gets the train
 whole (UDP_GRO) passes the bare ones on as they are, and writes a new head alone.
 
-    TRAIN body (all of it covered): 8-byte id · u16 length of the bare datagrams · one section
-    BARE   0  8-byte id · u8 index of the entry · 3 zero bytes · u8 at 12: version and kind · payload, zero padded
+    TRAIN body (all of it covered): 8-byte id · u16 length of the bare datagrams · section up to its count ·
+          u8 flows, each with its ends as in an entry · u8 packets (n) · n x u8 flow · n x u16 length of the payload ·
+          u64 number, n x u16 to be added to it · n x 12-byte end tag
+    BARE   0  8-byte id · u8 index of the packet · 3 zero bytes · u8 at 12: version and kind · payload, zero padded
 
-The id is the ingress' node number and a counter. A bare datagram is worth nothing without its head, which the hop tag
-covers; its payload, as everywhere, is covered by the entry's end tag. Only classes that nothing protects on a segment
-go by train: what is lost of one is not asked for again.
+So the head of packets of few flows is short, and one relay counts what another one wrote column by column. The id is
+the ingress' node number and a counter. A bare datagram is worth nothing without its head, which the hop tag covers;
+its payload, as everywhere, is covered by the packet's end tag. Only classes that nothing protects on a segment go by
+train: what is lost of one is not asked for again.
 """
 
 from __future__ import annotations
@@ -18,7 +21,17 @@ import struct
 from collections import OrderedDict
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from commcli.relay.overlay.wire import BARE, ENTRY_BYTES, HEADER_BYTES, MAX_ENTRIES, TRAIN, kind_byte
+from commcli.relay.overlay.wire import (
+    BARE,
+    ENDS_BYTES,
+    ENTRY_BYTES,
+    HEADER_BYTES,
+    MAX_ENTRIES,
+    NUMBER_AND_LENGTH,
+    TAG_BYTES,
+    TRAIN,
+    kind_byte,
+)
 
 ID_BYTES = 8
 BARE_BYTES = 13  # before the payload
@@ -32,6 +45,11 @@ MOST_PADDING = 16  # packets of one frame differ by a byte or two
 LONGEST_WAIT_S = 0.02  # for the head, or for a bare datagram that was overtaken
 MOST_EARLY, MOST_EARLY_BYTES = 512, 1 << 20
 MOST_OPEN = 64
+MOST_BYTES = 65_000  # of a whole train: UDP_SEGMENT takes no more
+_AFTER_ENDS = NUMBER_AND_LENGTH.size + TAG_BYTES
+_PACKET_BYTES = 1 + 2 + 2 + TAG_BYTES  # of the head, for each packet
+_FIRST = struct.Struct(">Q")
+_U16S = [struct.Struct(">%dH" % count) for count in range(MAX_ENTRIES + 1)]
 _BARES, _INDICES = bytes((_BARE,)) * 256, bytes(range(256))
 
 
@@ -42,10 +60,26 @@ class Load(NamedTuple):
     payload: bytes
 
 
-def most_packets(longest: int, head_bytes: int, family: int) -> int:
-    """How many entries the head has room for, being no longer than a bare datagram of `longest` bytes of payload."""
-    room = BARE_BYTES + longest - HEADER_BYTES - HEAD.size - head_bytes - 1
-    return min(63, room // ENTRY_BYTES[family])
+def room(loads: Sequence[Tuple[bytes, bytes]], head_bytes: int) -> int:
+    """How many of these (entry, payload) pairs, from the first on, fit one train.
+
+    Its head must be no longer than a bare datagram, and all of it must be no more than the kernel cuts up at once.
+    """
+    shortest = min(len(payload) for _, payload in loads)
+    most = min(MAX_ENTRIES, MOST_BYTES // (shortest + MOST_PADDING + BARE_BYTES) - 1, len(loads))
+    left = BARE_BYTES + shortest - HEADER_BYTES - HEAD.size - head_bytes - 2 - _FIRST.size
+    ends_bytes = len(loads[0][0]) - _AFTER_ENDS
+    low = high = NUMBER_AND_LENGTH.unpack_from(loads[0][0], ends_bytes)[0]
+    flows = set()
+    for index in range(most):
+        entry = loads[index][0]
+        number, ends = NUMBER_AND_LENGTH.unpack_from(entry, ends_bytes)[0], entry[:ends_bytes]
+        low, high = min(low, number), max(high, number)
+        left -= _PACKET_BYTES + (0 if ends in flows else ends_bytes)
+        if left < 0 or high - low > 0xFFFF:
+            return index
+        flows.add(ends)
+    return most
 
 
 def run_length(waiting: Sequence[Tuple[int, bytes, int, bytes, bytes]], at: int) -> int:
@@ -71,30 +105,86 @@ def coupled(train_id: bytes, head: bytes, loads: Sequence[Tuple[bytes, bytes]]) 
             for index, (_, payload) in enumerate(loads)
         ]
     )
-    entries = b"".join([entry for entry, _ in loads])
-    body = HEAD.pack(train_id, BARE_BYTES + longest) + head + bytes((len(loads),)) + entries
+    body = HEAD.pack(train_id, BARE_BYTES + longest) + head + _columns([entry for entry, _ in loads])
     return bare, body
 
 
+def _columns(entries: Sequence[bytes]) -> bytes:
+    ends_bytes, count = len(entries[0]) - _AFTER_ENDS, len(entries)
+    flows: Dict[bytes, int] = {}
+    places = bytes([flows.setdefault(entry[:ends_bytes], len(flows)) for entry in entries])
+    numbers, lengths = zip(*[NUMBER_AND_LENGTH.unpack_from(entry, ends_bytes) for entry in entries])
+    first = min(numbers)
+    return b"".join(
+        [
+            bytes((len(flows),)),
+            *flows,
+            bytes((count,)),
+            places,
+            _U16S[count].pack(*lengths),
+            _FIRST.pack(first),
+            _U16S[count].pack(*[number - first for number in numbers]),
+            *[entry[-TAG_BYTES:] for entry in entries],
+        ]
+    )
+
+
 class Coupling(NamedTuple):
-    """What the head of a train says. `word`: its class; `head`: of its section; bare_bytes: of one bare datagram."""
+    """What the head of a train says. `word`: its class; `head`: of a section up to its count; bare_bytes: of one bare
+    datagram. flows: the ends of each, one behind the other; places: the flow of each packet; lengths: of the payloads;
+    numbers: from the first one on, as in the body.
+    """
 
     word: int
     id: bytes
     bare_bytes: int
     head: bytes
-    entry_bytes: int
-    entries: bytes
-
-    def lengths(self) -> List[int]:
-        """Of the payloads, in bytes."""
-        size = self.entry_bytes
-        high, low = self.entries[size - 14 :: size], self.entries[size - 13 :: size]
-        return [one << 8 | other for one, other in zip(high, low)]
+    ends_bytes: int
+    flows: bytes
+    places: bytes
+    lengths: Tuple[int, ...]
+    numbers: bytes
+    tags: bytes
 
     def packets(self) -> int:
         """How many packets."""
-        return len(self.entries) // self.entry_bytes
+        return len(self.places)
+
+    def entry_bytes(self) -> int:
+        """Of one."""
+        return self.ends_bytes + _AFTER_ENDS
+
+    def entries(self) -> List[bytes]:
+        """As they stand in a section, one a packet."""
+        size, flows, tags, lengths = self.ends_bytes, self.flows, self.tags, self.lengths
+        ends = [flows[at : at + size] for at in range(0, len(flows), size)]
+        (first,) = _FIRST.unpack_from(self.numbers)
+        offsets = _U16S[len(lengths)].unpack_from(self.numbers, _FIRST.size)
+        return [
+            b"%b%b%b"
+            % (
+                ends[place],
+                NUMBER_AND_LENGTH.pack(first + offsets[index], lengths[index]),
+                tags[index * TAG_BYTES : (index + 1) * TAG_BYTES],
+            )
+            for index, place in enumerate(self.places)
+        ]
+
+    def by_flow(self) -> List[Tuple[bytes, int, int]]:
+        """(ends, packets, bytes of payload) of each flow."""
+        size, flows, places, lengths = self.ends_bytes, self.flows, self.places, self.lengths
+        count = len(flows) // size
+        length = lengths[0]
+        packets = [places.count(place) for place in range(count)]
+        if count == 1 or lengths.count(length) == len(lengths):
+            sums = [sum(lengths)] if count == 1 else [some * length for some in packets]
+        else:
+            sums = [0] * count
+            for place, length in zip(places, lengths):
+                sums[place] += length
+        return [
+            (flows[at * size : (at + 1) * size], packets[at], sums[at]) for at in range(count) if packets[at]
+        ]
 
 
 def head_of(body: bytes, word: int) -> Coupling:
@@ -106,31 +196,41 @@ def head_of(body: bytes, word: int) -> Coupling:
         raise ValueError("longer than any path MTU")
     first = body[HEAD.size]
     head_end = HEAD.size + 1 + 4 * (first >> 4)
-    size = ENTRY_BYTES.get(first & 15)
-    entries = body[head_end + 1 :]
-    if size is None or not entries or len(entries) != body[head_end] * size:
-        raise ValueError("not one section")
-    found = Coupling(word, train_id, bare_bytes, body[HEAD.size : head_end], size, entries)
-    highs, lows = entries[size - 14 :: size], entries[size - 13 :: size]
-    count = body[head_end]
-    if highs.count(highs[0]) == count == lows.count(lows[0]):  # the usual case
-        high, low = highs[0], lows[0]
-    else:
-        high, low = max(zip(highs, lows))
-    if (high << 8 | low) + BARE_BYTES > bare_bytes:
-        raise ValueError("longer than its datagrams")
-    return found
+    ends_bytes = ENDS_BYTES.get(first & 15)
+    if ends_bytes is None or head_end >= len(body):
+        raise ValueError("no section")
+    flows_end = head_end + 1 + body[head_end] * ends_bytes
+    if not body[head_end] or flows_end >= len(body):
+        raise ValueError("no flow")
+    count, at = body[flows_end], flows_end + 1
+    if not 0 < count <= MAX_ENTRIES or len(body) != at + count * _PACKET_BYTES + _FIRST.size:
+        raise ValueError("not so many packets")
+    places = body[at : at + count]
+    lengths = _U16S[count].unpack_from(body, at + count)
+    if max(places) >= body[head_end] or max(lengths) + BARE_BYTES > bare_bytes:
+        raise ValueError("of no flow, or longer than its datagrams")
+    numbers_at, tags_at = at + 3 * count, at + 5 * count + _FIRST.size
+    return Coupling(
+        word,
+        train_id,
+        bare_bytes,
+        body[HEAD.size : head_end],
+        ends_bytes,
+        body[head_end + 1 : flows_end],
+        places,
+        lengths,
+        body[numbers_at:tags_at],
+        body[tags_at:],
+    )
 
 
 def loads_of(data: bytes, coupling: Coupling) -> List[Load]:
     """The packets of a train that `is_whole`."""
-    size, entry_bytes, entries = coupling.bare_bytes, coupling.entry_bytes, coupling.entries
+    size = coupling.bare_bytes
+    starts = range(BARE_BYTES, BARE_BYTES + len(coupling.lengths) * size, size)
     return [
-        Load(
-            entries[index * entry_bytes : (index + 1) * entry_bytes],
-            data[index * size + BARE_BYTES : index * size + BARE_BYTES + length],
-        )
-        for index, length in enumerate(coupling.lengths())
+        Load(entry, data[start : start + length])
+        for entry, start, length in zip(coupling.entries(), starts, coupling.lengths)
     ]
 
 
@@ -160,12 +260,12 @@ def is_run(data: bytes, size: int, count: int, train_id: bytes, first: int = 0) 
 class _Open:
     """A train whose head has come, and some of whose packets have not."""
 
-    __slots__ = ("coupling", "due", "left", "lengths")
+    __slots__ = ("coupling", "due", "entries", "left")
 
     def __init__(self, coupling: Coupling, due: float) -> None:
         self.coupling, self.due = coupling, due
-        self.lengths = coupling.lengths()
-        self.left = set(range(len(self.lengths)))
+        self.entries = coupling.entries()
+        self.left = set(range(len(self.entries)))
 
     def take(self, bare: bytes) -> Optional[Load]:
         """The packet that this is, None if it is none or was here before."""
@@ -173,9 +273,7 @@ class _Open:
         if index not in self.left or len(bare) != self.coupling.bare_bytes:
             return None
         self.left.discard(index)
-        size = self.coupling.entry_bytes
-        entry = self.coupling.entries[index * size : (index + 1) * size]
-        return Load(entry, bare[BARE_BYTES : BARE_BYTES + self.lengths[index]])
+        return Load(self.entries[index], bare[BARE_BYTES : BARE_BYTES + self.coupling.lengths[index]])
 
 
 class Yard:
@@ -269,7 +367,7 @@ class Yard:
 
     def figures(self) -> Dict[str, int]:
         """What waits, bare datagrams and heads, and the bound."""
-        heads = sum(len(waiting.coupling.entries) for waiting in self._open.values())
+        heads = sum(len(entry) for waiting in self._open.values() for entry in waiting.entries)
         return {
             "entries": self._early_count + len(self._open),
             # The last run may be longer than the room that was left.
