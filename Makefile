@@ -58,7 +58,7 @@ format: $(STAMP)
 
 # Some twenty minutes; a target that is missed is told, and fails nothing.
 BENCHES := startup call_setup relay_cpu bursts latency allocations spoofed wan_accuracy overlay_wan overlay_call \
-	handover_gap
+	handover_gap transit_cpu transit_latency
 bench: $(STAMP)
 	@for bench in $(BENCHES); do $(PYTHON) -m tests.bench.$$bench || exit 1; done
 

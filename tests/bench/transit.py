@@ -55,9 +55,9 @@ class Moment:
     groups: list[tuple[list[bytes], list[tuple[bytes, int]]]]
     packets: int
 
-    def send(self, edge: Edge, *, plain: bool = False) -> None:
-        """As a relay sends it; plain: without UDP_SEGMENT, so that no train arrives."""
-        batches, to = edge.batches, edge.transit
+    def send(self, edge: Edge, to: Addr | None = None, *, plain: bool = False) -> None:
+        """As a relay sends it, to the transit or elsewhere; plain: without UDP_SEGMENT, so that no train arrives."""
+        batches, to = edge.batches, to or edge.transit
         for datagrams, trains in self.groups:
             if plain:
                 for data in datagrams:
@@ -111,7 +111,7 @@ class Edge:
         if now >= self._tick_at:
             self._tick_at = now + TICK_S
             self.overlay.tick(now, unix)
-        came = sum(self._heard(data, size, now, unix) for data, size in self.read())
+        came = sum(self.heard(data, size, now, unix) for data, size in self.read())
         self.sealed(0).send(self)
         return came
 
@@ -121,7 +121,8 @@ class Edge:
         received = self.batches.read(self._turn)
         return [(data, train_size(ancillary) if ancillary else 0) for data, ancillary, _, _ in received]
 
-    def _heard(self, data: bytes, size: int, now: float, unix: float) -> int:
+    def heard(self, data: bytes, size: int, now: float, unix: float) -> int:
+        """Take a datagram, or a train of datagrams of `size`; how many packets of clients are in it."""
         count = 0
         for at in range(0, len(data), size or len(data)):
             if data[at + 12] == _BARE:
