@@ -81,6 +81,7 @@ def overlay() -> dict[str, Any]:
             "flows": {"entries": 12, "most_entries": 8192},
         },
         "drops": {"forged": 2},
+        "switched": {"primary": 3, "backup": 4, "last_resort": 0},
     }  # fmt: skip
 
 
@@ -108,6 +109,9 @@ OVERLAY_LINES = (
     'ways{path="backup"} 1',
     'ways{path="primary"} 0',
     "ways_dead 0",
+    'path_switches_total{to="backup"} 4',
+    'path_switches_total{to="last_resort"} 0',
+    'path_switches_total{to="primary"} 3',
     'buffer_bytes{buffer="sent"} 524288',
     'buffer_limit_bytes{buffer="sent"} 1048576',
     'buffer_entries{buffer="flows"} 12',

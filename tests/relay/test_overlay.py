@@ -522,6 +522,7 @@ def test_the_death_of_an_intermediate_costs_a_short_gap_and_it_returns_after_30_
     assert to_hk(net)["active"] == "backup"
     net.run(15, talk)
     assert to_hk(net)["active"] == "primary"
+    assert net.nodes["br-1"].figures()["switched"] == {"primary": 1, "backup": 1, "last_resort": 0}
     ridden = [row["path"] for row in net.nodes["br-1"].flows() if row["role"] == "ingress"]
     assert THREE[0] in ridden
     assert THREE[1] in ridden

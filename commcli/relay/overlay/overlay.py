@@ -34,7 +34,7 @@ from commcli.relay.overlay.wire import (
     kind_byte,
     pack_endpoints,
 )
-from commcli.relay.table.shard import Shard
+from commcli.relay.table.shard import LABELS, Shard
 
 
 class Departure(NamedTuple):
@@ -82,6 +82,7 @@ class Overlay:
         self._restless: Dict[Segment, None] = {}  # repair is going on, so they must be looked at often
         self._ready: Dict[Segment, None] = {}  # they have something to send
         self.drops: Counter[str] = Counter()
+        self._switched: Counter[str] = Counter(dict.fromkeys(LABELS, 0))
         self._liveness = Liveness(node, self.routes.nonce_of, self.routes.further)
         self._steering = Steering(self.routes, self._liveness.rtt_s)
         self._exchange = Exchange(
@@ -246,6 +247,7 @@ class Overlay:
                 way.lane = way.lanes[switch.after]
                 told = {"unix": unix, "from": switch.before, "to": switch.after, "reason": switch.reason}
                 way.switches.append(told)
+                self._switched[switch.after] += 1
                 self.news.append({"towards": node, **told})
 
     def _excuse_own_stall(self, now: float) -> None:
@@ -309,7 +311,7 @@ class Overlay:
 
     def figures(self) -> Dict[str, object]:
         """The part of the status that does not grow with the calls. "carries": does the table name the paths that
-        may pass here?
+        may pass here? "switched": {path: how often a way moved to it since the start}.
         """
         shard = self.routes.shard
         return {
@@ -319,6 +321,7 @@ class Overlay:
             "segments": told.segments(self.routes, self._steering, self._liveness, self._last_tick or 0.0),
             "buffers": self.buffers(),
             "drops": dict(self.drops),
+            "switched": dict(self._switched),
         }
 
     def paths(self) -> Dict[str, object]:

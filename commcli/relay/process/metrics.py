@@ -19,7 +19,8 @@ The figures document (JSON-able). A section that is absent or None was not measu
     log_held_back    lines, since the start
     worker_restarts  workers that died and were started again, since the start: the node's; of one process none
     table            {"serial", "expired", "refused"}: the node's, not a worker's; serial None without a table
-    overlay          what `Overlay.status` says of segments, paths, buffers and drops: the node's, not a worker's
+    overlay          what `Overlay.status` says of segments, paths and their changes, buffers, drops: the node's, not
+                     a worker's
 """
 
 from __future__ import annotations
@@ -240,6 +241,7 @@ def _overlay(overlay: Mapping[str, Any]) -> List[Metric]:
         *_sent(segments),
         *_came(segments),
         *_ways(overlay.get("paths") or {}),
+        _counter("overlay_path_switches_total", "Changes of path.", _by("to", overlay.get("switched") or {})),
         *_buffers(overlay.get("buffers") or {}),
         _counter("overlay_drops_total", "Dropped by the overlay.", _by("reason", overlay.get("drops") or {})),
     ]
