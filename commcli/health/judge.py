@@ -41,6 +41,8 @@ class Limits:
     tls_fail_s: float = 86400.0
     # Repair makes up for it, at a price; beyond some 15 % a relay looks for another path by itself.
     loss_warn: float = 0.05
+    # One backup is what it is for; most of them, and the next failure finds nothing to move to.
+    backup_warn: float = 0.5
     # A relay that began so lately has not measured its peers yet, and may be one that keeps dying.
     young_s: float = 30.0
 
@@ -214,14 +216,21 @@ def _paths(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
     for way, said in _BAD_WAYS.items():
         edges = sorted(egress for egress, used in relay.ways.items() if used == way)
         words += [f"{said} {', '.join(edges)}"] if edges else []
-    if not words:
-        return _ok("paths", f"paths to all {known} edges")
+    backups = sum(used == "backup" for used in relay.ways.values())
+    on_backup = f", {backups} on the backup" if backups else ""
+    if not words and backups <= limits.backup_warn * known:
+        return _ok("paths", f"paths to all {known} edges{on_backup}")
     if relay.uptime_s < limits.young_s:
         return _ok("paths", f"not all paths to {known} edges tried yet")
+    if not words:
+        reason = f"{backups} of {known} ways on the backup (warns over {limits.backup_warn:.0%})"
+        return Finding("paths", "warn", "most ways are on the backup", reason)
     cause = "; ".join(words)
     is_alone = all(way in ("dead", "straight") for way in relay.ways.values())
     verdict: Verdict = "fail" if is_alone else "warn"
-    return Finding("paths", verdict, "no path answers" if is_alone else cause, f"{cause} (of {known} edges)")
+    return Finding(
+        "paths", verdict, "no path answers" if is_alone else cause, f"{cause} (of {known} edges{on_backup})"
+    )
 
 
 # A way goes straight where no path of the overlay answers and no zone forbids it.
