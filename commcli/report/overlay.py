@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from commcli.report.terminal import grid, ms, percent, styled
+from commcli.report.culprits import by_culprit, named
+from commcli.report.terminal import capped, grid, ms, percent, styled
+from commcli.report.ways import ways
 
 Document = Mapping[str, Any]
+# A table, and lines about what it leaves out.
+Drawn = tuple[Any, list[str]]
 
 # Of so many nodes everything is shown, of more what an operator should look at.
 NODES_IN_FULL = 2
 REMARKABLE_LOSS = 0.001
 REMARKABLE_FILL = 0.5
-LATEST_SWITCH_S = 3600.0
+# Of each table of a big fleet, on a bad day, the worst so many rows.
+MOST_ROWS = 15
+NODES_NAMED = 3
+# They say that repair or the backup is at work, and nothing of an attacker or a mistake.
+USUAL_DROPS = ("repeated", "second_copy")
 
 
 def overlays(rows: Iterable[Document]) -> list[RenderableType]:
@@ -25,29 +33,73 @@ def overlays(rows: Iterable[Document]) -> list[RenderableType]:
     told = [row for row in rows if (row["answer"] or {}).get("overlay")]
     in_full = len(told) <= NODES_IN_FULL
     parts: list[RenderableType] = []
-    for draw in (_segments, _arrivals, _further, _paths, _buffers):
+    for draw in (_silences, _segments, _arrivals, _further, ways, _buffers, _drops):
         table, hidden = draw(told, in_full)
         if table.row_count:
             parts += [Text(), table]
-        if hidden:
-            parts.append(Text(hidden, style="dim"))
+        parts += [Text(line, style="dim") for line in hidden if line]
     return parts
 
 
-def _segments(told: list[Document], in_full: bool) -> tuple[Any, str]:
+def _silences(told: list[Document], in_full: bool) -> Drawn:
+    """Which neighbours do not hear each other, by the node that this is about; in full each segment says it."""
+    table = grid(title="silent or deaf neighbours")
+    table.add_column("node", no_wrap=True)
+    table.add_column("what")
+    if in_full:
+        return table, []
+    words = {
+        (node, peer): word for node, peer, segment in _each_segment(told) if (word := _muteness(segment))
+    }
+    asked = Counter(name for node, peer, _ in _each_segment(told) for name in ((peer, "of"), (node, "by")))
+    lines = []
+    for culprit, pairs in by_culprit({pair: (pair[1], pair[0]) for pair in words}, 1):
+        found: dict[tuple[str, str], list[str]] = {}
+        for node, peer in pairs:
+            side, other = ("of", node) if peer == culprit else ("by", peer)
+            found.setdefault((side, words[node, peer]), []).append(other)
+        said = [
+            f"{_SILENT[key]} {len(others)} of {asked[str(culprit), key[0]]} neighbours{named(others)}"
+            for key, others in found.items()
+        ]
+        lines.append((str(culprit), ", ".join(said)))
+    shown, more = capped(lines, MOST_ROWS)
+    for line in shown:
+        table.add_row(*line)
+    return table, [more]
+
+
+# By whom it is told: of the node by its neighbours, or by the node of them.
+_SILENT = {
+    ("of", "silent"): "silent for",
+    ("of", "deaf"): "deaf to",
+    ("by", "silent"): "hears nothing of",
+    ("by", "deaf"): "not heard by",
+}
+
+
+def _muteness(segment: Document) -> str:
+    """What is wrong between two neighbours: "silent", "deaf" or ""."""
+    hello = segment.get("hello") or {}
+    if hello.get("state") == "silent":
+        return "silent"
+    return "deaf" if hello.get("hears_us") is False else ""
+
+
+def _segments(told: list[Document], in_full: bool) -> Drawn:
     table = grid(title="segments to neighbours, as the neighbours report them")
     for column in ("segment", "hello", "loss", "burst", "jitter ms", "queue ms", "rtt ms", "mtu", "extra"):
         table.add_column(column, no_wrap=True)
     table.add_column("protection, and why")
-    hidden = 0
-    for node, peer, _, segment in _each_segment(told):
+    rows = [row for row in _each_segment(told) if in_full or not _muteness(row[2])]
+    remarkable = rows if in_full else [row for row in rows if _is_remarkable(row[2].get("out") or {})]
+    worst_first = remarkable if in_full else sorted(remarkable, key=_loss, reverse=True)
+    shown, more = capped(worst_first, len(rows) if in_full else MOST_ROWS)
+    for node, peer, segment in shown:
         out, hello = segment.get("out") or {}, segment.get("hello") or {}
-        if not in_full and not _is_remarkable(out, hello):
-            hidden += 1
-            continue
         table.add_row(
             f"{node} > {peer}",
-            _hello(hello),
+            _hello(segment),
             percent(out.get("loss")),
             ms(out.get("burst"), 1),
             ms(out.get("jitter_ms"), 1),
@@ -57,13 +109,17 @@ def _segments(told: list[Document], in_full: bool) -> tuple[Any, str]:
             percent(_extra(out), 0),
             protection(out.get("plan") or {}),
         )
-    return table, f"{hidden} more segments without loss or protection" if hidden else ""
+    calm = len(rows) - len(remarkable)
+    return table, [more, f"{calm} more segments without loss or protection" if calm else ""]
 
 
-def _hello(hello: Document) -> Text:
+def _loss(row: tuple[str, str, Document]) -> float:
+    return (row[2].get("out") or {}).get("loss") or 0.0
+
+
+def _hello(segment: Document) -> Text:
     """What their hellos say of a neighbour: alive, silent, or deaf (it does not hear us)."""
-    state = hello.get("state") or "-"
-    return styled(state if hello.get("hears_us") is not False else "deaf")
+    return styled(_muteness(segment) or (segment.get("hello") or {}).get("state") or "-")
 
 
 def _extra(out: Document) -> float | None:
@@ -73,22 +129,17 @@ def _extra(out: Document) -> float | None:
     return sum(traffic["extra_bytes"] for traffic in classes) / media if media else None
 
 
-def _each_segment(told: Iterable[Document]) -> Iterator[tuple[str, str, Document, Document]]:
+def _each_segment(told: Iterable[Document]) -> Iterator[tuple[str, str, Document]]:
+    """(node, neighbour, what the node says of the segment)."""
     for row in told:
-        overlay = row["answer"]["overlay"]
-        for peer, segment in sorted((overlay.get("segments") or {}).items()):
-            yield row["node"], peer, overlay, segment
+        for peer, segment in sorted((row["answer"]["overlay"].get("segments") or {}).items()):
+            yield row["node"], peer, segment
 
 
-def _is_remarkable(out: Document, hello: Document) -> bool:
+def _is_remarkable(out: Document) -> bool:
     # To resend what is asked for costs nothing until something is lost: it is on wherever little is known.
     means = (_means(plan) for plan in (out.get("plan") or {}).values())
-    return (
-        (out.get("loss") or 0.0) >= REMARKABLE_LOSS
-        or hello.get("state") == "silent"
-        or hello.get("hears_us") is False
-        or any(text not in ("", "resend") for text in means)
-    )
+    return (out.get("loss") or 0.0) >= REMARKABLE_LOSS or any(text not in ("", "resend") for text in means)
 
 
 def protection(plans: Mapping[str, Document]) -> str:
@@ -118,12 +169,12 @@ def _depth(parity: list[int]) -> str:
     return f" in {parity[2]} blocks in turn" if len(parity) > 2 and parity[2] > 1 else ""
 
 
-def _arrivals(told: list[Document], in_full: bool) -> tuple[Any, str]:
+def _arrivals(told: list[Document], in_full: bool) -> Drawn:
     table = grid(title="segments from neighbours, counted here since the start")
     columns = ("segment", "sent", "lost", "loss", "repaired", "reordered", "bursts", "mean burst", "twice")
     for column in columns:
         table.add_column(column, no_wrap=True)
-    for node, peer, _, segment in _each_segment(told):
+    for node, peer, segment in _each_segment(told):
         came = segment.get("in") or {}
         if not in_full or not came:
             continue
@@ -138,10 +189,10 @@ def _arrivals(told: list[Document], in_full: bool) -> tuple[Any, str]:
             ms(_share(came.get("lost"), came.get("runs")), 1),
             _count(came.get("duplicates")),
         )
-    return table, ""
+    return table, []
 
 
-def _further(told: list[Document], in_full: bool) -> tuple[Any, str]:
+def _further(told: list[Document], in_full: bool) -> Drawn:
     table = grid(title="segments further down, as they are reported")
     for column in ("node", "segment", "loss", "burst", "jitter ms", "queue ms", "age s"):
         table.add_column(column, no_wrap=True)
@@ -156,68 +207,56 @@ def _further(told: list[Document], in_full: bool) -> tuple[Any, str]:
                 ms(segment["queue_ms"], 1),
                 ms(segment["age_s"], 1),
             )
-    return table, ""
+    return table, []
 
 
-def _paths(told: list[Document], in_full: bool) -> tuple[Any, str]:
-    table = grid(title="paths")
-    for column in ("from", "to", "in use", "state", "rtt ms"):
-        table.add_column(column, no_wrap=True)
-    for column in ("path", "others", "last switch"):
-        table.add_column(column)
-    hidden = 0
-    for row in told:
-        for egress, way in sorted((row["answer"]["overlay"].get("paths") or {}).items()):
-            if not in_full and _is_usual(way, row["answer"].get("unix")):
-                hidden += 1
-                continue
-            table.add_row(
-                row["node"],
-                egress,
-                "straight" if way["straight"] else way["active"],
-                styled(way["state"]),
-                ms(way["rtt_ms"], 1),
-                " ".join(way["path"]),
-                ", ".join(
-                    f"{label} {other['state']}"
-                    for label, other in way["candidates"].items()
-                    if label != way["active"]
-                ),
-                _switch(way),
-            )
-    return table, f"{hidden} more ways over a primary path that is up" if hidden else ""
-
-
-def _is_usual(way: Document, unix: float | None) -> bool:
-    if way["straight"] or way["active"] != "primary" or way["state"] != "up":
-        return False
-    return not any(
-        unix is None or unix - switch["unix"] < LATEST_SWITCH_S for switch in way.get("switches", ())
-    )
-
-
-def _switch(way: Document) -> str:
-    switches = way.get("switches") or []
-    if not switches:
-        return ""
-    last = switches[-1]
-    at = datetime.fromtimestamp(last["unix"], UTC)
-    before = f" ({len(switches)} in all)" if len(switches) > 1 else ""
-    return f"{at:%m-%d %H:%M:%SZ} {last['from']} > {last['to']}: {last['reason']}{before}"
-
-
-def _buffers(told: list[Document], in_full: bool) -> tuple[Any, str]:
+def _buffers(told: list[Document], in_full: bool) -> Drawn:
     table = grid(title="buffers of the overlay")
     for column in ("node", "buffer", "holds", "at most", "full"):
         table.add_column(column, no_wrap=True)
+    rows: Sequence[tuple[float, str, str, str, int, int]] = [
+        (held / most if most else 0.0, row["node"], name, unit, held, most)
+        for row in told
+        for name, buffer in sorted((row["answer"]["overlay"].get("buffers") or {}).items())
+        for unit in buffer
+        if (most := buffer.get(f"most_{unit}")) is not None and (held := buffer[unit]) is not None
+    ]
+    more = ""
+    if not in_full:
+        rows = sorted(
+            (row for row in rows if row[0] >= REMARKABLE_FILL), key=lambda row: row[0], reverse=True
+        )
+        rows, more = capped(rows, MOST_ROWS)
+    for share, node, name, unit, held, most in rows:
+        table.add_row(
+            node, name, _amount(held, unit), _amount(most, unit), percent(share, 0) if most else "-"
+        )
+    return table, [more]
+
+
+def _drops(told: list[Document], in_full: bool) -> Drawn:
+    """What came or was to leave, and was refused: by reason, with the nodes that counted most of it."""
+    table = grid(title="dropped by the overlay since the start")
+    for column in ("reason", "dropped"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("at")
+    by_reason: dict[str, dict[str, int]] = {}
     for row in told:
-        for name, buffer in sorted((row["answer"]["overlay"].get("buffers") or {}).items()):
-            for unit in (unit for unit in buffer if f"most_{unit}" in buffer):
-                held, most = buffer[unit], buffer[f"most_{unit}"]
-                if in_full or (most and held / most >= REMARKABLE_FILL):
-                    share = percent(held / most, 0) if most else "-"
-                    table.add_row(row["node"], name, _amount(held, unit), _amount(most, unit), share)
-    return table, ""
+        for reason, count in (row["answer"]["overlay"].get("drops") or {}).items():
+            if count:
+                by_reason.setdefault(reason, {})[row["node"]] = count
+    totals = Counter({reason: sum(counts.values()) for reason, counts in by_reason.items()})
+    for reason, total in totals.most_common():
+        if reason not in USUAL_DROPS:
+            table.add_row(reason, str(total), _most_at(by_reason[reason]))
+    usual = [f"{totals[reason]} {reason}" for reason in USUAL_DROPS if totals[reason]]
+    return table, [f"and, as repair and copies bring with them: {', '.join(usual)}" if usual else ""]
+
+
+def _most_at(counts: Mapping[str, int]) -> str:
+    ranked = [f"{node} {count}" for node, count in Counter(counts).most_common()]
+    others = len(ranked) - NODES_NAMED
+    return ", ".join(ranked[:NODES_NAMED]) + (f", and {others} more nodes" if others > 0 else "")
 
 
 def _amount(count: int, unit: str) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+Row = TypeVar("Row")
 
 STYLES = {
     "ok": "green", "done": "green", "good": "green", "unchanged": "dim", "changed": "yellow",
@@ -55,6 +57,12 @@ def grid(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         table.add_column(column)
     return table
+
+
+def capped(rows: Sequence[Row], most: int) -> tuple[Sequence[Row], str]:
+    """The first rows, and what to say of the others ("" if there are none)."""
+    hidden = len(rows) - most
+    return rows[:most], f"and {hidden} more (--json has all)" if hidden > 0 else ""
 
 
 def styled(word: str) -> Text:
