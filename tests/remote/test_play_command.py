@@ -136,7 +136,7 @@ async def test_check_needs_neither_secrets_nor_nodes(desk: Desk) -> None:
 async def test_show_needs_no_inventory(desk: Desk) -> None:
     (desk.folder / "inventory/fleet.yaml").unlink()
     ended = await desk.type("show", "playbooks/relay.yml")
-    assert ended.code == 0 and "restart relay" in ended.out
+    assert ended.code == 0 and "upgrade relay" in ended.out
 
 
 async def test_a_node_out_of_reach_is_4_with_the_next_command(desk: Desk) -> None:
