@@ -50,6 +50,7 @@ class Relay:
 
     `tls`: it is told to serve TLS; `tls_until_unix`, its certificate's end, is None if it has none that it can use.
     `tls_refused`, `reload_refused`: what is wrong with files that it was to take up, and goes on without.
+    `upgrade_failed`: why the program that was to take its place did not.
     `ways`: by other edge the path in use (primary, backup, last_resort, straight), or dead. `loss`: 0..1 towards
     each neighbour that reports any. `send_keys`: by neighbour the id of the pair key in use. `carries`: does
     the table name the paths that it may carry packets along?
@@ -68,6 +69,7 @@ class Relay:
     tls_until_unix: float | None = None
     tls_refused: str | None = None
     reload_refused: str | None = None
+    upgrade_failed: str | None = None
     ways: Mapping[str, str] = field(default_factory=dict)
     loss: Mapping[str, float] = field(default_factory=dict)
     send_keys: Mapping[str, str] = field(default_factory=dict)
@@ -184,6 +186,7 @@ def _relay(status: Mapping[str, Any], send_keys: Mapping[str, str]) -> Relay:
         tls_until_unix=None if tls is None else tls.get("not_after_unix"),
         tls_refused=None if tls is None else tls.get("refused"),
         reload_refused=(status.get("reload") or {}).get("error"),
+        upgrade_failed=((status.get("upgrade") or {}).get("last_failed") or {}).get("reason"),
         send_keys=send_keys,
         **_overlay(status.get("overlay") or {}),
     )

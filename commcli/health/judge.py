@@ -191,6 +191,17 @@ def _reload(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
     return Finding("reload", "warn", cause, f"{cause}; the next restart would use what is on the disk")
 
 
+def _upgrade(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
+    relay = facts.relay
+    if relay is None or relay.upgrade_failed is None:
+        return None
+    cause = f"upgrade failed: {relay.upgrade_failed}"
+    reason = (
+        f"{cause}; the old program goes on, but a restart starts what is on the disk: play a good version"
+    )
+    return Finding("upgrade", "warn", cause, reason)
+
+
 def _peers(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
     relay = facts.relay
     if relay is None or not relay.peers_rtt_ms:
@@ -355,7 +366,7 @@ def _python(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
 
 Check = Callable[[Facts, Overview, Limits], Finding | None]
 _CHECKS: tuple[Check, ...] = (
-    *(_relay, _table, _drain, _reload, _tls, _peers, _paths, _loss, _keys),
+    *(_relay, _table, _drain, _reload, _upgrade, _tls, _peers, _paths, _loss, _keys),
     *(_sessions, _lag, _clock, _disk, _load, _python),
 )
 

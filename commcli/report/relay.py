@@ -113,6 +113,8 @@ def _remarks(row: Document) -> list[str]:
     remarks = [f"table refused: {table['refused']}"] if table["refused"] else []
     if reload.get("last_ok") is False:
         remarks.append(f"reload refused, the old configuration is in force: {reload['error']}")
+    if failed := (answer.get("upgrade") or {}).get("last_failed"):
+        remarks.append(f"upgrade failed, the old program goes on: {failed['reason']}")
     if reload.get("restart"):
         remarks.append(f"changed, and wait for a restart: {', '.join(reload['restart'])}")
     if tls.get("refused"):

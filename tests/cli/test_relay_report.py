@@ -47,10 +47,12 @@ def test_status_says_what_is_wrong_and_what_waits() -> None:
             "restart": ["workers"],
         },
         tls={"not_after_unix": None, "refused": "fullchain.pem: No such file"},
+        upgrade={"last_failed": {"reason": "exit code 1", "unix": 0.0}},
     )
     text = drawn("status", row("sg-1", **told))
     assert "sg-1: reload refused, the old configuration is in force: etc/relay.json: no 'realm'" in text
     assert "sg-1: changed, and wait for a restart: workers" in text
+    assert "sg-1: upgrade failed, the old program goes on: exit code 1" in text
     assert "sg-1: TLS: fullchain.pem: No such file" in text
 
 

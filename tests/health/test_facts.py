@@ -70,10 +70,15 @@ def test_facts_of_a_relay_that_refuses_what_is_on_its_disk() -> None:
     told = {
         "tls": {"not_after_unix": 9.5, "refused": "key"},
         "reload": {"last_ok": False, "error": "no 'realm'"},
+        "upgrade": {"taken_over": None, "last_failed": {"reason": "exit code 1", "unix": 9.5}},
     }
     relay = read(NODE, answered({**BODY, "relay": {"value": {**STATUS, **told}, "error": None}})).relay
     assert relay is not None
-    assert (relay.tls_refused, relay.reload_refused) == ("key", "no 'realm'")
+    assert (relay.tls_refused, relay.reload_refused, relay.upgrade_failed) == (
+        "key",
+        "no 'realm'",
+        "exit code 1",
+    )
 
 
 def test_facts_of_the_overlay() -> None:

@@ -74,6 +74,8 @@ CASES: list[tuple[str, Facts, str, Verdict, str]] = [
      "tls", "fail", "certificate refused: privkey.pem: no key; no certificate that the relay can use"),
     ("a reload was refused", relay(reload_refused="etc/relay.json: no 'realm'"),
      "reload", "warn", "reload refused: etc/relay.json: no 'realm'; the next restart would use what is on the disk"),
+    ("an upgrade failed", relay(upgrade_failed="no word of ready"),
+     "upgrade", "warn", "upgrade failed: no word of ready; the old program goes on, but a restart starts what is on"),
     ("it ends in 14 days", relay(tls=True, tls_until_unix=NOW + 14 * 86400), "tls", "ok", "expires in 14 d"),
     ("79 of 100 sessions", relay(allocations=79), "sessions", "ok", "79 of 100"),
     ("80 of 100 sessions", relay(allocations=80), "sessions", "warn", "80 of 100 sessions (warns at 80%)"),

@@ -129,9 +129,12 @@ def test_a_new_program_that_fails_leaves_the_old_one_as_it_was(here: Node, what:
         assert not answer["ok"] and SAID[what] in answer["error"] and "\n" not in answer["error"]
         for call in calls:
             call.goes_on()
-        assert here.pid() == before and "upgrade_failed" in here.log()
+        told = here.ask("status")
+        assert told["pid"] == before and "upgrade_failed" in here.log()
+        assert f"did not take over: {told['upgrade']['last_failed']['reason']}" in answer["error"]
         here.put_program(newer())
         assert here.ask("upgrade")["ok"]
+        assert here.ask("status")["upgrade"]["last_failed"] is None
         assert [call.lost() for call in calls] == [0, 0]
         assert all(call.refreshes() for call in calls)
 

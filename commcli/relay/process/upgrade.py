@@ -111,6 +111,7 @@ class Upgrade:
         self.done = False
         self.predecessor: Optional[Predecessor] = None
         self.taken_over: Optional[Dict[str, object]] = None  # how we came to our place
+        self._last_failed: Optional[Dict[str, object]] = None  # one that succeeds ends us, and it
         self._later: Optional[Later] = None
         self._child: Optional[_Child] = None
         self._tls = "refuse"
@@ -160,8 +161,12 @@ class Upgrade:
         return None
 
     def status(self) -> Dict[str, Any]:
-        """{"under_way", "taken_over": None or how this process came to its place}."""
-        return {"under_way": self._later is not None, "taken_over": self.taken_over}
+        """{"under_way", "taken_over": how this process came to its place, "last_failed": {"reason", "unix"}}."""
+        return {
+            "under_way": self._later is not None,
+            "taken_over": self.taken_over,
+            "last_failed": self._last_failed,
+        }
 
     # --- the loop ------------------------------------------------------------------------------------------
 
@@ -318,6 +323,7 @@ class Upgrade:
         self._failed(reason)
 
     def _failed(self, reason: str) -> None:
+        self._last_failed = {"reason": reason, "unix": time.time()}
         self._relay.log("upgrade_failed", reason=reason)
         self._answer({"ok": False, "error": f"the new program did not take over: {reason}"})
 
