@@ -343,13 +343,15 @@ class Inbound:
             self._pass(batch, step, (coupling.word, coupling.head, 1, entry, payload), size)
 
     def _counted_train(self, batch: Batch, step: Step, coupling: train.Coupling) -> bool:
+        head, find, unix = coupling.head, self._flows.find, batch.unix
         for ends, packets, length_sum in coupling.by_flow():
-            key = coupling.head + ends
-            flow = self._flows.find(key) or self._open(batch, key, step)
+            flow = find(head + ends) or self._open(batch, head + ends, step)
             if flow is None:
                 self._drops["endpoint"] += coupling.packets()
                 return False
-            flow.passed(packets, length_sum, batch.unix)
+            flow.packets += packets
+            flow.bytes += length_sum
+            flow.last_unix = unix
         return True
 
     # --- liveness of paths ---------------------------------------------------------------------------------

@@ -173,18 +173,15 @@ class Coupling(NamedTuple):
     def by_flow(self) -> List[Tuple[bytes, int, int]]:
         """(ends, packets, bytes of payload) of each flow."""
         size, flows, places, lengths = self.ends_bytes, self.flows, self.places, self.lengths
-        count = len(flows) // size
+        ends = [flows[at : at + size] for at in range(0, len(flows), size)]
         length = lengths[0]
-        packets = [places.count(place) for place in range(count)]
-        if count == 1 or lengths.count(length) == len(lengths):
-            sums = [sum(lengths)] if count == 1 else [some * length for some in packets]
-        else:
-            sums = [0] * count
-            for place, length in zip(places, lengths):
-                sums[place] += length
-        return [
-            (flows[at * size : (at + 1) * size], packets[at], sums[at]) for at in range(count) if packets[at]
-        ]
+        if lengths.count(length) == len(lengths):
+            counts = map(places.count, range(len(ends)))
+            return [(one, packets, packets * length) for one, packets in zip(ends, counts)]
+        sums = [0] * len(ends)
+        for place, length in zip(places, lengths):
+            sums[place] += length
+        return [(one, places.count(place), sums[place]) for place, one in enumerate(ends)]
 
 
 def head_of(body: bytes, word: int) -> Coupling:
@@ -207,7 +204,8 @@ def head_of(body: bytes, word: int) -> Coupling:
         raise ValueError("not so many packets")
     places = body[at : at + count]
     lengths = _U16S[count].unpack_from(body, at + count)
-    if max(places) >= body[head_end] or max(lengths) + BARE_BYTES > bare_bytes:
+    longest = lengths[0] if lengths.count(lengths[0]) == count else max(lengths)
+    if places.translate(None, _INDICES[: body[head_end]]) or longest + BARE_BYTES > bare_bytes:
         raise ValueError("of no flow, or longer than its datagrams")
     numbers_at, tags_at = at + 3 * count, at + 5 * count + _FIRST.size
     return Coupling(
