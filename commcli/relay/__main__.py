@@ -124,6 +124,10 @@ def _upgrade(options: argparse.Namespace) -> int:
     request = {"cmd": "upgrade", "tls": options.tls, "wait_s": options.wait_s}
     try:
         answer = control.ask(path, request)
+    except (ConnectionRefusedError, FileNotFoundError) as error:
+        # Nobody is there who has calls. One that is merely slow to answer has, and must not be restarted.
+        print(f"commcli-relay: {path}: nobody serves: {error}", file=sys.stderr)
+        return NEEDS_RESTART
     except (OSError, ValueError) as error:
         print(f"commcli-relay: {path}: {error}", file=sys.stderr)
         return 4

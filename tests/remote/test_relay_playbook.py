@@ -205,9 +205,22 @@ async def test_a_new_version_that_is_broken_fails_the_play_and_nothing_else(flee
     outcomes = await provision(fleet, UPGRADE, relay_pyz=broken, relay_version=NEXT_VERSION)
     assert [outcome.state for outcome in outcomes] == ["failed", "failed"]
     assert "did not take over" in outcomes[0].reason and "out of paper" in outcomes[0].reason
-    assert (await status(fleet, "sg-1"))["pid"] == first["pid"]
+    told = await status(fleet, "sg-1")
+    assert told["pid"] == first["pid"] and "out of paper" in str(told["upgrade"])
+    # What a relay that dies now is started with is what runs.
+    assert _program(fleet).read_bytes() == zipapp.build()
+    assert not _program(fleet).with_name("relay.pyz.before").exists()
+    outcomes = await provision(
+        fleet, relay_pyz=broken, relay_version=NEXT_VERSION
+    )  # nor does relay.yml leave it
+    assert "relay.pyz is again what it was" in outcomes[0].reason
+    assert _program(fleet).read_bytes() == zipapp.build()
     # The next one is tried although its program may be there already: the handler was not done.
     assert changes(await provision(fleet, UPGRADE, **NEXT))["sg-1"] == ["program", "upgrade relay"]
+
+
+def _program(fleet: Fleet) -> Path:
+    return Path(fleet.nodes["sg-1"].base) / "lib/relay.pyz"
 
 
 @contextlib.contextmanager

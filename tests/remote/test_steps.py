@@ -293,7 +293,6 @@ def test_a_refused_reload_is_a_failed_step_and_no_restart(tmp_path: Path) -> Non
 UPGRADES = [  # exit status, what ran besides, what the step says
     (0, "", [], "upgrade"),
     (9, "two processes", ["stop", "start"], "restart (two processes)"),
-    (4, "nobody answers", ["stop", "start"], "restart (nobody answers)"),
     (2, "invalid choice", ["stop", "start"], "restart (invalid choice)"),
     (9, "", ["stop", "start"], "restart (the upgrade asked for it)"),
 ]
@@ -329,14 +328,54 @@ def test_a_reload_that_asks_for_a_restart_gets_an_upgrade_where_there_is_one(tmp
     assert (tmp_path / "did").read_text().split() == ["reload", "upgrade"]
 
 
-def test_an_upgrade_that_fails_is_a_failed_step_and_no_restart(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "said"), [(1, "a broken program"), (4, "it is slow to answer"), (2, "can not open file")]
+)
+def test_an_upgrade_that_fails_is_a_failed_step_and_no_restart(
+    tmp_path: Path, status: int, said: str
+) -> None:
     with (tmp_path / "pid").open("w") as supervisor:
         fcntl.flock(supervisor, fcntl.LOCK_EX)
-        verdict = service.check(_upgradable(tmp_path, "upgraded", 1, "a broken program"), place())
+        verdict = service.check(_upgradable(tmp_path, "upgraded", status, said), place())
         assert verdict.apply is not None
-        with pytest.raises(StepFailed, match="upgrade: exit status 1: a broken program"):
+        with pytest.raises(StepFailed, match=f"upgrade: exit status {status}: {said}$"):
             verdict.apply()
     assert (tmp_path / "did").read_text().split() == ["upgrade"]
+
+
+PUTS_BACK = [  # state, exit status of its command, is the former program there again?
+    ("upgraded", 0, False),
+    ("upgraded", 1, True),
+    ("upgraded", 9, False),
+    ("reloaded", 1, True),
+    ("restarted", 1, False),
+]
+
+
+@pytest.mark.parametrize(("state", "status", "is_back"), PUTS_BACK)
+def test_a_program_that_can_not_take_over_does_not_stay(
+    tmp_path: Path, state: str, status: int, is_back: bool
+) -> None:
+    program, kept = tmp_path / "program", tmp_path / "program.before"
+    program.write_bytes(b"old")
+    for content in (b"never ran", b"new"):  # what is kept is what ran
+        args = {"path": str(program), "digest": "d", "mode": 0o644, "keep": "former"}
+        verdict = file.check(args, place()._replace(blobs={"d": content}))
+        assert verdict.apply is not None
+        verdict.apply()
+    assert (program.read_bytes(), kept.read_bytes()) == (b"new", b"old")
+    with (tmp_path / "pid").open("w") as supervisor:
+        fcntl.flock(supervisor, fcntl.LOCK_EX)
+        args = {**_upgradable(tmp_path, state, status, "why"), "puts_back": str(program)}
+        verdict = service.check(args, place())
+        assert verdict.apply is not None
+        with (
+            pytest.raises(StepFailed, match="why; program is again what it was")
+            if is_back
+            else contextlib.nullcontext()
+        ):
+            verdict.apply()
+    assert program.read_bytes() == (b"old" if is_back else b"new") and not kept.exists()
 
 
 SYSTEMCTL = """\

@@ -1,8 +1,9 @@
-"""`command: {argv, creates, unless, changed_when, cwd}`: run a program, without a shell, if it is needed.
+"""`command: {argv, creates, unless, changed_when, cwd, puts_back}`: run a program, without a shell, if it is needed.
 
 `creates`: not needed when this path exists. `unless`: not needed when this command succeeds. `changed_when`: a
 condition over `status`, `stdout` and `stderr` that says whether it changed anything; with the word `false` the
-command only looks, and runs in check mode too.
+command only looks, and runs in check mode too. `puts_back`: if it fails, this file, which a step with `keep: former`
+has changed, is again what it was.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from commcli.remote.onnode import command
+from commcli.remote.onnode import command, former
 from commcli.remote.onnode.condition import holds
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, later, with_python
 
@@ -21,6 +22,7 @@ KEYS = {
     "unless": Key("texts"),
     "changed_when": Key("condition"),
     "cwd": Key("text"),
+    "puts_back": Key("text"),
 }
 VERIFY = False
 LOOKS_ONLY = "false"
@@ -55,9 +57,10 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
         return Verdict(result=_run(argv, place, cwd))
 
     def apply() -> Mapping[str, Any]:
-        result = _run(argv, place, cwd)
-        if creates is not None and not os.path.lexists(creates):
-            raise StepFailed(f"succeeded, but did not create {creates}")
+        with former.Trial(args.get("puts_back")):
+            result = _run(argv, place, cwd)
+            if creates is not None and not os.path.lexists(creates):
+                raise StepFailed(f"succeeded, but did not create {creates}")
         return {**result, "changed": changed(args.get("changed_when"), result)}
 
     return Verdict(f"run {' '.join(argv)}", apply=apply)

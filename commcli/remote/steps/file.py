@@ -1,6 +1,7 @@
-"""`file: {path, content | source | blob, mode}` and `template: {path, source, mode}`: a file with this content.
+"""`file: {path, content | source | blob, mode, keep}` and `template: {path, source, mode}`: a file with this content.
 
-The controller has rendered it already; here it is a blob, named by its digest.
+The controller has rendered it already; here it is a blob, named by its digest. `keep: former`: what the file was is
+kept until a step with `puts_back` has succeeded.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from commcli.remote.onnode import files
+from commcli.remote.onnode import files, former
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
 
 KEYS = {
@@ -18,6 +19,7 @@ KEYS = {
     "source": Key("text"),
     "blob": Key("text"),
     "mode": Key("mode"),
+    "keep": Key("text", words=("former",)),
 }
 DEFAULT_MODE = 0o644
 LONGEST_DIFF = 64 << 10
@@ -44,7 +46,13 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
     change = decide(have, data, mode)
     old = b"" if have is None else have.data or b""
     diff = difference(path, old, data, secret=args.get("secret", False)) if place.diff and change else ""
-    return Verdict(change, diff, apply=lambda: files.write(path, data, mode))
+
+    def apply() -> None:
+        if args.get("keep") and have is not None and have.data != data:
+            former.keep(path, have)
+        files.write(path, data, mode)
+
+    return Verdict(change, diff, apply=apply)
 
 
 def difference(path: str, old: bytes, new: bytes, *, secret: bool) -> str:

@@ -1,4 +1,4 @@
-"""`service: {name, state, unit, start, stop, reload, pid_file}`: a program that is kept running.
+"""`service: {name, state, unit, start, stop, reload, upgrade, puts_back, pid_file}`: a program that is kept running.
 
 Where systemd runs, we are root and a `unit` is given: the unit file, `systemctl enable --now`. Elsewhere the
 commands `start` and `stop`, and `pid_file`, which a supervisor holds flock'd for as long as it lives: an answer to
@@ -8,8 +8,9 @@ can not be taken up by a running service. The step then says so, with the last l
 
 A service that can put another process in its own place, and loses nothing by it, has a command `upgrade`. `upgraded`
 runs it, as does a reload that asks for a restart; the service is restarted only where the command says that nothing
-else can help (its exit status is in RESTART_ON). If it fails otherwise, what ran before still runs, and the step has
-failed.
+else can help (exit status 9), or does not know the word. If it fails otherwise, what ran before still runs, and the
+step has failed. The file `puts_back`, which a step with `keep: former` has changed, is then again what it was: the next
+start starts what runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from commcli.remote.onnode import command, files
+from commcli.remote.onnode import command, files, former
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, with_python
 
 KEYS = {
@@ -30,12 +31,13 @@ KEYS = {
     "stop": Key("texts"),
     "reload": Key("texts"),
     "upgrade": Key("texts"),
+    "puts_back": Key("text"),
     "pid_file": Key("text"),
 }
 UNITS = "/etc/systemd/system"
 NEEDS_RESTART = 9
-# Of `upgrade`: it says so, it has no answer of the service, or what is installed is too old to know the word.
-RESTART_ON = (NEEDS_RESTART, 4, 2)
+# What argparse says, with exit status 2, where what is installed is too old to know the command.
+UNKNOWN, UNKNOWN_SAID = 2, "invalid choice"
 
 
 def decide(state: str, *, running: bool, fresh: bool, unit_differs: bool) -> list[str]:
@@ -69,6 +71,9 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
                     said = _upgrade(args, place, keeper)
                 elif action == "reload":
                     said = _reload(args, place, keeper)
+                elif action in ("start", "restart"):
+                    with former.Trial(args.get("puts_back")):
+                        keeper.act(action)
                 else:
                     keeper.act(action)
         if state != "stopped":
@@ -101,12 +106,14 @@ def _upgrade(args: Mapping[str, Any], place: Place, keeper: _Keeper) -> str:
     """Another process in its place, or a restart if that can not be; what was done."""
     if not args.get("upgrade"):
         raise StepFailed("no command upgrade given")
-    ran = command.run(with_python(args["upgrade"], str(place.facts["python"])), place)
-    if ran.status == 0:
-        return "upgrade"
-    if ran.status not in RESTART_ON:
-        raise StepFailed(f"upgrade: {ran.why()}")
-    return f"{_restart(keeper)} ({ran.last_words() or 'the upgrade asked for it'})"
+    with former.Trial(args.get("puts_back")):
+        ran = command.run(with_python(args["upgrade"], str(place.facts["python"])), place)
+        if ran.status == 0:
+            return "upgrade"
+        is_unknown = ran.status == UNKNOWN and UNKNOWN_SAID in ran.last_words()
+        if ran.status != NEEDS_RESTART and not is_unknown:
+            raise StepFailed(f"upgrade: {ran.why()}")
+        return f"{_restart(keeper)} ({ran.last_words() or 'the upgrade asked for it'})"
 
 
 def _restart(keeper: _Keeper) -> str:
