@@ -27,7 +27,8 @@ import time
 from array import array
 from typing import Any, Dict, List, NamedTuple, Sequence
 
-# What the state means. Another number is another meaning: who does not know it must not guess.
+# What the state means. Another number is another meaning: who does not know it must not guess. Its shape is pinned in
+# tests/relay/test_state_shape.py.
 SCHEMA = 1
 PIECE_BYTES = 60_000
 MOST_DESCRIPTORS = 250  # SCM_MAX_FD is 253
