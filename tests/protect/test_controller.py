@@ -269,3 +269,34 @@ def test_the_status_is_json_and_tells_what_and_why() -> None:
     assert told["classes"]["video"]["parity"] == [*segment.video.parity[:2], segment.video.parity[3]]  # type: ignore[index]
     assert told["classes"]["video"]["reason"].startswith("loss ")
     assert 0 < told["classes"]["video"]["expected_overhead"] < 1
+
+
+def test_a_receiver_that_overflowed_gets_nothing_more_to_do() -> None:
+    segment = Segment()
+    segment.report(estimate(0.0))
+    segment.plan(packets_per_s=5000.0)
+    plan = segment.report(estimate(0.02, burst=800.0))
+    for _ in range(50):
+        plan = segment.plan(packets_per_s=5000.0)
+    assert (plan.resend, plan.copies, plan.parity, plan.leave, plan.reason) == (
+        False,
+        None,
+        None,
+        True,
+        "overflow",
+    )
+
+
+def test_long_runs_in_little_traffic_are_a_bad_path_and_no_overflow() -> None:
+    segment = Segment()
+    plan = segment.run(2, estimate(0.05, burst=60.0))
+    assert plan.reason != "overflow"
+
+
+def test_what_repair_has_no_time_for_is_left_alone_and_stays() -> None:
+    segment = Segment()
+    plan = segment.report(estimate(0.005))
+    for _ in range(100):
+        segment.report(estimate(0.005))
+        plan = segment.plan(packets_per_s=50_000.0)
+    assert (plan.resend, plan.copies, plan.parity, plan.leave) == (False, None, None, False)

@@ -24,6 +24,11 @@ DOWN_S = 5.0
 # so what is no load anyway is always kept for it.
 NO_LOSS = 0.0001
 SMALL_PACKETS_S = 2000.0
+# A receiver that stood still for 100 ms loses hundreds in a row, out of its own full socket buffer. Taken for bursts on
+# the way, they would be answered with copies, each packet would cost ten times the CPU of one in a train, and it would
+# stand still for good.
+OVERFLOW, OVERFLOW_RUN = "overflow", 50.0
+MOST_GUARDED_PACKETS_S = 20_000.0  # a fifth of a core
 CHANCE = (
     1.3  # by so much does the estimate of an unchanged loss vary: a few hundred losses at most are known of
 )
@@ -138,6 +143,10 @@ class Controller:
         forbidden = self._policing.forbids(now)
         if forbidden is not None:
             return kept.use(Plan(leave=forbidden == "policed", reason=forbidden), _NOTHING, now)
+        crowd = self._crowded(report)
+        if crowd is not None:
+            leave = self._leaves(crowd == OVERFLOW or report.proven > LEAVE_LOSS, now)
+            return kept.use(Plan(leave=leave, reason=crowd), _NOTHING, now)
         if report.p == 0:
             plan = Plan(resend=self._is_small(), leave=self._leaves(False, now), reason="clean")
             return kept.use(plan, _NOTHING, now)
@@ -171,6 +180,15 @@ class Controller:
             kept.steady("most", self._most(now, bytes_per_s), 1.1),
             None if backup_loss is None else kept.steady("backup", max(backup_loss, 0.01), 2.0),
         )
+
+    def _crowded(self, report: Estimate) -> Optional[str]:
+        """Why a segment with losses gets nothing: what protects would cost the relays more than the losses do."""
+        total = sum(kept.packets_per_s for kept in self._classes.values())
+        if report.p >= NO_LOSS and total > MOST_GUARDED_PACKETS_S:
+            return "more packets than repair has time for"
+        if report.burst > OVERFLOW_RUN and total > SMALL_PACKETS_S:
+            return OVERFLOW
+        return None
 
     def _is_small(self) -> bool:
         """So little traffic that it costs nothing to keep it, in case of a first loss."""
