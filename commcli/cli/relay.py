@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from commcli.settings import Settings
 
     Answers = list[Outcome[dict[str, Any]]]
+    Ask = Callable[[Fleet, list[Node]], Coroutine[Any, Any, tuple[Answers, dict[str, Any]]]]
     Then = Callable[[Fleet, list[Node], Answers], Coroutine[Any, Any, Answers]]
 
 app = typer.Typer(help="Run one relay here, or ask and steer relays over SSH.", no_args_is_help=True)
@@ -259,6 +260,8 @@ def upgrade(
 ) -> None:
     """Let the program that is on the node now take the running relay's place; every call stays.
 
+    One node first, the others in waves once that one serves with its calls, and no more of them after a failure.
+
     For a new version (`commcli play playbooks/upgrade.yml` brings it there) and for configuration that waits for a
     restart. If the new program can not serve, the old one goes on and says why. A relay of several processes has to
     be drained and restarted.
@@ -268,12 +271,22 @@ def upgrade(
     if tls not in ("refuse", "cut", "wait"):
         raise Usage(f"--tls {tls}: none of refuse, cut, wait")
     wish = {"tls": tls, **({"wait_s": wait} if tls == "wait" else {})}
+
+    async def ask(fleet: Fleet, nodes: list[Node]) -> tuple[Answers, dict[str, Any]]:
+        from commcli.remote import waves
+        from commcli.report import terminal
+
+        timeout_s = patience_s({"cmd": "upgrade", **wish})
+        with terminal.progress("upgrade", quiet=quiet) as shown:
+            course = await waves.upgrade(fleet, nodes, timeout_s=timeout_s, on_event=shown.take, **wish)
+        return course.outcomes, {"stopped": course.stopped, "not_tried": course.not_tried}
+
     _steer(
         "upgrade",
         selector,
         settings_from(inventory, state),
         wish,
-        timeout_s=patience_s({"cmd": "upgrade", **wish}),
+        ask=ask,
         as_json=as_json,
         quiet=quiet,
         yes=yes,
@@ -288,13 +301,16 @@ def _steer(
     wish: dict[str, Any],
     then: Then | None = None,
     *,
-    timeout_s: float | None = None,
+    ask: Ask | None = None,
     as_json: bool,
     quiet: bool,
     yes: bool,
     reason: str | None,
 ) -> None:
-    """Ask `verb` with the arguments `wish` under the lock; `then` is what is waited for when it is free again."""
+    """Ask `verb` with the arguments `wish` under the lock; `then` is what is waited for when it is free again.
+
+    `ask`, if given, does the asking, and tells what else belongs into the document.
+    """
     import asyncio
 
     from commcli.remote import outcome, survey
@@ -309,13 +325,16 @@ def _steer(
         store.audited(f"relay {verb}", reason, {"selector": selector, **wish}) as told,
         output.naming_unknowns({node.id: verb for node in nodes}),
     ):
-        patience: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
-        answers = asyncio.run(survey.ask_all(fleet, nodes, verb, **patience, **wish))
+        more: dict[str, Any] = {}
+        if ask is None:
+            answers = asyncio.run(survey.ask_all(fleet, nodes, verb, **wish))
+        else:
+            answers, more = asyncio.run(ask(fleet, nodes))
         if code := outcome.exit_code(answers):
             told["result"] = f"exit {code}"
     if then is not None:
         answers = asyncio.run(then(fleet, nodes, answers))
-    _tell(verb, fleet, answers, as_json=as_json, quiet=quiet)
+    _tell(verb, fleet, answers, more, as_json=as_json, quiet=quiet)
 
 
 def _selected(inventory: Path, selector: str) -> tuple[Fleet, list[Node]]:
@@ -326,7 +345,15 @@ def _selected(inventory: Path, selector: str) -> tuple[Fleet, list[Node]]:
     return fleet, select(fleet, selector)
 
 
-def _tell(verb: str, fleet: Fleet, answers: Answers, *, as_json: bool, quiet: bool) -> None:
+def _tell(
+    verb: str,
+    fleet: Fleet,
+    answers: Answers,
+    more: dict[str, Any] | None = None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     from commcli.remote import outcome
 
     rows = [
@@ -340,7 +367,7 @@ def _tell(verb: str, fleet: Fleet, answers: Answers, *, as_json: bool, quiet: bo
         for o in answers
     ]
     code = outcome.exit_code(answers)
-    doc = {"schema": 1, "kind": f"relay.{verb}", "fleet": fleet.name, "nodes": rows}
+    doc = {"schema": 1, "kind": f"relay.{verb}", "fleet": fleet.name, "nodes": rows, **(more or {})}
     output.emit(doc, as_json=as_json, quiet=quiet, good=code == 0)
     if code:
         raise typer.Exit(code)

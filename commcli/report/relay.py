@@ -159,7 +159,10 @@ def _upgrade(doc: Document) -> RenderableType:
         shown = ("from", "version", "allocations", "cut", "gap_ms")
         cells = ["" if answer.get(key) is None else str(answer[key]) for key in shown]
         table.add_row(row["node"], styled(row["state"]), *cells, row["reason"])
-    return table
+    if not doc.get("stopped"):
+        return table
+    rest = ", ".join(doc["not_tried"]) or "none"
+    return Group(table, f"stopped at {doc['stopped']}", f"not tried, as they were: {rest}")
 
 
 DRAW = {

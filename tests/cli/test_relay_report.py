@@ -11,9 +11,9 @@ from commcli.report.relay import DRAW
 from tests.relay.test_metrics import figures
 
 
-def drawn(verb: str, *rows: dict[str, Any]) -> str:
+def drawn(verb: str, *rows: dict[str, Any], **more: Any) -> str:
     out = io.StringIO()
-    doc = {"schema": 1, "kind": f"relay.{verb}", "fleet": "lab", "nodes": list(rows)}
+    doc = {"schema": 1, "kind": f"relay.{verb}", "fleet": "lab", "nodes": list(rows), **more}
     Console(file=out, width=120).print(DRAW[verb](doc))
     return out.getvalue()
 
@@ -92,6 +92,8 @@ def test_reload_shows_what_changed_and_what_waits() -> None:
 def test_upgrade_shows_what_went_on_and_what_did_not() -> None:
     went = row("sg-1", **{"from": "1.2.3", "version": "1.3.0", "allocations": 17, "cut": 2, "gap_ms": 0.6})
     stayed = {**row("hk-1"), "state": "failed", "reason": "relay: 3 live", "answer": None}
-    text = drawn("upgrade", went, stayed)
+    assert "not tried" not in drawn("upgrade", went, stopped="", not_tried=[])
+    text = drawn("upgrade", went, stayed, stopped="hk-1: failed: relay: 3 live", not_tried=["kr-1", "us-1"])
+    assert "stopped at hk-1: failed" in text and "not tried, as they were: kr-1, us-1" in text
     assert line(text, "sg-1")[2:] == ["1.2.3", "1.3.0", "17", "2", "0.6"]
     assert line(text, "hk-1")[1:] == ["failed", "relay:", "3", "live"]

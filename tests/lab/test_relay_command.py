@@ -128,4 +128,12 @@ def test_an_upgrade_of_the_whole_fleet(lab: tuple[LabFolder, Record]) -> None:
     after = {row["node"]: row["answer"]["pid"] for row in typed(folder, "status")[1]["nodes"]}
     assert after == {node: answer["pid"] for node, answer in answers.items()}
     assert not set(after.values()) & set(before.values())
+    assert (upgraded["stopped"], upgraded["not_tried"]) == ("", [])
     assert typed(folder, "upgrade", "sg-1", "--tls", "perhaps", "--yes")[0] == 2
+    (folder.base("ae-1") / "etc/relay.json").write_text("{")  # the canary's next program does not start
+    code, stopped, _ = typed(folder, "upgrade", "all", "--yes")
+    assert code == 1 and [row["state"] for row in stopped["nodes"]] == ["failed"]
+    assert stopped["stopped"].startswith("ae-1: failed: ") and stopped["not_tried"] == ["kr-1", "sg-1"]
+    told = {row["node"]: row["answer"] for row in typed(folder, "status")[1]["nodes"]}
+    assert {node: answer["pid"] for node, answer in told.items()} == after
+    assert told["ae-1"]["upgrade"]["last_failed"] and told["kr-1"]["upgrade"]["last_failed"] is None
