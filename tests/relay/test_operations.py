@@ -101,7 +101,9 @@ class World:
         self.relay.operations = self.operations
 
     def ask(self, cmd: str, **arguments: Any) -> dict[str, Any]:
-        return self.operations.answer({"cmd": cmd, **arguments})
+        answer = self.operations.answer({"cmd": cmd, **arguments})
+        assert isinstance(answer, dict)
+        return answer
 
     def close(self) -> None:
         self.operations.close()
