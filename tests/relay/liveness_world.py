@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ from commcli.relay.overlay.liveness import Liveness
 
 UNIX_0 = 1_800_000_000.0
 TICK_S = 0.02
+ALIVE_S = 1.0  # a call that heard nothing for so long is dead for good
 Link = tuple[str, str]
 
 
@@ -257,6 +259,9 @@ class Call:
         self.world.put(path[0], path[1], read)
 
     def longest_gap_ms(self, since: float) -> float:
-        """The longest time without media at the other end."""
+        """The longest time without media at the other end, up to now; infinite if it is dead now."""
         times = [when for when in self.arrived if when >= since]
-        return 1000 * max(after - before for before, after in itertools.pairwise(times))
+        if not times or self.world.now - times[-1] >= ALIVE_S:
+            return math.inf
+        gaps = (after - before for before, after in itertools.pairwise([since, *times, self.world.now]))
+        return 1000 * max(gaps)
