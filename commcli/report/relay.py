@@ -162,7 +162,7 @@ def _upgrade(doc: Document) -> RenderableType:
     if not doc.get("stopped"):
         return table
     rest = ", ".join(doc["not_tried"]) or "none"
-    return Group(table, f"stopped at {doc['stopped']}", f"not tried, as they were: {rest}")
+    return Group(table, Text(f"stopped at {doc['stopped']}"), Text(f"not tried, as they were: {rest}"))
 
 
 DRAW = {
