@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import signal
 import sys
@@ -15,7 +14,6 @@ from commcli.relay import config as configs
 from commcli.relay.config import ConfigError
 from commcli.relay.process import control, supervise
 
-PR_SET_PDEATHSIG = 1
 NEEDS_RESTART = 9
 TLS_HELP = (
     "calls over TLS, which can not move: do nothing while there are any, cut them, or wait for their end"
@@ -80,7 +78,7 @@ def _serve(options: argparse.Namespace) -> int:
         takeover = Takeover(options.takeover, follow_parent=options.follow_parent)
     elif options.follow_parent:
         # A supervisor that is SIGKILLed must not leave a relay behind that holds the ports of the next one.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        supervise.die_with_parent(signal.SIGTERM)
     return serve(configs.load(options.config), __version__, lambda: configs.load(options.config), takeover)
 
 

@@ -77,6 +77,13 @@ class _Fleet:
         ]
         self.processes[node] = subprocess.Popen(command)
 
+    def start_all(self) -> None:
+        """Start every relay, and wait until each says that it serves."""
+        for node in IDS:
+            self.start(node)
+        for node in IDS:
+            self.wait(node, lambda status: status["ok"])
+
     def share_keys(self, node: str, *names: str) -> None:
         """Give the node pair keys of these names; the first one sends."""
         peers = {
@@ -159,10 +166,7 @@ def _all_paths_answer(status: dict[str, Any]) -> bool:
 def fleet(tmp_path: Path) -> Iterator[_Fleet]:
     running = _Fleet(tmp_path)
     try:
-        for node in IDS:
-            running.start(node)
-        for node in IDS:
-            running.wait(node, lambda status: status["ok"])
+        running.start_all()
         yield running
     finally:
         running.stop()

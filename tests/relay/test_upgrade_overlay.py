@@ -22,10 +22,7 @@ from tests.relay.upgrading import CHANNEL, PACKETS_A_SECOND, WITHIN_S, gone
 def fleet(tmp_path: Path) -> Iterator[_Fleet]:
     running = _Fleet(tmp_path)
     try:
-        for node in IDS:
-            running.start(node)
-        for node in IDS:
-            running.wait(node, lambda status: status["ok"])
+        running.start_all()
         running.publish(1)
         running.wait_for_the_overlay()
         yield running

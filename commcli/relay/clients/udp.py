@@ -277,11 +277,8 @@ def _datagrams(received: Received) -> int:
 
 def split(data: bytes, ancillary: List[Any]) -> Sequence[bytes]:
     """The datagrams of what `BatchSocket.read` gave: one, or those of a train that UDP_GRO made."""
-    for level, kind, value in ancillary:
-        if level == socket.IPPROTO_UDP and kind == UDP_GRO:
-            size = int.from_bytes(value, sys.byteorder)
-            return [data[at : at + size] for at in range(0, len(data), size)]
-    return (data,)
+    size = train_size(ancillary)
+    return [data[at : at + size] for at in range(0, len(data), size)] if size else (data,)
 
 
 def bound_udp(address: str, port: int, *, shared: bool = False) -> socket.socket:

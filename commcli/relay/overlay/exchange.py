@@ -35,13 +35,12 @@ class Exchange:
         self,
         routes: Routes,
         liveness: Liveness,
-        random_bytes: Callable[[int], bytes],
         ready: Dict[Segment, None],
         drops: "Counter[str]",
         reported: Callable[[Row, float], None],
     ) -> None:
         """`reported(row, now)` takes each row of a segment on the paths that we use."""
-        self._routes, self._random = routes, random_bytes
+        self._routes = routes
         self._ready, self._drops, self._reported = ready, drops, reported
         self.liveness = liveness
         self._known: Dict[str, Segment] = {}  # the neighbours that liveness knows
@@ -50,7 +49,8 @@ class Exchange:
         self._busy: Set[str] = set()
         self._next_report = self._next_mtu = float("-inf")
 
-    def _gather(self, segment: Segment, kind: int, body: bytes) -> None:
+    def gather(self, segment: Segment, kind: int, body: bytes) -> None:
+        """A control datagram (`kind_byte`) for this neighbour."""
         segment.control(kind, body)
         self._ready[segment] = None
 
@@ -66,16 +66,13 @@ class Exchange:
                 said = hello.unpack(data[HEADER_BYTES:])
                 if peer.proves(said.yours):
                     # It repeats what we have just made up: no recording, whatever its clock says.
-                    peer.begin_proven(sequence, self._nonce())
+                    peer.begin_proven(sequence, self._routes.new_nonce())
                     return None
-                peer.doubt(now, self._nonce())
+                peer.doubt(now, self._routes.new_nonce())
                 self.liveness.greeted(peer.id, data[HEADER_BYTES:])
             except ValueError:
                 return "shape"
         return peer.begin(sequence, sent_us, now, unix)
-
-    def _nonce(self) -> int:
-        return int.from_bytes(self._random(8), "big") or 1
 
     def receive(
         self, segment: Segment, kind: int, data: bytes, sent_us: int, now: float, unix: float
@@ -91,7 +88,7 @@ class Exchange:
                 segment.repeat(segment.repair.asked(body, now))
                 self._ready[segment] = None
             elif kind == _MTU:
-                self._gather(segment, _MTU_OK, len(data).to_bytes(2, "big"))
+                self.gather(segment, _MTU_OK, len(data).to_bytes(2, "big"))
             elif kind == _MTU_OK:
                 segment.mtu.confirmed(int.from_bytes(body, "big"), now)
             else:
@@ -137,7 +134,7 @@ class Exchange:
         for node, body in self.liveness.due(now, self._busy):
             segment = self._routes.segments.get(node)
             if segment is not None:
-                self._gather(segment, _HELLO, body)
+                self.gather(segment, _HELLO, body)
 
     def _find_busy(self, now: float) -> Set[str]:
         """The neighbours on any path of a flow that lives, also the paths that only stand by."""
@@ -162,7 +159,7 @@ class Exchange:
         self.liveness.losses(peer.id, row.expected, row.lost, row.runs, now)
         if now - segment.last_data_in < FLOW_ACTIVE_S:
             rows = [row, *self._further(segment, now)][: telemetry.MAX_ROWS]
-            self._gather(segment, _REPORT, telemetry.pack(rows))
+            self.gather(segment, _REPORT, telemetry.pack(rows))
 
     def _further(self, segment: Segment, now: float) -> List[Row]:
         """What those told us to whom this neighbour's media goes on."""

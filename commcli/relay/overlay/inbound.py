@@ -213,10 +213,10 @@ class Inbound:
                 self._pass(batch, step, (word, head, count, entries, data[payload_at:payloads_end]), size)
             at, payload_at = entries_end, payloads_end
 
-    def _step(self, batch: Batch, head: bytes, count: int) -> Optional[Step]:
+    def _step(self, batch: Batch, head: bytes, count: int, *, is_echo: bool = False) -> Optional[Step]:
         """Where packets of this path go; None: nowhere, and counted."""
         step = self._routes.find_step(head) or self._routes.step(head)
-        refusal = step.refusal or step.media_refusal
+        refusal = step.refusal or (None if is_echo else step.media_refusal)
         if refusal is None and step.previous is not batch.segment:
             refusal = "wrong_source"
         if refusal is not None:
@@ -269,9 +269,7 @@ class Inbound:
             if flow is None:
                 self._drops["endpoint"] += 1
                 continue
-            flow.packets += 1
-            flow.bytes += length
-            flow.last_unix = batch.unix
+            flow.passed(1, length, batch.unix)
             if step.reverse is not None:
                 step.reverse.last_heard = batch.now
             if origin.numbers.accept(number, batch.now, batch.unix):
@@ -296,8 +294,7 @@ class Inbound:
             coupling, load = found
             step = self._step(batch, coupling.head, 1)
             if step is not None:
-                unit = (coupling.word, coupling.head, 1, load.entry, load.payload)
-                self._pass(batch, step, unit, coupling.entry_bytes())
+                self._unload(batch, step, coupling, (load,))
 
     def _train(self, batch: Batch, word: int, body: bytes, run: bytes, size: int) -> None:
         try:
@@ -321,9 +318,15 @@ class Inbound:
             return
         self._pieces(batch, run[:end], size)
         self._restless[batch.segment] = None
-        for load in batch.segment.yard.head(coupling, batch.now):
-            unit = (word, coupling.head, 1, load.entry, load.payload)
-            self._pass(batch, step, unit, coupling.entry_bytes())
+        self._unload(batch, step, coupling, batch.segment.yard.head(coupling, batch.now))
+
+    def _unload(
+        self, batch: Batch, step: Step, coupling: train.Coupling, loads: Sequence[train.Load]
+    ) -> None:
+        """Packets of a train that go on, or arrive, one by one."""
+        size = coupling.entry_bytes()
+        for entry, payload in loads:
+            self._pass(batch, step, (coupling.word, coupling.head, 1, entry, payload), size)
 
     def _pieces(self, batch: Batch, run: bytes, size: int) -> None:
         """What came in front of a head, one by one: not all of it need be of that train, nor of any."""
@@ -338,20 +341,16 @@ class Inbound:
                 following.pass_train(coupling.word, bare, coupling.bare_bytes, body)
                 self._ready[following] = None
             return
-        size = coupling.entry_bytes()
-        for entry, payload in train.loads_of(bytes(bare), coupling):
-            self._pass(batch, step, (coupling.word, coupling.head, 1, entry, payload), size)
+        self._unload(batch, step, coupling, train.loads_of(bytes(bare), coupling))
 
     def _counted_train(self, batch: Batch, step: Step, coupling: train.Coupling) -> bool:
-        head, find, unix = coupling.head, self._flows.find, batch.unix
+        head, find = coupling.head, self._flows.find
         for ends, packets, length_sum in coupling.by_flow():
             flow = find(head + ends) or self._open(batch, head + ends, step)
             if flow is None:
                 self._drops["endpoint"] += coupling.packets()
                 return False
-            flow.packets += packets
-            flow.bytes += length_sum
-            flow.last_unix = unix
+            flow.passed(packets, length_sum, batch.unix)
         return True
 
     # --- liveness of paths ---------------------------------------------------------------------------------
@@ -361,23 +360,17 @@ class Inbound:
         if len(body) <= PROBE_ID.size or len(hops) != 1 + 4 * (hops[0] >> 4):
             self._drops["shape"] += 1
             return
-        step = self._routes.find_step(hops) or self._routes.step(hops)
-        refusal = step.refusal or (step.media_refusal if kind == _PROBE else None)
-        if refusal is None and step.previous is not batch.segment:
-            refusal = "wrong_source"
-        if refusal is not None:
-            self._drops[refusal] += 1
-        elif step.following is not None:
-            self._gather(step.following, kind, body)
+        step = self._step(batch, hops, 1, is_echo=kind == _ECHO)
+        if step is None:
+            return
+        gather = self._exchange.gather
+        if step.following is not None:
+            gather(step.following, kind, body)
         elif kind == _PROBE:
             # The answer goes back over the same relays, so that a route's death in either direction is noticed.
             numbers = b"".join(hops[at : at + 4] for at in range(len(hops) - 4, 0, -4))
-            self._gather(batch.segment, _ECHO, hops[:1] + numbers + body[-PROBE_ID.size :])
+            gather(batch.segment, _ECHO, hops[:1] + numbers + body[-PROBE_ID.size :])
         elif step.reverse is None or not step.reverse.answered(
             PROBE_ID.unpack_from(body, len(hops))[0], batch.now
         ):
             self._drops["unasked_echo"] += 1
-
-    def _gather(self, segment: Segment, kind: int, body: bytes) -> None:
-        segment.control(kind, body)
-        self._ready[segment] = None

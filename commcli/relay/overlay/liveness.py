@@ -143,7 +143,6 @@ class Liveness:
         self._further = further
         self._node, self._number, self._nonce_of = node, node_number(node), nonce_of
         self._rows: Dict[str, _Neighbour] = {}
-        self._numbers: Dict[str, int] = {}
         self._told: List[Segment] = []
         self._is_news = False  # `_told` is of before
         self._is_calm = True  # nothing is dead anywhere that we know of
@@ -161,7 +160,6 @@ class Liveness:
         self._standby_s = max(STANDBY_S, len(self._rows) / MAX_STANDBY_A_SECOND)
         for row in self._rows.values():
             row.is_hurried = True  # until it has been looked at
-        self._numbers.clear()
         self._is_news, self._is_calm = True, False
         self._wish = now
 
@@ -397,7 +395,7 @@ class Liveness:
             return path[0], path[1]
         if row.claims:
             for at in range(1, len(path) - 1):
-                if (self._number_of(path[at]), self._number_of(path[at + 1])) in row.claims:
+                if (node_number(path[at]), node_number(path[at + 1])) in row.claims:
                     return path[at], path[at + 1]
         return None
 
@@ -411,16 +409,8 @@ class Liveness:
         if self._node in (sender, receiver):
             row = self._rows.get(receiver if sender == self._node else sender)
             return row is not None and (row.state == SILENT or (row.is_deaf and sender == self._node))
-        segment = self._number_of(sender), self._number_of(receiver)
+        segment = node_number(sender), node_number(receiver)
         return any(segment in row.claims for row in self._rows.values())
-
-    def _number_of(self, node: str) -> int:
-        number = self._numbers.get(node)
-        if number is None:
-            if len(self._numbers) >= 4096:
-                self._numbers.clear()
-            number = self._numbers[node] = node_number(node)
-        return number
 
     # --- what it tells -------------------------------------------------------------------------------------
 

@@ -21,9 +21,6 @@ from commcli.relay.overlay.routes import Egress, Lane, Routes
 from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.steering import Steering
 from commcli.relay.overlay.wire import (
-    AGAIN,
-    DATA,
-    ECHO,
     FAMILY_BYTES,
     LONGEST_PAYLOAD,
     NUMBER_AND_LENGTH,
@@ -58,15 +55,13 @@ MAX_NEWS = 256
 VISIT_PARTS = 5  # a tenth of a second, at 20 ms a tick
 SWEEP_INTERVAL_S = 10.0
 PACE_S = 0.004  # how often repair is looked at while there is any
-_DATA, _AGAIN, _PROBE, _ECHO = map(kind_byte, (DATA, AGAIN, PROBE, ECHO))
-_MEDIA, _PROBES = (_DATA, _AGAIN), (_PROBE, _ECHO)
+_PROBE = kind_byte(PROBE)
 
 
 class Overlay:
     """One node's overlay. `drops` counts every datagram or packet that went nowhere, by reason."""
 
     def __init__(self, node: str, random_bytes: Callable[[int], bytes]) -> None:
-        self._node = node
         self.routes = Routes(node, random_bytes)
         self.egress_of = self.routes.egress_of
         self.goes_straight = self.routes.goes_straight
@@ -86,7 +81,7 @@ class Overlay:
         self._liveness = Liveness(node, self.routes.nonce_of, self.routes.further)
         self._steering = Steering(self.routes, self._liveness.rtt_s)
         self._exchange = Exchange(
-            self.routes, self._liveness, random_bytes, self._ready, self.drops, self._steering.reported
+            self.routes, self._liveness, self._ready, self.drops, self._steering.reported
         )
         inbound = Inbound(
             self.routes, self._passed_flows, self._ready, self._restless, self.drops, self._exchange
@@ -162,8 +157,7 @@ class Overlay:
 
     def flush(self, now: float, unix: float) -> List[Departure]:
         """All that was gathered, by next hop. Call it at the end of each turn of the loop."""
-        if now >= self._liveness.wish():
-            self._exchange.say_hello(now)
+        self._exchange.say_hello(now)
         if self._liveness.changed:
             self._liveness.changed = False
             egresses = self.routes.egresses
@@ -204,10 +198,6 @@ class Overlay:
 
     # --- liveness of paths ---------------------------------------------------------------------------------
 
-    def _gather(self, segment: Segment, kind: int, body: bytes) -> None:
-        segment.control(kind, body)
-        self._ready[segment] = None
-
     def tick(self, now: float, unix: float) -> None:
         """Decide on switches, and gather what is due. Call it every 10 to 20 ms, and `flush` after it."""
         self._excuse_own_stall(now)
@@ -245,10 +235,10 @@ class Overlay:
             switch = way.choice.decide(now, self._liveness.dead_on, self._liveness.vouched)
             if switch is not None:
                 way.lane = way.lanes[switch.after]
-                told = {"unix": unix, "from": switch.before, "to": switch.after, "reason": switch.reason}
-                way.switches.append(told)
+                row = {"unix": unix, "from": switch.before, "to": switch.after, "reason": switch.reason}
+                way.switches.append(row)
                 self._switched[switch.after] += 1
-                self.news.append({"towards": node, **told})
+                self.news.append({"towards": node, **row})
 
     def _excuse_own_stall(self, now: float) -> None:
         """One late tick is forgiven; a caller that is always late must not keep dead paths alive."""
@@ -268,7 +258,7 @@ class Overlay:
     def _probe_out(self, lane: Lane, now: float) -> None:
         self._probe_id = (self._probe_id + 1) & 0xFFFFFFFF
         lane.monitor.probed(self._probe_id, now)
-        self._gather(lane.next, _PROBE, lane.hops + PROBE_ID.pack(self._probe_id))
+        self._exchange.gather(lane.next, _PROBE, lane.hops + PROBE_ID.pack(self._probe_id))
 
     # --- a next process goes on ----------------------------------------------------------------------------
 

@@ -14,12 +14,10 @@ from commcli.relay.protect import plans, resend
 from commcli.relay.protect.copies import Copies
 from commcli.relay.protect.mending import Mending
 from commcli.relay.protect.parity import Blocks, Rebuilder, protected
-from commcli.relay.protect.plan import Plan
+from commcli.relay.protect.plan import UNMEASURED, Plan
 from commcli.relay.protect.resend import Sent, Wanted
 
 _AGAIN, _DATA = bytes((kind_byte(AGAIN),)), bytes((kind_byte(DATA),))
-
-UNMEASURED = Plan(resend=True, reason="unmeasured")
 
 # (class, datagram with its tag)
 Extra = Tuple[int, bytes]
@@ -38,10 +36,9 @@ def _first(datagram: bytes) -> bytes:
 class Guard:
     """What protects one class on its way to one neighbour."""
 
-    __slots__ = ("blocks", "copies", "is_on", "plan", "word")
+    __slots__ = ("blocks", "copies", "is_on", "plan")
 
-    def __init__(self, word: int) -> None:
-        self.word = word
+    def __init__(self) -> None:
         # The first losses come before the first report of them, and call set-up is what they hit.
         self.plan = UNMEASURED
         self.blocks, self.copies = Blocks(), Copies()
@@ -63,7 +60,7 @@ class Repair:
     __slots__ = ("_rebuilders", "_sent", "_wanted", "guards", "is_on", "mending", "rtt_s")
 
     def __init__(self) -> None:
-        self.guards = {word: Guard(word) for word in CLASSES}
+        self.guards = {word: Guard() for word in CLASSES}
         self.is_on = True
         self.rtt_s: Optional[float] = None
         self.mending = Mending()

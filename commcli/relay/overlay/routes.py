@@ -75,12 +75,23 @@ class Egress:
 class Step:
     """What to do with what names one path: refuse it, or pass it on. `head`: as it stands on the wire."""
 
-    __slots__ = ("following", "media_refusal", "origin", "path", "previous", "refusal", "reverse", "role")
+    __slots__ = (
+        "following",
+        "media_refusal",
+        "onward",
+        "origin",
+        "path",
+        "previous",
+        "refusal",
+        "reverse",
+        "role",
+    )
 
     def __init__(self, refusal: Optional[str]) -> None:
         self.refusal = refusal
         self.media_refusal: Optional[str] = None  # an echo may pass, all else may not
         self.path: Path = ()
+        self.onward: Tuple[Pair, ...] = ()  # the segments from here on
         self.previous: Optional[Segment] = None
         self.following: Optional[Segment] = None
         self.origin: Optional[Peer] = None  # the ingress, where we are the egress
@@ -118,6 +129,10 @@ class Routes:
         segment = self.segments.get(node)
         return 1 if segment is None else segment.peer.nonce
 
+    def new_nonce(self) -> int:
+        """Who repeats it has heard us since."""
+        return int.from_bytes(self._random(8), "big") or 1
+
     def _train_id(self) -> bytes:
         self._trains = (self._trains + 1) & 0xFFFFFFFF
         return self.number.to_bytes(4, "big") + self._trains.to_bytes(4, "big")
@@ -133,8 +148,7 @@ class Routes:
                 continue
             segment = self.segments.get(node)
             if segment is None:
-                nonce = int.from_bytes(self._random(8), "big") or 1
-                peer = self._left.pop(node, None) or Peer(row, self.number, nonce)
+                peer = self._left.pop(node, None) or Peer(row, self.number, self.new_nonce())
                 segment = Segment(peer, self._train_id)
             if segment.peer.row != row:
                 segment.peer.use(row)
@@ -194,11 +208,10 @@ class Routes:
                 monitor = self.monitors.get(path) or monitors.get(path) or failover.PathMonitor(path)
                 self.monitors[path] = monitor
                 lanes.append(Lane(label, monitor, following, far.peer))
+                self._further[path[1]].update(lanes[-1].numbers)
             if lanes:
                 may_go_straight = self._is_legal((self._node, egress))
                 self.egresses[egress] = Egress(lanes, earlier.get(egress), may_go_straight)
-        for path in self.monitors:
-            self._further[path[1]].update(_pairs(path))
         wanted = len(self.monitors) / MAX_STANDBY_PROBES_A_SECOND
         self.standby_interval_s = max(failover.STANDBY_INTERVAL_S, wanted)
 
@@ -265,8 +278,7 @@ class Routes:
         found: Dict[Segment, Set[Pair]] = {}
         for step in self._steps.values():
             if step.previous is segment and step.following is not None:
-                at = step.path.index(self._node)
-                found.setdefault(step.following, set()).update(_pairs(step.path[at:]))
+                found.setdefault(step.following, set()).update(step.onward)
         return found
 
     def further(self, reporter: str) -> "Set[Pair]":
@@ -306,6 +318,7 @@ class Routes:
             return Step("no_key")
         step = Step(None)
         step.path, step.previous, step.following = path, previous, following
+        step.onward = _pairs(path[position:])
         step.role = "egress" if is_last else "transit"
         if is_last:
             origin = self.segments.get(path[0])

@@ -28,9 +28,8 @@ from commcli.relay.protect.plan import Plan
 
 # What one turn of the loop may gather: packets, their bytes, trains to pass on, control datagrams.
 MAX_WAITING, MAX_WAITING_BYTES = 4096, 16 << 20
-MOST_REPAIRED_BYTES = (
-    9100  # longer than any path MTU: such a datagram is fragments, and its parity would not fit one
-)
+# Longer than any path MTU: such a datagram is fragments, and its parity would not fit one.
+MOST_REPAIRED_BYTES = train.MOST_BARE_BYTES
 MAX_TRAINS = 256
 MAX_CONTROL, LONGEST_CONTROL = 1024, 2048  # each but a probe of the path MTU is shorter
 _WEIGHED = 64  # packets at a time: to weigh each costs every packet, and is needed by none

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+import math
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from commcli.relay.overlay import failover
 from commcli.relay.overlay.flows import FLOW_ACTIVE_S
-from commcli.relay.overlay.repair import UNMEASURED
 from commcli.relay.overlay.routes import Egress, Lane, Routes
 from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.telemetry import INTERVAL_S, Estimate, Estimator, Row
 from commcli.relay.overlay.wire import CLASSES, MAX_HOPS, OTHER, VIDEO
 from commcli.relay.protect.controller import Controller
-from commcli.relay.protect.plan import Plan
+from commcli.relay.protect.plan import UNMEASURED, Plan
 
 FORGET_S = 30.0
 FRESH_S = 2.0  # a report that is older says nothing of a path
@@ -123,7 +123,7 @@ class Steering:
             for watch in map(self._watches.get, lane.numbers)
             if watch is not None and watch.estimate is not None and now - watch.at < FORGET_S
         ]
-        return 1 - _product(1 - loss for loss in known)
+        return 1 - math.prod(1 - loss for loss in known)
 
     # --- deeds ---------------------------------------------------------------------------------------------
 
@@ -226,10 +226,3 @@ def _counted(segment: Segment, now: float) -> _Sent:
         tuple(traffic.bytes for traffic in classes),
         sum(traffic.extra_bytes for traffic in classes),
     )
-
-
-def _product(factors: "Iterable[float]") -> float:
-    result = 1.0
-    for factor in factors:
-        result *= factor
-    return result

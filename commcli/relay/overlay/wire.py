@@ -31,6 +31,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import struct
+from functools import lru_cache
 from typing import Callable, Optional, Sequence, Tuple
 
 Addr = Tuple[str, int]
@@ -59,6 +60,7 @@ ENTRY_BYTES = {family: size + NUMBER_AND_LENGTH.size + TAG_BYTES for family, siz
 LONGEST_PAYLOAD = LONGEST_BYTES - HEADER_BYTES - (1 + 4 * MAX_HOPS + 1) - ENTRY_BYTES[6]
 
 
+@lru_cache(maxsize=16_384)
 def node_number(node: str) -> int:
     """The 32-bit number that stands for a node in a header: the first four bytes of BLAKE2s of its id."""
     return int.from_bytes(hashlib.blake2s(node.encode()).digest()[:4], "big")

@@ -32,10 +32,14 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 STEADY_S = 30.0
 PASSED_ON = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 MOST_LOG_BYTES, LOG_LOOK_EVERY_S = 16 << 20, 60.0
-HEIRS = (
-    "COMMCLI_HEIRS_FD"  # the variable with the number of the descriptor for the process id of a relay's heir
-)
-PR_SET_CHILD_SUBREAPER = 36
+# The variable with the number of the descriptor for the process id of a relay's heir.
+HEIRS = "COMMCLI_HEIRS_FD"
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def die_with_parent(signum: int) -> None:
+    """Let the kernel send us this signal when the thread that started us ends; 0: none any more."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
 def pid_file(config: RelayConfig) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ from commcli.relay.config import ConfigError, RelayConfig
 from commcli.relay.process import state
 from commcli.relay.process.handover import SCHEMA, Channel, HandoverFailed
 from commcli.relay.process.sockets import Sockets
+from commcli.relay.process.supervise import die_with_parent
 
 if TYPE_CHECKING:
     from commcli.relay.process.daemon import Relay
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 OFFER_S = 10.0
 ANSWER_S = 60.0  # for what the running relay sends: it has its own, shorter patience with us
 PREDECESSOR_ENDS_S = 10.0
-PR_SET_PDEATHSIG = 1
 STDERR = 2
 
 
@@ -41,7 +40,7 @@ class Takeover:
         self._channel = Channel(sock)
         self._follow_parent = follow_parent
         self._predecessor = os.getppid()
-        _die_with_parent(signal.SIGKILL)  # until we have its place
+        die_with_parent(signal.SIGKILL)  # until we have its place
 
     def sockets(self, config: RelayConfig) -> Sockets:
         """What the running relay has bound. Raises HandoverFailed."""
@@ -79,7 +78,7 @@ class Takeover:
         taker.rest(told.body["state"], told.descriptors, time.monotonic())
         self._channel.send("restored")
         self._channel.receive("go")
-        _die_with_parent(0)
+        die_with_parent(0)
         gap_ms = round((time.monotonic() - told.body["stopped"]) * 1000, 3)
         relay.loop.between(lambda: self._serving(gap_ms))
         return Predecessor(self._predecessor, told.body, gap_ms, follow_parent=self._follow_parent)
@@ -118,11 +117,7 @@ class Predecessor:
             return False
         if self._follow_parent:
             # Only now: it would have fired at the end of the one who started us.
-            _die_with_parent(signal.SIGTERM)
+            die_with_parent(signal.SIGTERM)
             if os.getppid() != self._grandparent:
                 os.kill(os.getpid(), signal.SIGTERM)  # the supervisor has ended meanwhile
         return True
-
-
-def _die_with_parent(signum: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)

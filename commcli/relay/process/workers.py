@@ -11,7 +11,6 @@ A worker's death costs the calls that it had. The relay ends when the parent is 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import queue
@@ -33,7 +32,7 @@ from commcli.relay.process.front import TOLD, Front, Listeners, open_listeners
 from commcli.relay.process.readiness import Readiness, sender
 from commcli.relay.process.register import Register
 from commcli.relay.process.sisters import FIGURES, HELLO, PACKETS, Link
-from commcli.relay.process.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S
+from commcli.relay.process.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S, die_with_parent
 from commcli.relay.table import shard as shards
 from commcli.relay.table.shard import Shard
 
@@ -43,7 +42,6 @@ END_WITHIN_S = 5.0
 FIGURES_EVERY_S = 0.25
 FIGURES_SHARE = 0.02  # of a worker's time: ten thousand allocations take 40 ms to count up
 BAD_CONFIG = 3
-PR_SET_PDEATHSIG = 1
 
 
 class HubCarrier:
@@ -323,7 +321,7 @@ class Parent:
         code = 70
         try:
             # Whatever becomes of the parent, it leaves nobody behind who holds the ports of the next relay.
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            die_with_parent(signal.SIGKILL)
             if os.getppid() == self._pid:
                 self._keep_only(worker)
                 code = self._hub() if worker == 0 else self._worker(worker)

@@ -14,7 +14,7 @@ from typing import Dict, Optional, Tuple
 
 from commcli.relay.overlay.telemetry import Estimate
 from commcli.relay.protect import plans
-from commcli.relay.protect.plan import Plan
+from commcli.relay.protect.plan import UNMEASURED, Plan
 from commcli.relay.protect.plans import Choice, Situation
 from commcli.relay.protect.policing import Policing
 
@@ -53,7 +53,7 @@ class _Class:
     __slots__ = ("choice", "kept", "needed", "packets_per_s", "plan", "share")
 
     def __init__(self) -> None:
-        self.plan, self.choice = Plan(resend=True, reason="unmeasured"), Choice()
+        self.plan, self.choice = UNMEASURED, Choice()
         self.needed = float("-inf")
         self.packets_per_s = self.share = 0.0
         self.kept: Dict[str, float] = {}
@@ -137,7 +137,7 @@ class Controller:
         self._media = bytes_per_s
         report = self._estimate
         if report is None or now - self._measured > STALE_S:
-            return kept.use(Plan(resend=True, reason="unmeasured"), Choice(), now)
+            return kept.use(UNMEASURED, Choice(), now)
         if now - self._queued < CONGESTED_S:
             return kept.use(Plan(leave=True, reason="congestion"), _NOTHING, now)
         forbidden = self._policing.forbids(now)

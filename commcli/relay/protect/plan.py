@@ -22,3 +22,4 @@ class Plan(NamedTuple):
 
 
 NOTHING = Plan()
+UNMEASURED = Plan(resend=True, reason="unmeasured")
