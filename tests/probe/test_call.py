@@ -21,8 +21,8 @@ from commcli.probe import media
 from commcli.probe.call import PROFILES, Ask, call, resolve, set_up_ms
 from commcli.probe.endpoint import Ended, allocate_bare
 from commcli.remote.outcome import Failed
-from commcli.report.probe import call as draw_call
-from commcli.report.probe import compare
+from commcli.report.probe.call import call as draw_call
+from commcli.report.probe.call import compare
 from tests.probe import fleets
 from tests.probe.local import LocalPool
 from tests.relay.serving import ADDRESS, free_port, need, plain_relay

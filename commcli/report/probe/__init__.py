@@ -1,0 +1,15 @@
+"""Draws what `commcli probe` answers. One verb a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+
+from commcli.report.probe.call import call, compare
+from commcli.report.probe.mesh import mesh
+
+__all__ = ["DRAW", "call", "compare", "mesh"]
+
+DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {"call": call, "mesh": mesh}
