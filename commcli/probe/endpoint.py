@@ -38,6 +38,7 @@ from commcli.probe import media
 from commcli.probe.description import only_relays, relayed_addresses
 from commcli.probe.host import CpuClock, LoopLag, kernel_clock, starved
 from commcli.probe.pings import Pinger
+from commcli.probe.profiles import PROFILES, Profile
 from commcli.probe.quality import percentile
 from commcli.probe.stream import Frame, Window, spread, summarize
 from commcli.probe.tap import Tap, send_times_on_audio
@@ -104,7 +105,7 @@ class Argument:
     role: str
     turn: Mapping[str, Any] = field(repr=False)  # holds the password
     peers: tuple[str, ...]
-    profile: media.Profile
+    profile: Profile
     seconds: float
     connect_timeout_s: float
     limit_s: int
@@ -118,7 +119,7 @@ class Argument:
             role=raw["role"],
             turn=raw["turn"],
             peers=tuple(raw["peers"]),
-            profile=media.PROFILES[raw["profile"]],
+            profile=PROFILES[raw["profile"]],
             seconds=min(float(raw["seconds"]), 600.0),
             connect_timeout_s=float(raw["connect_timeout_s"]),
             limit_s=int(raw["limit_s"]),

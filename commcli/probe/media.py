@@ -12,11 +12,12 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import av
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
+
+from commcli.probe.profiles import Profile
 
 CELL = 16
 CELLS_PER_ROW = 16
@@ -34,24 +35,6 @@ VIDEO_CLOCK = 90000
 AUDIO_CLOCK = 48000
 AUDIO_PACKET_S = 0.02
 _AUDIO_SAMPLES = int(AUDIO_CLOCK * AUDIO_PACKET_S)
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What a probe call sends. No video when `fps` is 0."""
-
-    width: int
-    height: int
-    fps: int
-    video_kbps: int
-    audio_kbps: int
-
-
-PROFILES = {
-    "hd": Profile(640, 360, 30, 900, 40),
-    "sd": Profile(320, 180, 15, 250, 40),
-    "audio": Profile(0, 0, 0, 0, 40),
-}
 
 
 # --- the stamp ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commcli.probe.call import PROFILES, Ask
+from commcli.probe.call import Ask
+from commcli.probe.profiles import PROFILES
 from tests.wan import calls, namespace
 from tests.wan.relays import Relays, both_ways
 from tests.wan.wan import Wan

@@ -17,8 +17,7 @@ import pytest
 
 from commcli.errors import BadInput, Usage
 from commcli.fleet.model import Fleet
-from commcli.probe import media
-from commcli.probe.call import PROFILES, Ask, call, resolve, set_up_ms
+from commcli.probe.call import Ask, call, resolve, set_up_ms
 from commcli.probe.endpoint import Ended, allocate_bare
 from commcli.remote.outcome import Failed
 from commcli.report.probe.call import call as draw_call
@@ -215,10 +214,6 @@ def test_a_market_means_its_first_active_edge() -> None:
     assert resolve(fleet, "aa-1").node.id == "aa-1"  # asked by name, a draining node still answers
     with pytest.raises(BadInput, match=r"market zz: none of its edges \(aa-1\) is active"):
         resolve(fleet, "zz")
-
-
-def test_the_profiles_that_are_offered_are_those_that_the_endpoint_knows() -> None:
-    assert set(PROFILES) == set(media.PROFILES)
 
 
 async def test_a_turn_server_that_says_nothing_is_named() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commcli.probe import media
+from commcli.probe.profiles import PROFILES
 
 # Bits that change all at once, that are all alike, and that look like nothing.
 STAMPS = [0, 0xFFFFFFFF, 0x55555555, 0xAAAAAAAA, 0x0000FFFF, 0xFFFF0000, 1, 0x80000000]
@@ -48,7 +49,7 @@ def test_one_grey_cell_spoils_the_stamp() -> None:
 
 @pytest.mark.parametrize("name", ["sd", "hd"])
 def test_the_stamp_survives_vp8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile = media.PROFILES[name]
+    profile = PROFILES[name]
     # aiortc offers no other way to set the bitrate than these (the endpoint does the same).
     for limit in ("MIN_BITRATE", "DEFAULT_BITRATE", "MAX_BITRATE"):
         monkeypatch.setattr(f"aiortc.codecs.vpx.{limit}", 1000 * profile.video_kbps)
@@ -69,7 +70,7 @@ def test_the_stamp_survives_vp8(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_video_costs_about_the_bitrate_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    profile = media.PROFILES["sd"]
+    profile = PROFILES["sd"]
     for limit in ("MIN_BITRATE", "DEFAULT_BITRATE", "MAX_BITRATE"):
         monkeypatch.setattr(f"aiortc.codecs.vpx.{limit}", 1000 * profile.video_kbps)
     track, encoder = media.VideoTrack(profile), Vp8Encoder()
