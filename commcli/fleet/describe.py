@@ -152,6 +152,8 @@ def _missing_files(fleet: Fleet) -> Iterator[str]:
         yield f"ssh: known_hosts {shown(fleet.ssh.known_hosts)} is not there: every node will be refused"
     if not fleet.signing.signers.is_file():
         yield f"signing: signers {shown(fleet.signing.signers)} is not there: no node will believe a table"
+    if fleet.tls_ca is not None and not fleet.tls_ca.is_file():
+        yield f"tls: ca {shown(fleet.tls_ca)} is not there: no certificate of an edge can be believed"
 
 
 def _doubtful_secrets(fleet: Fleet) -> Iterator[str]:

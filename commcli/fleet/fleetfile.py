@@ -1,4 +1,4 @@
-"""fleet.yaml: the fleet's name, and what holds for all of it: SSH, signing, where the secrets are."""
+"""fleet.yaml: the fleet's name, and what holds for all of it: SSH, signing, TLS, where the secrets are."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class FleetSettings(TypedDict):
     secrets: dict[str, SecretRef]
     signing: Signing
     ssh: SshDefaults
+    tls_ca: Path | None
 
 
 def read_fleet_file(record: Record, folder: Path) -> FleetSettings:
@@ -37,6 +38,7 @@ def read_fleet_file(record: Record, folder: Path) -> FleetSettings:
         "secrets": _secrets(record.section("secrets"), folder),
         "signing": _signing(record.section("signing"), folder),
         "ssh": _ssh(record.section("ssh"), folder),
+        "tls_ca": _tls_ca(record.section("tls"), folder),
     }
 
 
@@ -58,6 +60,12 @@ def _signing(record: Record, folder: Path) -> Signing:
     )
     record.finish()
     return signing
+
+
+def _tls_ca(record: Record, folder: Path) -> Path | None:
+    ca = _path_or_none(record, "ca", folder)
+    record.finish()
+    return ca
 
 
 def _ssh(record: Record, folder: Path) -> SshDefaults:

@@ -168,7 +168,8 @@ class Fleet:
     """The whole inventory, checked: every id that one part names exists in another.
 
     `production` makes writes ask for the fleet's name. `realm` is TURN's (RFC 8489 section 9.2). `prefixes` are client
-    networks and the edges nearest to them, the nearest first.
+    networks and the edges nearest to them, the nearest first. `tls_ca` is the bundle of CAs that the edges'
+    certificates are believed by; None: those of the machine that looks.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Fleet:
     signing: Signing
     ssh: SshDefaults
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    tls_ca: Path | None = None
 
     def markets_of(self, node_id: str) -> tuple[str, ...]:
         """The markets this node serves as an edge, in the inventory's order; () for a pure transit node."""

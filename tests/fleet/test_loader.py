@@ -29,6 +29,15 @@ def test_paths_are_relative_to_the_inventory(tmp_path: Path) -> None:
     assert fleet.secrets["turn"] == SecretRef("turn", file=folder / "secrets/turn")
 
 
+def test_a_private_ca_is_a_file_beside_the_inventory_and_none_unless_it_is_named(tmp_path: Path) -> None:
+    assert load(samples.write(tmp_path)).tls_ca is None
+    text = samples.FILES["fleet.yaml"] + "tls: {ca: tls/ca.pem}\n"
+    folder = samples.write(tmp_path, fleet=text)
+    assert load(folder).tls_ca == folder / "tls/ca.pem"
+    folder = samples.write(tmp_path, fleet=text.replace("ca: tls", "car: tls"))
+    assert errors_of(folder) == ['fleet.yaml:9: tls: unknown key "car"; did you mean "ca"?']
+
+
 def test_markets_edges_and_zones(tmp_path: Path) -> None:
     fleet = load(samples.write(tmp_path))
     assert fleet.markets_of("sg-1") == ("sg", "cn")
