@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 from commcli.fleet.countries import COUNTRIES
-from commcli.fleet.model import EVERY_MARKET, Market, Node, Zone
+from commcli.fleet.model import EVERY_MARKET, Fleet, Market, Node, Zone
 from commcli.fleet.record import Record, listed
 from commcli.fleet.yamlfile import YamlList
 from commcli.relay.table.zones import Place, violated
@@ -64,6 +64,15 @@ class _Place:
 
 def _served_by(node: str, markets: Mapping[str, Market]) -> frozenset[str]:
     return frozenset(market.id for market in markets.values() if node in market.edges)
+
+
+def forbidding(fleet: Fleet, path: Sequence[str]) -> Zone | None:
+    """The first zone that forbids media to pass these nodes, edges first and last; None: it is lawful."""
+    places: dict[str, Place] = {
+        node: _Place(fleet.nodes[node].country, frozenset(fleet.markets_of(node))) for node in path
+    }
+    culprit = violated(fleet.zones, places, path)
+    return next((zone for zone in fleet.zones if zone.id == culprit), None)
 
 
 def check_reachable(

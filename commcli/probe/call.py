@@ -14,69 +14,50 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from commcli.errors import BadInput, CommcliError, Usage
+from commcli.errors import BadInput, CommcliError
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
 from commcli.probe import hops, judge
+from commcli.probe.ask import Ask, End, check
 from commcli.probe.credentials import Credentials, mint
+from commcli.probe.evidence import Evidence, measured
+from commcli.probe.profiles import PROFILES
 from commcli.remote import control
 from commcli.remote.outcome import Failed, TimedOut, each
 from commcli.remote.program import Program, bundle, source_of
 from commcli.remote.ssh import Pool
 
-PROFILES = ("hd", "sd", "audio")
 TURN_SECRET = "turn"
 CONNECT_TIMEOUT_S = 20.0
 # Gathering, media and closing have bounds of their own in the endpoint; this is what they add up to, and some.
 SET_UP_S = 60.0
 FLOWS_TIMEOUT_S = 5.0
+RESOLVE_TIMEOUT_S = 5.0
 GOODBYE_S = 4.0
 # Long enough for the longest call, and for clocks that disagree a little.
 CREDENTIAL_LIFETIME_S = 3600.0
 
 ENTRY = "commcli.probe.endpoint:run"
-STREAMED = tuple(
-    f"commcli.probe.{name}"
-    for name in ("clock", "description", "endpoint", "host", "media", "pings", "quality", "stream", "tap")
+_MODULES = (
+    "clock",
+    "description",
+    "endpoint",
+    "host",
+    "media",
+    "pings",
+    "profiles",
+    "quality",
+    "stream",
+    "tap",
 )
+STREAMED = tuple(f"commcli.probe.{name}" for name in _MODULES)
+# Calls that one node is an end of at the same time, whoever made them.
+MOST_CALLS_A_NODE = 4
 
+__all__ = ["Ask", "call", "limits_of", "set_up_ms"]
+
+_Readings = dict[str, hops.Reading | None]
 OnEvent = Callable[[str, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What to call: markets or node ids. `direct` has the relays bypass the overlay."""
-
-    a: str
-    b: str
-    direct: bool = False
-    seconds: float = 8.0
-    profile: str = "sd"
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """One end as it was asked for, and the edge that it means."""
-
-    asked: str
-    market: str | None
-    node: Node
-
-    def row(self) -> dict[str, Any]:
-        return {"asked": self.asked, "market": self.market, "node": self.node.id}
-
-
-def resolve(fleet: Fleet, word: str) -> End:
-    """A node by its id, or a market's first edge that is active. Raises Usage or BadInput with one line."""
-    if word in fleet.nodes:
-        return End(word, None, fleet.nodes[word])
-    market = fleet.markets.get(word)
-    if market is None:
-        raise Usage(f"no market and no node is called {word!r}")
-    for edge in market.edges:
-        if fleet.nodes[edge].state == "active":
-            return End(word, market.id, fleet.nodes[edge])
-    raise BadInput(f"market {word}: none of its edges ({', '.join(market.edges) or 'it has none'}) is active")
 
 
 @dataclass(slots=True)
@@ -85,6 +66,7 @@ class _Side:
 
     role: str
     end: End
+    resolve_ms: float | None = None
     ssh_ms: float = 0.0
     program: Program | None = None
     phases: dict[str, float | None] = field(default_factory=dict)
@@ -108,32 +90,33 @@ async def call(
     `on_event` hears every event of the endpoints ("from" or "to", the event) as it happens. A call that does not
     connect is an answer (verdict bad, with the reason). Raises CommcliError when the call could not be tried.
     """
-    if ask.profile not in PROFILES:
-        raise Usage(f"no profile is called {ask.profile!r} (known: {', '.join(PROFILES)})")
-    ends = resolve(fleet, ask.a), resolve(fleet, ask.b)
-    _check_pythons(ends)
+    ends = check(fleet, ask)
     began = clock()
     credentials = mint(
-        _secret(fleet), expires_unix=began + ask.seconds + CREDENTIAL_LIFETIME_S, direct=ask.direct
+        _secret(fleet),
+        expires_unix=began + ask.seconds + CREDENTIAL_LIFETIME_S,
+        direct=ask.direct,
+        via=ask.via,
+        plain=ask.plain,
     )
     run = _Run(fleet, pool, ask, ends, credentials, on_event)
-    evidence = await run.go()
-    return _document(ask, began, run.sides, evidence)
-
-
-def _check_pythons(ends: tuple[End, End]) -> None:
-    missing = {end.node.id for end in ends if not end.node.probe_python}
-    if missing:
-        raise BadInput(
-            [f"node {node}: no probe_python in the inventory" for node in sorted(missing)],
-            hint="A probe call needs a python on the node that has aiortc.",
-        )
+    return _document(fleet, ask, began, run.sides, await run.go())
 
 
 def _secret(fleet: Fleet) -> Secret:
     if TURN_SECRET not in fleet.secrets:
         raise BadInput(f"fleet {fleet.name}: secrets has no {TURN_SECRET!r}, which makes TURN credentials")
     return fleet.secrets[TURN_SECRET].read()
+
+
+def _ca_pem(fleet: Fleet) -> str | None:
+    """The CAs of the edges' certificates, where they are not the system's."""
+    if fleet.tls_ca is None:
+        return None
+    try:
+        return fleet.tls_ca.read_text()
+    except OSError as error:
+        raise BadInput(f"{fleet.tls_ca}: {error.strerror}") from error
 
 
 class _Run:
@@ -148,6 +131,7 @@ class _Run:
         credentials: Credentials,
         on_event: OnEvent,
     ) -> None:
+        self._ca_pem = _ca_pem(fleet)
         self.sides = {"from": _Side("offer", ends[0]), "to": _Side("answer", ends[1])}
         self._fleet = fleet
         self._pool = pool
@@ -156,33 +140,36 @@ class _Run:
         self._on_event = on_event
         self._settled = asyncio.Event()
 
-    async def go(self) -> judge.Evidence:
+    async def go(self) -> Evidence:
         """The whole call; whatever happens, no program of ours stays on a node."""
         pumps: list[asyncio.Task[None]] = []
         try:
-            before = await _all([self._start(name) for name in self.sides], self._flows({}))
+            before = await _all([self._start(name) for name in self.sides], self._readings({}))
             pumps = [asyncio.create_task(self._pump(name)) for name in self.sides]
             await self._wait_settled(self._ask.seconds + SET_UP_S)
             self._raise_if_untried()
-            after = await self._flows(before)
+            # Asked when nothing is sent any more, so that what one relay counts and the next one does not was lost.
             await self._goodbye(pumps)
+            after = await self._readings(before)
         finally:
             for pump in pumps:
                 pump.cancel()
             programs = [side.program for side in self.sides.values() if side.program is not None]
             await asyncio.gather(*(program.close() for program in programs))
         first, second = self.sides["from"], self.sides["to"]
-        return judge.Evidence(
+        return Evidence(
+            profile=PROFILES[self._ask.profile],
             there=second.report,
             back=first.report,
             relayed=(first.relayed, second.relayed),
             edges=(first.end.node.id, second.end.node.id),
-            flows_before=before,
-            flows_after=after,
+            before=before,
+            after=after,
         )
 
     async def _start(self, name: str) -> None:
         side, node = self.sides[name], self.sides[name].end.node
+        side.resolve_ms = await _resolve_ms(node)
         began = time.monotonic()
         try:
             connection = await self._pool.connect(node)
@@ -202,20 +189,24 @@ class _Run:
 
     def _argument(self, name: str) -> dict[str, Any]:
         """The endpoint's argument. It goes over stdin; the password is on no command line."""
-        node, other = self.sides[name].end.node, self._other(name).end.node
+        node, other, ask = self.sides[name].end.node, self._other(name).end.node, self._ask
         return {
             "role": self.sides[name].role,
             "turn": {
                 "host": node.address,
-                "port": node.ports.turn,
+                "port": node.ports.tls if ask.transport == "tls" else node.ports.turn,
+                "transport": ask.transport,
+                "server_name": node.domain,
+                "ca_pem": self._ca_pem,
                 "username": self._credentials.username,
                 "password": self._credentials.password.reveal(),
             },
             "peers": [other.address],
-            "profile": self._ask.profile,
-            "seconds": self._ask.seconds,
+            "profile": ask.profile,
+            "seconds": ask.seconds,
             "connect_timeout_s": CONNECT_TIMEOUT_S,
-            "limit_s": int(self._ask.seconds + SET_UP_S) + 30,
+            "limit_s": int(ask.seconds + SET_UP_S) + 30,
+            "slots": {"folder": f"{node.base}/run", "most": MOST_CALLS_A_NODE},
         }
 
     def _other(self, name: str) -> _Side:
@@ -291,39 +282,58 @@ class _Run:
         if all(side.report is not None for side in self.sides.values()):
             await asyncio.wait(pumps, timeout=GOODBYE_S)
 
-    async def _flows(self, before: hops.Flows) -> dict[str, Any]:
-        """Every relay's flows; None for one that cannot be asked. Who was away `before` is not waited for again."""
-        away = {node for node, rows in before.items() if rows is None}
+    async def _readings(self, before: hops.Readings) -> _Readings:
+        """What every relay counted; None for one that cannot be asked. Who was away `before` is not asked again."""
+        away = {node for node, told in before.items() if told is None}
 
-        async def one(node: Node) -> list[dict[str, Any]]:
+        async def one(node: Node) -> hops.Reading:
             answer = await control.ask(
                 await self._pool.connect(node), node, "flows", timeout_s=FLOWS_TIMEOUT_S
             )
-            return list(answer["flows"])
+            return hops.Reading(answer["flows"], answer.get("segments", ()))
 
         nodes = [node for node in self._fleet.nodes.values() if node.id not in away]
         outcomes = await each(nodes, one, parallel=self._fleet.ssh.parallel, node_timeout_s=FLOWS_TIMEOUT_S)
         return {**dict.fromkeys(away), **{outcome.node: outcome.value for outcome in outcomes}}
 
 
-async def _all(starts: Sequence[Awaitable[None]], flows: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+async def _resolve_ms(node: Node) -> float | None:
+    """How long the name of the node's SSH host took; None behind a bastion, which resolves it, or without an answer."""
+    if node.ssh.proxy_jump is not None:
+        return None
+    began = time.monotonic()
+    lookup = asyncio.get_running_loop().getaddrinfo(node.ssh.host, node.ssh.port)
+    # What is wrong with the name, connecting will say.
+    with contextlib.suppress(OSError, TimeoutError):
+        await asyncio.wait_for(lookup, RESOLVE_TIMEOUT_S)
+        return 1000 * (time.monotonic() - began)
+    return None
+
+
+async def _all(starts: Sequence[Awaitable[None]], readings: Awaitable[_Readings]) -> _Readings:
     """All at once. The first error is raised when the others have come to their end, so none is left behind."""
-    *errors, before = await asyncio.gather(*starts, flows, return_exceptions=True)
+    *errors, before = await asyncio.gather(*starts, readings, return_exceptions=True)
     for result in (*errors, before):
         if isinstance(result, BaseException):
             raise result
-    return cast(dict[str, Any], before)
+    return cast(_Readings, before)
 
 
 # --- the document ---------------------------------------------------------------------------------------------------
 
 
-def _document(ask: Ask, began: float, sides: Mapping[str, _Side], evidence: judge.Evidence) -> dict[str, Any]:
+def _document(
+    fleet: Fleet, ask: Ask, began: float, sides: Mapping[str, _Side], evidence: Evidence
+) -> dict[str, Any]:
     first, second = sides["from"], sides["to"]
     connected = any(side.connected_unix is not None for side in sides.values())
-    figures = judge.measured(evidence)
+    figures = measured(evidence)
     valid, invalid_reason = judge.validity([(side.end.node.id, side.report) for side in sides.values()])
-    word, reasons = judge.verdict(connected, valid, figures)
+    setup_ms = set_up_ms(first.phases, second.phases)
+    there, back = limits_of(fleet, first.end, second.end), limits_of(fleet, second.end, first.end)
+    word, by_direction = judge.verdict(connected, valid, figures, setup_ms, there, back)
+    for name, own in by_direction.items():
+        figures["directions"][name].update(own.row())
     problems = [f"{side.end.node.id}: {side.error}" for side in sides.values() if side.error is not None]
     document = {
         "schema": 1,
@@ -331,22 +341,32 @@ def _document(ask: Ask, began: float, sides: Mapping[str, _Side], evidence: judg
         "unix": began,
         "from": first.end.row(),
         "to": second.end.row(),
-        "direct": ask.direct,
-        "profile": ask.profile,
-        "seconds": ask.seconds,
+        **ask.row(),
         "connected": connected,
         "connected_unix": max((s.connected_unix for s in sides.values() if s.connected_unix), default=None),
         "problems": problems,
         "valid": valid,
         "invalid_reason": invalid_reason or ("no end sent a report" if connected and valid is None else None),
-        "verdict": word,
-        "reasons": reasons + problems,
-        "setup_ms": set_up_ms(first.phases, second.phases),
-        "phases_ms": {name: {"ssh": side.ssh_ms, **side.phases} for name, side in sides.items()},
+        "verdict": word.word,
+        "reasons": [*word.reasons, *problems],
+        "limits": {
+            "there": {name: limit.row() for name, limit in there.items()},
+            "back": {name: limit.row() for name, limit in back.items()},
+        },
+        "setup_ms": setup_ms,
+        "phases_ms": {
+            name: {"resolve": side.resolve_ms, "ssh": side.ssh_ms, **side.phases}
+            for name, side in sides.items()
+        },
         **figures,
     }
     rounded: dict[str, Any] = _rounded(document)
     return rounded
+
+
+def limits_of(fleet: Fleet, src: End, dst: End) -> judge.Limits:
+    """What holds for media from one end's market to the other's, published or the inventory's own."""
+    return judge.LIMITS
 
 
 def set_up_ms(caller: Mapping[str, float | None], callee: Mapping[str, float | None]) -> float | None:

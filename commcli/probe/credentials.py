@@ -11,8 +11,8 @@ from commcli.fleet.secrets import Secret
 from commcli.relay.turn.auth import time_limited_password
 
 USERID = "probe"
-# A relay lets allocations of a userid with this ending bypass the overlay.
-DIRECT = "+direct"
+# What relays do for a userid with these endings: bypass the overlay, pin the relay between the edges, repair nothing.
+DIRECT, VIA, PLAIN = "+direct", "+via=", "+plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,14 @@ class Credentials:
     password: Secret
 
 
-def mint(secret: Secret, *, expires_unix: float, direct: bool) -> Credentials:
-    """Credentials that the relays accept until `expires_unix`. Of several secrets (lines) the first one mints."""
-    username = f"{int(expires_unix)}:{USERID}{DIRECT if direct else ''}"
+def mint(
+    secret: Secret, *, expires_unix: float, direct: bool = False, via: str | None = None, plain: bool = False
+) -> Credentials:
+    """Credentials that the relays accept until `expires_unix`. Of several secrets (lines) the first one mints.
+
+    via: the node that media must pass between the edges. plain: without the overlay's repair.
+    """
+    asked = (DIRECT if direct else "") + (f"{VIA}{via}" if via else "") + (PLAIN if plain else "")
+    username = f"{int(expires_unix)}:{USERID}{asked}"
     key = secret.reveal().split("\n", 1)[0].strip()
     return Credentials(username, Secret(time_limited_password(key, username)))

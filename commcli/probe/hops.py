@@ -1,21 +1,70 @@
 """Which relays a call's packets really passed, put together from what each relay counted. Pure.
 
-Rows are those of the relays' `flows` answer: {"src", "dst": "ip:port", "role", "path", "packets", "bytes",
-"first_unix", "last_unix"}. A relay reports only its own part; a path is believed as far as its relays counted it.
+Rows are those of the relays' `flows` answer: "flows" {"src", "dst": "ip:port", "role", "path", "packets", "bytes",
+"first_unix", "last_unix"} and "segments", the directed segments that end at the relay, with what all their traffic
+met ({"from", "to", "expected", "lost", "repaired", ...}, counted since `started_unix`). A relay reports only its own
+part; a path is believed as far as its relays counted it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 Address = tuple[str, int]
 Row = Mapping[str, Any]
-# node -> its rows; None for a node that could not be asked.
-Flows = Mapping[str, Sequence[Row] | None]
+Segment = tuple[str, str]
 
 _Key = tuple[str, str, str, tuple[str, ...]]
+
+# What a segment's receiver counts on and on; the rest of its row is how it is now.
+COUNTED = ("expected", "lost", "repaired", "unrepaired", "reordered", "duplicates", "sent_again")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one relay counted so far. `segments` is empty for a relay that does not tell."""
+
+    flows: Sequence[Row] = ()
+    segments: Sequence[Row] = ()
+
+
+# node -> what it told; None for a node that could not be asked.
+Readings = Mapping[str, Reading | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One directed segment of a path: the call's own packets into and out of it, None where a relay was not asked.
+
+    `segment` is what its receiver counted of all traffic during the call (JSON-able), None where it did not tell.
+    """
+
+    src: str
+    dst: str
+    sent: int | None
+    came: int | None
+    segment: Row | None
+
+    @property
+    def loss(self) -> float | None:
+        """Share 0..1 of the call's packets that did not come, after repair; None: not counted at both ends."""
+        if not self.sent or self.came is None:
+            return None
+        return max(0.0, 1 - self.came / self.sent)
+
+    def row(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "from": self.src,
+            "to": self.dst,
+            "packets_in": self.sent,
+            "packets_out": self.came,
+            "loss": self.loss,
+            "segment": self.segment,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +75,7 @@ class PathUse:
     counted: Mapping[str, int | None]
     first_unix: float
     last_unix: float
+    hops: tuple[Hop, ...] = field(default=())
 
     @property
     def packets(self) -> int:
@@ -40,27 +90,33 @@ class PathUse:
             "counted": dict(self.counted),
             "first_unix": self.first_unix,
             "last_unix": self.last_unix,
+            "hops": [hop.row() for hop in self.hops],
         }
 
 
-def reconstruct(src: Address, dst: Address, before: Flows, after: Flows) -> list[PathUse]:
+def reconstruct(src: Address, dst: Address, before: Readings, after: Readings) -> list[PathUse]:
     """The paths from relayed address `src` to `dst` between two readings, the most used first.
 
     Empty when no relay counted overlay packets of that pair: they went straight from edge to edge, or not at all.
     """
-    earlier = {node: _counts(rows or ()) for node, rows in before.items()}
+    earlier = {node: _counts(told.flows if told else ()) for node, told in before.items()}
     found: dict[tuple[str, ...], dict[str, Row]] = {}
-    for node, rows in after.items():
-        for row in rows or ():
+    for node, told in after.items():
+        for row in told.flows if told else ():
             path = tuple(row["path"])
             if _is_between(row, src, dst) and node in path and _grew(node, row, earlier):
                 found.setdefault(path, {})[node] = row
-    uses = [_use(path, rows, earlier, after) for path, rows in found.items()]
+    segments = _segments(before, after)
+    uses = [_use(path, rows, earlier, after, segments) for path, rows in found.items()]
     return sorted(uses, key=lambda use: (-use.packets, use.first_unix))
 
 
 def _use(
-    path: tuple[str, ...], rows: Mapping[str, Row], earlier: Mapping[str, Mapping[_Key, int]], after: Flows
+    path: tuple[str, ...],
+    rows: Mapping[str, Row],
+    earlier: Mapping[str, Mapping[_Key, int]],
+    after: Readings,
+    segments: Mapping[Segment, Row],
 ) -> PathUse:
     counted: dict[str, int | None] = {}
     for node in path:
@@ -70,7 +126,8 @@ def _use(
             counted[node] = None if after.get(node) is None else 0
     first = min(float(row["first_unix"]) for row in rows.values())
     last = max(float(row["last_unix"]) for row in rows.values())
-    return PathUse(path, counted, first, last)
+    hops = (Hop(a, b, counted[a], counted[b], segments.get((a, b))) for a, b in pairwise(path))
+    return PathUse(path, counted, first, last, tuple(hops))
 
 
 def _is_between(row: Row, src: Address, dst: Address) -> bool:
@@ -93,3 +150,37 @@ def _grown(node: str, row: Row, earlier: Mapping[str, Mapping[_Key, int]]) -> in
 
 def _grew(node: str, row: Row, earlier: Mapping[str, Mapping[_Key, int]]) -> bool:
     return _grown(node, row, earlier) > 0
+
+
+# --- segments -------------------------------------------------------------------------------------------------------
+
+
+def _segments(before: Readings, after: Readings) -> dict[Segment, Row]:
+    """What each directed segment met between the readings: counts since then, delays as they are."""
+    earlier = _by_segment(before)
+    return {key: _since(row, earlier.get(key)) for key, row in _by_segment(after).items()}
+
+
+def _by_segment(readings: Readings) -> dict[Segment, Row]:
+    told: Iterable[Reading] = (reading for reading in readings.values() if reading is not None)
+    return {(str(row["from"]), str(row["to"])): row for reading in told for row in reading.segments}
+
+
+def _since(row: Row, earlier: Row | None) -> dict[str, Any]:
+    """`row` with its counts since `earlier`, which counts only if the relay has not begun anew meanwhile."""
+    same_life = earlier is not None and earlier.get("started_unix") == row.get("started_unix")
+    counts = {
+        name: _less(row.get(name), earlier.get(name) if same_life and earlier else 0) for name in COUNTED
+    }
+    expected, lost = counts["expected"], counts["lost"]
+    return {
+        **counts,
+        "loss": lost / expected if expected and lost is not None else None,
+        "delay_ms": row.get("delay_ms"),
+        "rtt_ms": row.get("rtt_ms"),
+    }
+
+
+def _less(now: int | None, then: int | None) -> int | None:
+    """None: not counted, now or then. A repaired packet may leave `lost` again, so a count may fall a little."""
+    return None if now is None or then is None else max(0, now - then)

@@ -1,241 +1,89 @@
-"""From what both ends and the relays told to the document of a call: delays, MOS, hops, verdict. Pure.
+"""Is a call good? Published limits, overridable for a pair of markets, and the verdict that follows. Pure.
 
-"there" is from the first named end to the second, "back" the other way; each direction's figures were taken by its
-receiver. Unmeasured is None.
+A verdict is about the network: what a starved probe host measured is "invalid" and pages nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from commcli.probe import hops
-from commcli.probe.clock import KernelClock, Offset, compare
-from commcli.probe.quality import OPUS_40, mos, r_factor
+Word = Literal["good", "warn", "bad", "invalid"]
+Finding = tuple[Literal["warn", "bad"], str]
+# Figure -> (warn, bad), as an inventory gives them; None leaves the published one.
+Overrides = Mapping[str, tuple[float | None, float | None]]
 
-# 20 ms of speech in a packet and 6.5 ms of Opus look-ahead pass before a packet can leave.
-AUDIO_FIXED_MS = 26.5
-MODEL = "ITU-T G.107 E-model, default parameters"
+OWN_LIMIT = "inventory"
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """From `warn` on a call is worth a look, from `bad` on it is bad. `source` says who drew the line."""
+    """From `warn` on a call is worth a look, from `bad` on it is bad; None: never. `source` says who drew the line.
 
-    warn: float
-    bad: float
+    `is_floor`: less is worse, as for MOS. `unit`: "ms", "%" for a share 0..1, or "".
+    """
+
+    warn: float | None
+    bad: float | None
     unit: str
     source: str
+    is_floor: bool = False
+
+    def exceeded(self, value: float) -> Literal["warn", "bad"] | None:
+        """How bad `value` is; None when it is within the limits."""
+        for level, line in (("bad", self.bad), ("warn", self.warn)):
+            if line is not None and (value < line if self.is_floor else value >= line):
+                return "bad" if level == "bad" else "warn"
+        return None
+
+    def row(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"warn": self.warn, "bad": self.bad, "source": self.source}
 
 
-# Poor calls as VIA counts them (RTT, loss, jitter) warn; what ITU-T G.114 calls unacceptable, and double VIA, is bad.
-LIMITS = {
+Limits = Mapping[str, Limit]
+
+# Poor calls as VIA counts them (RTT, loss, jitter) warn, double VIA is bad; G.114: fine up to 150 ms, unacceptable from
+# 400; G.107 Annex B: MOS 3.6 is R 70 ("some users dissatisfied"), 3.1 is R 60 ("many"). How fast a call connects has no
+# published limit, so only an inventory sets one.
+LIMITS: Limits = {
     "rtt_ms": Limit(320, 640, "ms", "VIA"),
-    "loss": Limit(0.012, 0.05, "", "VIA"),
+    "loss": Limit(0.012, 0.05, "%", "VIA"),
     "jitter_ms": Limit(12, 50, "ms", "VIA"),
     "one_way_ms": Limit(150, 400, "ms", "ITU-T G.114"),
     "longest_gap_ms": Limit(500, 3000, "ms", "Agora freeze"),
+    "mos": Limit(3.6, 3.1, "", "ITU-T G.107", is_floor=True),
+    "setup_ms": Limit(None, None, "ms", OWN_LIMIT),
 }
-MOS_WARN, MOS_BAD = 3.6, 3.1
 
 # Who receives, and so reports, each direction.
-_RECEIVER = {"there": "to", "back": "from"}
+RECEIVER = {"there": "to", "back": "from"}
+
+
+def limits(overrides: Overrides) -> Limits:
+    """The published limits with an inventory's in their place. Raises KeyError for a figure that has none."""
+    merged = dict(LIMITS)
+    for name, (warn, bad) in overrides.items():
+        known = merged[name]
+        merged[name] = replace(
+            known,
+            warn=known.warn if warn is None else warn,
+            bad=known.bad if bad is None else bad,
+            source=OWN_LIMIT,
+        )
+    return merged
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """Everything that a call left behind. A report is None for an end that sent none."""
+class Verdict:
+    """`word` with its reasons: of the whole call, or of one direction."""
 
-    there: Mapping[str, Any] | None  # the report of the end that receives "there": the second one
-    back: Mapping[str, Any] | None
-    relayed: tuple[hops.Address | None, hops.Address | None]  # of the first and of the second end
-    edges: tuple[str, str]
-    flows_before: hops.Flows
-    flows_after: hops.Flows
+    word: Word
+    reasons: tuple[str, ...] = ()
 
-
-def measured(evidence: Evidence) -> dict[str, Any]:
-    """The measured part of a call's document: clock, rtt, directions, mos, gap, hosts."""
-    offset = clock_offset(evidence.back, evidence.there)
-    first, second = evidence.relayed
-    directions = {
-        "there": _direction(evidence.there, offset, evidence, first, second, evidence.edges),
-        "back": _direction(
-            evidence.back,
-            offset.reversed() if offset else None,
-            evidence,
-            second,
-            first,
-            evidence.edges[::-1],
-        ),
-    }
-    scores = [d["mos"]["mos"] for d in directions.values() if d["mos"] is not None]
-    return {
-        "clock": offset and {"offset_ms": offset.ms, "error_ms": offset.error_ms, "method": offset.method},
-        "rtt_ms": _rtt(evidence.back, evidence.there),
-        "directions": directions,
-        "mos": min(scores, default=None),
-        "longest_gap": _longest_gap(directions, {"there": evidence.there, "back": evidence.back}),
-        "hosts": {"from": _host(evidence.back), "to": _host(evidence.there)},
-        "unasked": sorted(node for node, rows in evidence.flows_after.items() if rows is None),
-    }
-
-
-def clock_offset(mine: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Offset | None:
-    """The second end's clock minus the first's, from both ends' pings and kernels."""
-    limits = _common_bounds(mine and mine["pings"], other and other["pings"])
-    return compare(limits, _kernel_clock(mine), _kernel_clock(other))
-
-
-def _kernel_clock(report: Mapping[str, Any] | None) -> KernelClock:
-    return KernelClock(**report["clock"]) if report else KernelClock(None, None)
-
-
-def _common_bounds(
-    mine: Mapping[str, Any] | None, other: Mapping[str, Any] | None
-) -> tuple[float, float] | None:
-    bounds = []
-    if mine and mine["offset_bounds_ms"]:
-        bounds.append(tuple(mine["offset_bounds_ms"]))
-    if other and other["offset_bounds_ms"]:
-        low, high = other["offset_bounds_ms"]
-        bounds.append((-high, -low))
-    if not bounds:
-        return None
-    return max(low for low, _ in bounds), min(high for _, high in bounds)
-
-
-def _direction(
-    report: Mapping[str, Any] | None,
-    offset: Offset | None,
-    evidence: Evidence,
-    src: hops.Address | None,
-    dst: hops.Address | None,
-    edges: tuple[str, ...],
-) -> dict[str, Any]:
-    """One direction. `offset` is the receiver's clock minus the sender's."""
-    received = report["received"] if report else {}
-    audio = _audio(received.get("audio"), offset)
-    return {
-        "audio": audio,
-        "video": _video(received.get("video"), offset),
-        "mos": _mos(audio, _rtt(report)),
-        **_hops(evidence, src, dst, edges),
-    }
-
-
-def _audio(figures: Mapping[str, Any] | None, offset: Offset | None) -> dict[str, Any] | None:
-    if figures is None:
-        return None
-    kept = {key: value for key, value in figures.items() if key != "one_way_raw_ms"}
-    return {**kept, "one_way_ms": _corrected(figures["one_way_raw_ms"], offset)}
-
-
-def _video(figures: Mapping[str, Any] | None, offset: Offset | None) -> dict[str, Any] | None:
-    """`frame_delay_ms`: painted to last packet in. `decoded_delay_ms` adds aiortc's wait for the frame after."""
-    if figures is None:
-        return None
-    raw = ("one_way_raw_ms", "frame_raw_ms", "decoded_raw_ms")
-    kept = {key: value for key, value in figures.items() if key not in raw}
-    return {
-        **kept,
-        "one_way_ms": _corrected(figures["one_way_raw_ms"], offset),
-        "frame_delay_ms": _corrected(figures["frame_raw_ms"], offset),
-        "decoded_delay_ms": _corrected(figures["decoded_raw_ms"], offset),
-    }
-
-
-def _corrected(raw: Mapping[str, Any], offset: Offset | None) -> dict[str, Any] | None:
-    """A spread of delays with the clocks' offset taken out; None when there is no sample or no idea of the clocks."""
-    if offset is None or not raw["samples"]:
-        return None
-    moved = {key: value - offset.ms for key, value in raw.items() if key != "samples" and value is not None}
-    return {"samples": raw["samples"], **moved, "error_ms": offset.error_ms}
-
-
-def _mos(audio: Mapping[str, Any] | None, rtt: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """MOS of the audio with model and inputs. The delay is what 95 % of the packets kept: a playout buffer's view."""
-    if audio is None or audio["loss"] is None:
-        return None
-    if audio["one_way_ms"] is not None:
-        network_ms, taken_from = audio["one_way_ms"]["p95"], "one-way p95"
-    elif rtt is not None and rtt["p95"] is not None:
-        network_ms, taken_from = rtt["p95"] / 2, "half of RTT p95"
-    else:
-        return None
-    mouth_to_ear_ms = max(0.0, network_ms) + AUDIO_FIXED_MS
-    r = r_factor(mouth_to_ear_ms, audio["loss"], OPUS_40, audio["burst_ratio"])
-    return {
-        "mos": mos(r),
-        "r": r,
-        "model": MODEL,
-        "codec": OPUS_40.name,
-        "ie": OPUS_40.ie,
-        "bpl": OPUS_40.bpl,
-        "loss": audio["loss"],
-        "burst_ratio": audio["burst_ratio"],
-        "mouth_to_ear_ms": mouth_to_ear_ms,
-        "network_ms": network_ms,
-        "network_from": taken_from,
-    }
-
-
-def _hops(
-    evidence: Evidence, src: hops.Address | None, dst: hops.Address | None, edges: tuple[str, ...]
-) -> dict[str, Any]:
-    """`path`: the nodes most packets passed. Straight if both edges were asked and counted no overlay packet."""
-    unknown: dict[str, Any] = {"path": None, "straight": None, "paths": []}
-    if src is None or dst is None:
-        return unknown
-    uses = hops.reconstruct(src, dst, evidence.flows_before, evidence.flows_after)
-    if uses:
-        return {"path": list(uses[0].path), "straight": False, "paths": [use.row() for use in uses]}
-    if any(evidence.flows_after.get(edge) is None for edge in edges):
-        return unknown
-    return {"path": list(dict.fromkeys(edges)), "straight": True, "paths": []}
-
-
-def _rtt(*reports: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The RTT of the pings, by the first end that has any."""
-    for report in reports:
-        if report and report["pings"] and report["pings"]["rtt_ms"]["samples"]:
-            return dict(report["pings"]["rtt_ms"])
-    return None
-
-
-def _longest_gap(
-    directions: Mapping[str, Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any] | None]
-) -> dict[str, Any] | None:
-    """The longest silence of either direction: {"ms", "at_unix", "after_s", "direction", "medium"}.
-
-    Of the audio where there is any: it has a packet every 20 ms, so nothing hides between two frames. `after_s`
-    counts from the receiver's first measured moment.
-    """
-    gaps = []
-    for name, direction in directions.items():
-        figures, report = direction["audio"] or direction["video"], reports[name]
-        if figures and figures["longest_gap"] and report:
-            gap = figures["longest_gap"]
-            gaps.append(
-                {
-                    "ms": gap["ms"],
-                    "at_unix": gap["at_s"],
-                    "after_s": gap["at_s"] - report["window"]["start_s"],
-                    "direction": name,
-                    "medium": "audio" if direction["audio"] else "video",
-                }
-            )
-    return max(gaps, key=lambda gap: float(gap["ms"]), default=None)
-
-
-def _host(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if report is None:
-        return None
-    return {**report["host"], "sent": report["sent"], "valid": report["valid"], "reason": report["reason"]}
-
-
-# --- verdict --------------------------------------------------------------------------------------------------------
+    def row(self) -> dict[str, Any]:
+        return {"verdict": self.word, "reasons": list(self.reasons)}
 
 
 def validity(reports: Sequence[tuple[str, Mapping[str, Any] | None]]) -> tuple[bool | None, str | None]:
@@ -247,66 +95,82 @@ def validity(reports: Sequence[tuple[str, Mapping[str, Any] | None]]) -> tuple[b
     return not reasons, f"probe host starved: {', '.join(reasons)}" if reasons else None
 
 
-def verdict(connected: bool, valid: bool | None, figures: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """("good" | "warn" | "bad" | "invalid", reasons). Invalid says nothing about the network, so nobody is paged."""
+def verdict(
+    connected: bool,
+    valid: bool | None,
+    figures: Mapping[str, Any],
+    setup_ms: float | None = None,
+    there: Limits = LIMITS,
+    back: Limits = LIMITS,
+) -> tuple[Verdict, dict[str, Verdict]]:
+    """The verdict of the call and of its directions ("there", "back").
+
+    `figures` is evidence.measured's; each direction has limits of its own. What belongs to no direction (RTT, set-up)
+    is held against those of "there", and counts for both.
+    """
     if not connected:
-        return "bad", ["the call did not connect"]
+        bad = Verdict("bad", ("the call did not connect",))
+        return bad, dict.fromkeys(RECEIVER, bad)
     if not valid:
-        return "invalid", []
-    findings = [finding for name, value in _judged(figures) if (finding := _exceeds(name, value))]
-    findings += _mos_findings(figures["mos"])
-    for name, side in _RECEIVER.items():
-        findings += _silence(name, side, figures)
+        return Verdict("invalid"), dict.fromkeys(RECEIVER, Verdict("invalid"))
+    common = list(_found([("rtt_ms", _p50(figures["rtt_ms"])), ("setup_ms", setup_ms)], there))
+    by_direction: dict[str, list[Finding]] = {}
+    for name, own in (("there", there), ("back", back)):
+        by_direction[name] = [*_direction(name, figures, own), *common]
+    every = dict.fromkeys(finding for found in by_direction.values() for finding in found)
+    return _verdict(list(every)), {name: _verdict(found) for name, found in by_direction.items()}
+
+
+def _verdict(findings: Sequence[Finding]) -> Verdict:
     levels = {level for level, _ in findings}
-    word = "bad" if "bad" in levels else "warn" if levels else "good"
-    return word, [text for level, text in sorted(findings) if level == word]
+    word: Word = "bad" if "bad" in levels else "warn" if levels else "good"
+    return Verdict(word, tuple(sorted(text for level, text in findings if level == word)))
 
 
-def _silence(name: str, side: str, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A receiver that heard nothing, and one that we heard nothing of, are not the same."""
-    if figures["hosts"][side] is None:
-        return [("warn", f"no report from the {side} end")]
-    return [("bad", f"no audio arrived {name}")] if figures["directions"][name]["audio"] is None else []
-
-
-def _mos_findings(score: float | None) -> list[tuple[str, str]]:
-    if score is None:
-        return [("warn", "MOS not measured")]
-    if score >= MOS_WARN:
-        return []
-    level, floor = ("bad", MOS_BAD) if score < MOS_BAD else ("warn", MOS_WARN)
-    return [(level, f"MOS {score:.2f} below {floor}")]
-
-
-def _judged(figures: Mapping[str, Any]) -> list[tuple[str, float | None]]:
-    """Each limited figure with its value, of both directions and media."""
-    rtt, gap = figures["rtt_ms"], figures["longest_gap"]
-    values: list[tuple[str, float | None]] = [
-        ("rtt_ms", rtt and rtt["p50"]),
-        ("longest_gap_ms", gap and gap["ms"]),
+def _direction(name: str, figures: Mapping[str, Any], own: Limits) -> Iterator[Finding]:
+    """What is to be said of one direction. A receiver that heard nothing, and one that told nothing, differ."""
+    direction = figures["directions"][name]
+    if figures["hosts"][RECEIVER[name]] is None:
+        yield "warn", f"no report from the {RECEIVER[name]} end"
+    elif direction["audio"] is None:
+        yield "bad", f"no audio arrived {name}"
+    elif direction["mos"] is None:
+        yield "warn", f"MOS not measured {name}"
+    audio = direction["audio"] or {}
+    values = [
+        ("loss", audio.get("loss")),
+        ("jitter_ms", audio.get("jitter_ms")),
+        ("one_way_ms", _p50(audio.get("one_way_ms"))),
+        ("longest_gap_ms", _gap_ms(audio or direction["video"])),
+        ("mos", direction["mos"] and direction["mos"]["mos"]),
     ]
-    for direction in figures["directions"].values():
-        audio = direction["audio"]
-        if audio is None:
-            continue
-        one_way = audio["one_way_ms"]
-        values += [
-            ("loss", audio["loss"]),
-            ("jitter_ms", audio["jitter_ms"]),
-            ("one_way_ms", one_way and one_way["p50"]),
-        ]
-    return values
+    yield from _found(values, own, name)
 
 
-def _exceeds(name: str, value: float | None) -> tuple[str, str] | None:
-    limit = LIMITS[name]
-    if value is None or value < limit.warn:
-        return None
-    level, line = ("bad", limit.bad) if value >= limit.bad else ("warn", limit.warn)
-    word = name.removesuffix("_ms").replace("_", " ")
-    shown = (
-        f"{100 * value:.1f} %, limit {100 * line:g} %"
-        if name == "loss"
-        else f"{value:.0f} ms, limit {line:g} ms"
-    )
-    return level, f"{word} {shown} ({limit.source})"
+def _p50(spread: Mapping[str, Any] | None) -> float | None:
+    return None if spread is None else spread["p50"]
+
+
+def _gap_ms(medium: Mapping[str, Any] | None) -> float | None:
+    return medium["longest_gap"]["ms"] if medium and medium["longest_gap"] else None
+
+
+def _found(values: Sequence[tuple[str, float | None]], own: Limits, direction: str = "") -> Iterator[Finding]:
+    for name, value in values:
+        limit = own[name]
+        level = None if value is None else limit.exceeded(value)
+        if value is not None and level is not None:
+            line = limit.bad if level == "bad" else limit.warn
+            assert line is not None
+            word = "MOS" if name == "mos" else name.removesuffix("_ms").replace("_", " ")
+            where = f" {direction}" if direction else ""
+            text = f"{word} {_shown(value, limit)}{where}, {'floor' if limit.is_floor else 'limit'}"
+            yield level, f"{text} {_shown(line, limit, is_line=True)} ({limit.source})"
+
+
+def _shown(value: float, limit: Limit, *, is_line: bool = False) -> str:
+    if limit.unit == "%":
+        return f"{100 * value:g} %" if is_line else f"{100 * value:.1f} %"
+    if limit.unit == "ms":
+        return f"{value:g} ms" if is_line else f"{value:.0f} ms"
+    return f"{value:g}" if is_line else f"{value:.2f}"

@@ -40,9 +40,17 @@ class Codec:
     bpl: float
 
 
-# Opus has no ITU-T G.113 value; these are the published empirical ones nearest to what our audio track sends.
-OPUS_40 = Codec("Opus 40 kbit/s (Alahmadi 2021, random loss)", ie=10.7, bpl=9.8)
+# Opus has no ITU-T G.113 value; these are the published empirical ones, for random loss. BurstR accounts for bursts.
+OPUS = {
+    kbps: Codec(f"Opus {kbps} kbit/s (Alahmadi 2021, random loss)", ie, bpl)
+    for kbps, ie, bpl in ((16, 30.2, 11.8), (25, 20.2, 11.3), (31, 16.8, 10.4), (40, 10.7, 9.8))
+}
 G711 = Codec("G.711 without concealment (G.113)", ie=0.0, bpl=4.3)
+
+
+def opus(kbps: float) -> Codec:
+    """The published values nearest to this bitrate; its name says which."""
+    return OPUS[min(OPUS, key=lambda known: abs(known - kbps))]
 
 
 def delay_impairment(one_way_ms: float) -> float:

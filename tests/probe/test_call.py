@@ -17,7 +17,8 @@ import pytest
 
 from commcli.errors import BadInput, Usage
 from commcli.fleet.model import Fleet
-from commcli.probe.call import Ask, call, resolve, set_up_ms
+from commcli.probe.ask import Ask, resolve
+from commcli.probe.call import call, set_up_ms
 from commcli.probe.endpoint import Ended, allocate_bare
 from commcli.remote.outcome import Failed
 from commcli.report.probe.call import call as draw_call
@@ -95,7 +96,17 @@ async def test_a_call_connects_and_everything_is_measured(
     assert doc["clock"]["method"] == "one kernel clock"
     assert doc["rtt_ms"]["samples"] > 5
     assert doc["setup_ms"] > 0
-    phases = ["ssh", "allocate", "gather", "signalling", "ice", "dtls", "first_audio", "first_frame"]
+    phases = [
+        "resolve",
+        "ssh",
+        "allocate",
+        "gather",
+        "signalling",
+        "ice",
+        "dtls",
+        "first_audio",
+        "first_frame",
+    ]
     for side in ("from", "to"):
         assert sorted(doc["phases_ms"][side]) == sorted(phases)
         assert (side, "connected") in heard

@@ -30,7 +30,7 @@ def commcli(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ("words", "code", "line"),
     [
         (("call", "zz", "sg"), 2, "no market and no node is called 'zz'"),
-        (("call", "sg", "de", "--profile", "8k"), 2, "no profile is called '8k' (known: hd, sd, audio)"),
+        (("call", "sg", "de", "--profile", "8k"), 2, "no profile is called '8k' (known: hd, sd, audio, weak)"),
         (("call", "sg", "br"), 3, "market br: none of its edges (br-1) is active"),
         (("call", "sg", "de"), 3, "no probe_python in the inventory"),
         (("mesh", "nowhere"), 3, "nowhere"),

@@ -21,3 +21,7 @@ def test_direct_is_part_of_the_userid() -> None:
 def test_the_first_of_several_secrets_mints() -> None:
     first = mint(Secret("new\nold"), expires_unix=5, direct=False)
     assert first == mint(Secret("new"), expires_unix=5, direct=False)
+
+
+def test_what_the_relays_are_asked_for_adds_up() -> None:
+    assert mint(Secret("key"), expires_unix=5, via="sg-1", plain=True).username == "5:probe+via=sg-1+plain"

@@ -44,14 +44,14 @@ def test_mos_stays_within_its_scale() -> None:
 @settings(deadline=None)  # time is no property
 @given(st.floats(0, 1000), st.floats(0, 1000), st.floats(0, 1), st.floats(0, 1))
 def test_more_delay_or_more_loss_is_never_better(ta1: float, ta2: float, p1: float, p2: float) -> None:
-    better = quality.r_factor(min(ta1, ta2), min(p1, p2), quality.OPUS_40)
-    worse = quality.r_factor(max(ta1, ta2), max(p1, p2), quality.OPUS_40)
+    better = quality.r_factor(min(ta1, ta2), min(p1, p2), quality.OPUS[40])
+    worse = quality.r_factor(max(ta1, ta2), max(p1, p2), quality.OPUS[40])
     assert worse <= better + 1e-9
 
 
 def test_bursts_are_worse_than_random_loss() -> None:
-    assert quality.loss_impairment(0.02, quality.OPUS_40, 3.0) > quality.loss_impairment(
-        0.02, quality.OPUS_40
+    assert quality.loss_impairment(0.02, quality.OPUS[40], 3.0) > quality.loss_impairment(
+        0.02, quality.OPUS[40]
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from commcli.probe import judge
+from commcli.probe.ask import Ask
+from commcli.probe.evidence import measured
 from commcli.report import probe
 from tests.probe.test_judge import PATH, evidence, report
 
@@ -28,14 +30,16 @@ def call_document(there: Any, back: Any, **more: Any) -> dict[str, Any]:
         for path, count in ((PATH, 10), (["ae-1", "hk-1", "kr-1"], 30))
     ]  # fmt: skip
     flows = {"ae-1": rows, "sg-1": None, "hk-1": rows[1:], "kr-1": rows}
-    figures = judge.measured(evidence(there, back, **flows))
+    figures = measured(evidence(there, back, **flows))
     valid, reason = judge.validity([("kr-1", there), ("ae-1", back)])
-    word, reasons = judge.verdict(True, valid, figures)
+    word, by_direction = judge.verdict(True, valid, figures)
+    for name, own in by_direction.items():
+        figures["directions"][name].update(own.row())
     return {
         "from": {"asked": "ae", "market": "ae", "node": "ae-1"},
         "to": {"asked": "kr-1", "market": None, "node": "kr-1"},
-        "direct": False, "profile": "sd", "seconds": 10, "connected": True, "problems": [], "valid": valid,
-        "invalid_reason": reason, "verdict": word, "reasons": reasons, "setup_ms": 321.0,
+        **Ask("ae", "kr-1", seconds=10).row(), "connected": True, "problems": [], "valid": valid,
+        "invalid_reason": reason, "verdict": word.word, "reasons": list(word.reasons), "setup_ms": 321.0,
         "phases_ms": {"from": {"ssh": 5.0, "ice": 7.0, "first_frame": None}, "to": {}}, **figures, **more,
     }  # fmt: skip
 

@@ -7,9 +7,13 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from commcli.report.probe.call import call, compare
+from commcli.report.probe.call import both, call, compare
 from commcli.report.probe.mesh import mesh
 
 __all__ = ["DRAW", "call", "compare", "mesh"]
 
-DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {"call": call, "mesh": mesh}
+DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {
+    "call": call,
+    "compare": both,
+    "mesh": mesh,
+}

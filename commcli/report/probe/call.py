@@ -14,7 +14,7 @@ from commcli.report.terminal import grid, ms, percent, styled
 
 Document = Mapping[str, Any]
 
-_PHASES = ("ssh", "allocate", "gather", "ice", "dtls", "first_audio", "first_frame")
+_PHASES = ("resolve", "ssh", "allocate", "gather", "ice", "dtls", "first_audio", "first_frame")
 
 
 # --- reading a call document -----------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ def _worst(values: Sequence[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _both(doc: Document, *keys: str) -> list[float | None]:
+def _both(doc: Document, *keys: str) -> list[Any]:
     return [_at(doc["directions"][name], *keys) for name in ("there", "back")]
 
 
@@ -64,6 +64,23 @@ def hops(direction: Mapping[str, Any]) -> list[str]:
 def _path(used: Mapping[str, Any]) -> str:
     counts = ("?" if used["counted"][node] is None else str(used["counted"][node]) for node in used["path"])
     return f"{' → '.join(used['path'])}  ({' / '.join(counts)} packets counted)"
+
+
+def _each_hop(direction: Mapping[str, Any]) -> list[str]:
+    """A line for each segment of the path that most packets took: this call's loss there, and what relays told."""
+    return [_hop(hop) for hop in direction["paths"][0]["hops"]] if direction["paths"] else []
+
+
+def _hop(hop: Mapping[str, Any]) -> str:
+    row = hop["segment"]
+    text = f"{hop['from']} → {hop['to']}: this call's loss {_loss(hop['loss'])}"
+    if row is None:
+        return f"{text}; {hop['to']} tells no more"
+    return (
+        f"{text}; all traffic: {_count(row['lost'])} of {_count(row['expected'])} lost before repair,"
+        f" {_count(row['repaired'])} repaired, delay {_ms1(_at(row, 'delay_ms', 'p50'))},"
+        f" RTT {_ms1(row['rtt_ms'])}"
+    )
 
 
 def _clock(doc: Document) -> str:
@@ -97,9 +114,8 @@ def _verdict(doc: Document) -> Text:
 
 def call(doc: Document) -> RenderableType:
     """One call: verdict, set-up, both directions, hops, and how the figures came about."""
-    how = "straight" if doc["direct"] else "by the overlay"
     head = Table.grid(padding=(0, 2))
-    head.add_row("call", f"{_title(doc)}, {doc['profile']}, {doc['seconds']:g} s, asked to go {how}")
+    head.add_row("call", f"{_title(doc)}, {doc['profile']}, {doc['seconds']:g} s, {_asked(doc)}")
     head.add_row("verdict", _verdict(doc))
     for problem in doc["problems"]:
         head.add_row("problem", Text(problem, style="red"))
@@ -115,6 +131,14 @@ def call(doc: Document) -> RenderableType:
     )
     head.add_row("longest gap", _gap(doc))
     return Group(head, _directions(doc), *_footnotes(doc))
+
+
+def _asked(doc: Document) -> str:
+    """The road that was asked for, and how the ends reach their edges."""
+    road = "straight" if doc["direct"] else f"by {doc['via']}" if doc["via"] else "by the overlay"
+    return (
+        f"asked to go {road}{' without repair' if doc['plain'] else ''}, TURN over {doc['transport'].upper()}"
+    )
 
 
 def _phases(doc: Document) -> str:
@@ -147,11 +171,15 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
 
 
+def _pair(counts: Mapping[str, Any] | None, one: str, other: str) -> str:
+    return f"{_count(_at(counts, one))} / {_count(_at(counts, other))}"
+
+
 def _mos(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-_FIGURES: tuple[tuple[str, tuple[str, ...], Callable[[float | None], str]], ...] = (
+_FIGURES: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
     ("MOS", ("mos", "mos"), _mos),
     ("audio one-way, median", ("audio", "one_way_ms", "p50"), _ms1),
     ("audio jitter", ("audio", "jitter_ms"), _ms1),
@@ -162,6 +190,12 @@ _FIGURES: tuple[tuple[str, tuple[str, ...], Callable[[float | None], str]], ...]
     ("video jitter", ("video", "jitter_ms"), _ms1),
     ("video loss", ("video", "loss"), _loss),
     ("video bitrate", ("video", "bitrate_kbps"), _kbps),
+    ("packets lost / retransmitted", ("counts",), lambda value: _pair(value, "lost", "retransmitted")),
+    (
+        "  lost / repaired by the relays",
+        ("counts",),
+        lambda value: _pair(value, "lost_between_relays", "repaired"),
+    ),
     ("frames a second", ("video", "fps"), lambda value: "-" if value is None else f"{value:.1f}"),
     ("freezes (webrtc-stats)", ("video", "freezes", "webrtc", "count"), _count),
     ("freezes >= 500 ms (Agora SDK)", ("video", "freezes", "agora_sdk_500_ms", "count"), _count),
@@ -173,6 +207,11 @@ _FIGURES: tuple[tuple[str, tuple[str, ...], Callable[[float | None], str]], ...]
 def _footnotes(doc: Document) -> list[Text]:
     notes = [
         Text(f"hops {name:5} {line}") for name in ("there", "back") for line in hops(doc["directions"][name])
+    ]
+    notes += [
+        Text(f"hop  {name:5} {line}", style="dim")
+        for name in ("there", "back")
+        for line in _each_hop(doc["directions"][name])
     ]
     notes.append(Text(_clock(doc), style="dim"))
     notes.append(Text(f"probe hosts: {_hosts(doc)}", style="dim"))
@@ -285,3 +324,9 @@ def _gain(old: float | None, new: float | None, digits: int, unit: str, less_is_
 def _chain(doc: Document, name: str) -> str:
     path = doc["directions"][name]["path"]
     return "-" if path is None else " → ".join(path)
+
+
+def both(doc: Document) -> RenderableType:
+    """A call that was made twice: as asked, and without what is being compared."""
+    other, asked = doc["calls"]
+    return Group(call(asked), Text(), compare(other, asked, (_asked(other), _asked(asked))))
