@@ -34,6 +34,8 @@ def commcli(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (("call", "sg", "br"), 3, "market br: none of its edges (br-1) is active"),
         (("call", "sg", "de"), 3, "no probe_python in the inventory"),
         (("mesh", "nowhere"), 3, "nowhere"),
+        (("edge", "zz"), 2, "no market and no node is called 'zz'"),
+        (("edge", "sg", "--from", "zz"), 2, "no node is called 'zz'"),
     ],
 )
 def test_what_is_wrong_is_one_clear_line(

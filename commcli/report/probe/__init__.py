@@ -8,12 +8,14 @@ from typing import Any
 from rich.console import RenderableType
 
 from commcli.report.probe.call import both, call, compare
+from commcli.report.probe.edge import edge
 from commcli.report.probe.mesh import mesh
 
-__all__ = ["DRAW", "call", "compare", "mesh"]
+__all__ = ["DRAW", "call", "compare", "edge", "mesh"]
 
 DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {
     "call": call,
     "compare": both,
+    "edge": edge,
     "mesh": mesh,
 }
