@@ -82,6 +82,11 @@ class LabFolder:
         return self.path / "secrets"
 
     @property
+    def tls_ca(self) -> Path:
+        """The CA's certificate, by which the edges' are believed."""
+        return self.keys / "tls/ca.pem"
+
+    @property
     def state(self) -> Path:
         return self.path / "state"
 

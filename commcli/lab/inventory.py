@@ -13,7 +13,11 @@ from pathlib import Path
 
 from commcli.fleet.loader import load
 from commcli.fleet.model import EVERY_MARKET, Fleet, Market, Node, Zone
+from commcli.lab import authority
 from commcli.lab.folder import USER, LabFolder, Place, Record, write_atomic
+
+#: Where the lab's edges take clients over TLS (RFC 8656 section 3.1 has it for the default).
+TLS_PORT = 5349
 
 #: The lab's first nodes, in the order of their addresses.
 FIRST = ("ae-1", "kr-1", "sg-1", "hk-1", "jp-1", "de-1", "br-1", "us-1")
@@ -62,6 +66,8 @@ ssh:
 signing:
   key: ../keys/signer
   signers: ../keys/allowed_signers
+tls:
+  ca: ../keys/tls/ca.pem
 secrets:
 {secrets}"""
 
@@ -86,6 +92,7 @@ defaults:
   ssh: {{port: {record.ssh_port}, user: {USER}, python: {python}}}
   probe_python: {probe_python}
   provider: lab
+  ports: {{tls: {TLS_PORT}}}
   variables: {{faults: true, systemd: false, allow_peers: ["{record.network}.0/24"]}}
 nodes:
 """ + "".join(rows)
@@ -98,6 +105,7 @@ def _node(folder: LabFolder, node: Node, place: Place) -> str:
   {node.id}:
     region: {node.region}
     address: {place.address}
+    domain: {authority.domain(node.id)}
     base: {_scalar(str(folder.base(node.id)))}
 {state}{tags}"""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from commcli.errors import CommcliError, Usage
 from commcli.fleet.model import Fleet
-from commcli.lab import control, faults, inventory, keys, ports, processes
+from commcli.lab import authority, control, faults, inventory, keys, ports, processes
 from commcli.lab.down import take_down
 from commcli.lab.folder import ENTRIES, LabFolder, Place, Record, alone, write_atomic
 from commcli.lab.interrupt import undisturbed
@@ -120,6 +120,7 @@ def _complete(folder: LabFolder, record: Record) -> bool:
         status is not None
         and all(status["nodes"].get(place.node) for place in record.places)
         and all(folder.faults(place.node).exists() for place in record.places)
+        and authority.ready(folder, record)
         and (folder.inventory / "nodes.yaml").exists()
     )
 
@@ -135,6 +136,7 @@ def _check_ports(record: Record) -> None:
 
 def _write_files(folder: LabFolder, example: Fleet, record: Record) -> None:
     keys.make(folder, record, example.secrets)
+    authority.make(folder, record)
     inventory.write(folder, example, record)
     folder.state.mkdir(mode=0o700, exist_ok=True)
     if not all(folder.faults(place.node).exists() for place in record.places):

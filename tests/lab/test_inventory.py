@@ -30,7 +30,9 @@ def test_what_the_lab_writes_loads_clean(tmp_path: Path, nodes: int) -> None:
         assert node.base == str(folder.base(node.id)) and Path(node.base).is_dir()
         assert node.country == EXAMPLE.regions[EXAMPLE.nodes[node.id].region].country
         assert node.state == EXAMPLE.nodes[node.id].state and node.tags == EXAMPLE.nodes[node.id].tags
+        assert node.domain == f"{node.id}.lab.test" and node.ports.tls
     assert fleet.edge_nodes()
+    assert fleet.tls_ca is not None and fleet.tls_ca.resolve() == folder.tls_ca.resolve()
 
 
 def test_the_first_eight_are_those_of_the_demo() -> None:

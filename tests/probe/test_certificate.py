@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from commcli.probe import certificate
-from commcli.probe.onnode.doors import blind_context, trusting_context
+from commcli.probe.onnode.doors import Trust
 from tests.probe.certificates import Authority, verified
 
 DAY_S = 86400.0
@@ -24,7 +24,7 @@ def words(
     authority: Authority, names: Sequence[str], wanted: str, days: dict[str, float], *, trusted: bool = True
 ) -> list[str]:
     pair = authority.issue(names, **days)
-    code, text = verified(pair, trusting_context(authority.pem if trusted else None), wanted)
+    code, text = verified(pair, Trust(authority.pem if trusted else None).strict, wanted)
     found = certificate.read(pair.der)
     tls = {"verify_code": code, "verify_text": text}
     return [word for word, _ in certificate.problems(found, tls, wanted, time.time())]
@@ -80,7 +80,7 @@ def test_a_chain_may_have_expired_above_a_good_certificate(authority: Authority)
 
 
 def test_looking_blindly_believes_anybody(authority: Authority) -> None:
-    assert verified(authority.issue([], end_days=-0.5), blind_context(), "edge.test") == (0, "")
+    assert verified(authority.issue([], end_days=-0.5), Trust(None).blind, "edge.test") == (0, "")
 
 
 def test_unset_the_machines_own_cas_are_believed(tmp_path: Path) -> None:

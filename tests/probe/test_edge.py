@@ -176,8 +176,8 @@ async def test_silence_is_asked_again_and_then_told() -> None:
             "port": mute.getsockname()[1],
             "server_name": None,
         }
-        argument = {"username": "u", "password": "p", "ca_pem": None, "timeout_s": 0.8}
-        row = await doors.knock(door, argument)
+        argument = {"username": "u", "password": "p", "timeout_s": 0.8}
+        row = await doors.knock(door, argument, doors.Trust(None))
     assert (row["state"], row["resent"], row["error"]) == ("silent", 1, "no answer within 0.8 s")
 
 

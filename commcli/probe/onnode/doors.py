@@ -38,6 +38,8 @@ FIRST_RETRY_S = 0.5
 GOODBYE_S = 2.0
 LONGEST_MESSAGE = 4096
 LAG_TICK_S = 0.02
+# Doors are not begun together: what many handshakes cost here would stand in each other's times.
+PACE_S = 0.01
 ALPN = ["stun.turn"]  # RFC 7443
 _NO_ROUTE = (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -65,20 +67,23 @@ async def knock_all(argument: dict[str, Any], on_row: Callable[[Row], None]) -> 
     "timeout_s": of one door, "parallel"}.
     """
     gate = asyncio.Semaphore(argument["parallel"])
+    trust = Trust(argument["ca_pem"])
     lag_ms: list[float] = []
-    ticking = asyncio.ensure_future(_tick(lag_ms))
+    tasks: list[asyncio.Future[None]] = [asyncio.ensure_future(_tick(lag_ms))]
 
     async def one(door: Door) -> None:
         async with gate:
-            on_row(await knock(door, argument))
+            on_row(await knock(door, argument, trust))
 
-    tasks = [asyncio.ensure_future(one(door)) for door in argument["doors"]]
     try:
-        await asyncio.gather(*tasks)
+        for door in argument["doors"]:
+            tasks.append(asyncio.ensure_future(one(door)))
+            await asyncio.sleep(PACE_S)
+        await asyncio.gather(*tasks[1:])
     finally:
-        for task in (*tasks, ticking):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, ticking, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
     return lag_ms
 
 
@@ -89,7 +94,7 @@ async def _tick(lag_ms: list[float]) -> None:
         lag_ms.append(1000 * max(0.0, time.monotonic() - due))
 
 
-async def knock(door: Door, argument: dict[str, Any]) -> Row:
+async def knock(door: Door, argument: dict[str, Any], trust: Trust) -> Row:
     """One door; its row."""
     row: Row = {
         **{key: door[key] for key in ("node", "transport", "address", "port", "server_name")},
@@ -100,7 +105,7 @@ async def knock(door: Door, argument: dict[str, Any]) -> Row:
         "state": "silent",
         "resent": 0,
     }
-    visit = _Visit(door, row, argument)
+    visit = _Visit(door, row, argument, trust)
     try:
         await asyncio.wait_for(visit.pay(), argument["timeout_s"])
     except asyncio.TimeoutError:  # noqa: UP041  (in python 3.9 it is not the builtin one)
@@ -124,8 +129,8 @@ class _NoTls(Exception):
 class _Visit:
     """One door being knocked at. `leave` gives the allocation back whatever came before."""
 
-    def __init__(self, door: Door, row: Row, argument: dict[str, Any]) -> None:
-        self._door, self._row, self._ca_pem = door, row, argument["ca_pem"]
+    def __init__(self, door: Door, row: Row, argument: dict[str, Any], trust: Trust) -> None:
+        self._door, self._row, self._trust = door, row, trust
         self._dialogue = Dialogue(argument["username"], argument["password"], os.urandom)
         self._wire: _Wire | None = None
         self._began = 0.0
@@ -213,10 +218,10 @@ class _Visit:
         """With a certificate that is not believed the door is visited all the same: reach is a question of its own."""
         name = self._door["server_name"]
         try:
-            wire = await self._shake(address, trusting_context(self._ca_pem), name)
+            wire = await self._shake(address, self._trust.strict, name)
         except ssl.SSLCertVerificationError as error:
             self._began = time.monotonic()
-            wire = await self._shake(address, blind_context(), name)
+            wire = await self._shake(address, self._trust.blind, name)
             self._row["tls"].update(verify_code=error.verify_code, verify_text=error.verify_message)
         return wire
 
@@ -246,22 +251,21 @@ class _Visit:
         return wire
 
 
-def trusting_context(ca_pem: str | None) -> ssl.SSLContext:
-    """Believes these CAs (None: this machine's), and the name. Raises ssl.SSLError if `ca_pem` has none."""
-    context = ssl.create_default_context(cadata=ca_pem)
-    # Newer pythons are stricter than clients are; the answer must not depend on where the question was asked.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    context.set_alpn_protocols(ALPN)
-    return context
+class Trust:
+    """Whom a look believes. `strict`: these CAs (None: this machine's), and the name; `blind`: anybody, to look at a
+    certificate and never to trust it. Made once: reading a machine's CAs takes tens of milliseconds.
+    """
 
-
-def blind_context() -> ssl.SSLContext:
-    """Believes anybody: to look at a certificate, never to trust it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(ALPN)
-    return context
+    def __init__(self, ca_pem: str | None) -> None:
+        """Raises ssl.SSLError if `ca_pem` has no certificate."""
+        self.strict = ssl.create_default_context(cadata=ca_pem)
+        # Newer pythons are stricter than clients are; the answer must not depend on where the question was asked.
+        self.strict.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        self.blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.blind.check_hostname = False
+        self.blind.verify_mode = ssl.CERT_NONE
+        for context in (self.strict, self.blind):
+            context.set_alpn_protocols(ALPN)
 
 
 # --- wires ----------------------------------------------------------------------------------------------------------

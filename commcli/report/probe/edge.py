@@ -22,10 +22,9 @@ def edge(doc: Document) -> RenderableType:
     for column in ("connect ms", "TLS ms", "401 ms", "allocate ms", "in all ms", "days left"):
         table.add_column(column, justify="right")
     table.add_column("")
-    table.add_column("why")
     for row in doc["doors"]:
-        table.add_row(row["node"], row["transport"], _place(row), *_figures(row), _verdict(row), _why(row))
-    return Group(table, *_remarks(doc))
+        table.add_row(row["node"], row["transport"], _place(row), *_figures(row), styled(row["verdict"]))
+    return Group(table, *_reasons(doc), *_remarks(doc))
 
 
 def _place(row: Document) -> str:
@@ -39,13 +38,17 @@ def _figures(row: Document) -> list[str]:
     return [*times, "-" if found is None else f"{found['days_left']:.0f}"]
 
 
-def _verdict(row: Document) -> Text:
-    return styled(row["verdict"])
-
-
-def _why(row: Document) -> str:
-    resent = f"{row['resent']} sent again (RFC 8489: 500 ms, 1 s, ...)" if row["resent"] else ""
-    return "; ".join(filter(None, [*row["reasons"], resent]))
+def _reasons(doc: Document) -> list[Text]:
+    """What is wrong, once, with all the doors that it is wrong with."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in doc["doors"]:
+        again = [f"{row['resent']} requests had to be sent again"] if row["resent"] else []
+        for text in (*row["reasons"], *again):
+            found.setdefault((row["verdict"], text), []).append(f"{row['node']} {row['transport']}")
+    return [
+        Text.assemble(styled(verdict), f" {', '.join(where)}: {text}")
+        for (verdict, text), where in found.items()
+    ]
 
 
 def _remarks(doc: Document) -> list[RenderableType]:
