@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, Literal, NamedTuple, Optional, Sequence, Tuple, Union
 
+from commcli.relay.mesh import budget
+from commcli.relay.mesh.budget import Budget
 from commcli.relay.table.signature import NAMESPACE
 
 
@@ -71,6 +73,7 @@ class RelayConfig(NamedTuple):
     control: Optional[Path] = None  # the control socket of a relay without a base folder
     bind_address: Optional[str] = None
     bind_address6: Optional[str] = None
+    mesh: Budget = budget.USUAL
 
     def path(self, name: str) -> Path:
         """A file or folder of this relay under its base folder."""
@@ -107,7 +110,7 @@ class RelayConfig(NamedTuple):
 # certificate's files counts for itself; the listener looks at it, and at none by another name.)
 LIVE = frozenset({
     "allow_peers", "users", "secrets", "revoked", "user_quota", "total_quota", "session_kbit_s", "node_mbit_s",
-    "drain_sessions", "password_algorithms",
+    "drain_sessions", "password_algorithms", "mesh",
 })  # fmt: skip
 
 
@@ -131,6 +134,7 @@ _KEYS = {
     "metrics_port", "allow_peers", "faults", "log_json", "principal", "address6", "tcp", "tls_port", "tls_certificate",
     "tls_key", "user_quota", "total_quota", "session_kbit_s", "node_mbit_s", "drain_sessions", "workers",
     "password_algorithms", "metrics_address", "bind_address", "bind_address6",
+    "mesh",
 }  # fmt: skip
 _REQUIRED = {"schema", "node", "base", "address", "realm", "turn_port", "relay_ports"}
 PASSWORD_ALGORITHMS = ("auto", "md5", "always")
@@ -182,6 +186,7 @@ def _parse(raw: Any) -> RelayConfig:
         log_json=bool(raw.get("log_json", False)),
         principal=_principal(raw.get("principal", NAMESPACE)),
         metrics_address=None if raw.get("metrics_address") is None else _address(raw["metrics_address"]),
+        mesh=_mesh(raw.get("mesh", {})),
         **_limits(raw),
         **_listeners(raw),
         **_bound(raw),
@@ -203,6 +208,20 @@ def _limits(raw: Dict[str, Any]) -> Dict[str, Any]:
         raise ConfigError(f"workers {workers} are more than {MOST_WORKERS}")
     drain = _count(raw, "drain_sessions", low=0) if "drain_sessions" in raw else 0
     return {**limits, "password_algorithms": algorithms, "workers": workers, "drain_sessions": drain}
+
+
+def _mesh(raw: Any) -> Budget:
+    if not isinstance(raw, dict) or set(raw) - set(Budget._fields):
+        raise ConfigError(f"mesh is not an object of {' and '.join(Budget._fields)}")
+    most = budget.MOST._asdict()
+    said = {word: _rate(f"mesh {word}", value, most[word]) for word, value in raw.items()}
+    return budget.USUAL._replace(**said)
+
+
+def _rate(key: str, value: Any, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        raise ConfigError(f"{key} {value!r} is not a number above 0, at most {most:g}")
+    return float(value)
 
 
 def _listeners(raw: Dict[str, Any]) -> Dict[str, Any]:

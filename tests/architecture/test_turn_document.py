@@ -78,6 +78,7 @@ def test_every_key_of_the_configuration_is_documented() -> None:
     # Of the fleet's own keys the inventory speaks; `listen` stands for address and port.
     elsewhere = {
         "schema", "node", "base", "realm", "overlay_port", "stamp_port", "faults", "log_json", "principal",
+        "mesh",
     }  # fmt: skip
     assert config._KEYS - elsewhere <= words(section("Limits and defaults"))
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from commcli.relay.clients.framing import FrameError, Frames
 from commcli.relay.mesh import stamp
-from commcli.relay.mesh.mesh import Mesh, Reflector
+from commcli.relay.mesh.mesh import Mesh
+from commcli.relay.mesh.reflector import Reflector
 from commcli.relay.overlay import hello, telemetry, train, wire
 from commcli.relay.overlay.overlay import Overlay
 from commcli.relay.process import control
@@ -259,22 +260,23 @@ def _stamps() -> tuple[Mesh, Reflector]:
 
 def fuzz_stamp(data: bytes) -> None:
     """Both codecs; and the reflector never answers with more than it was asked, nor anybody unknown."""
-    for key in (None, b"k" * 32):
-        request, reply = stamp.unpack_request(data, key), stamp.unpack_reply(data, key)
+    for seal in (None, stamp.Seal(b"k" * 32)):
+        request, reply = stamp.unpack_request(data, seal), stamp.unpack_reply(data, seal)
         assert (request is None) == (reply is None)
     mesh, reflector = _stamps()
     known: Addr = (_PLAN.address("br-1"), 50000)
     assert reflector.receive(data, ("203.0.113.9", 1), UNIX_0, UNIX_0) is None
     assert reflector.receive(data, known, UNIX_0, UNIX_0) is None  # no seal of the pair
-    sealed = stamp._sealed(data[:96].ljust(96, b"\0"), _request_key())
+    blocks = data[:96].ljust(96, b"\0")
+    sealed = blocks + _request_seal().tag(blocks)
     answer = reflector.receive(sealed + data[96:], known, UNIX_0, UNIX_0)
     assert answer is None or len(answer) <= len(sealed + data[96:])
     mesh.receive_reply(data, known, 0.0, UNIX_0)
 
 
 @functools.cache
-def _request_key() -> bytes:
-    return stamp.session_key(overlay_world.pair_key("br-1", "us-1"), "br-1", reply=False)
+def _request_seal() -> stamp.Seal:
+    return stamp.Seal(stamp.session_key(overlay_world.pair_key("br-1", "us-1"), "br-1", reply=False))
 
 
 def _command(request: dict[str, Any]) -> dict[str, Any]:
@@ -379,7 +381,7 @@ SEEDS: dict[str, list[bytes]] = {
     "frames": [b"\1" + stun.build(stun.BINDING, stun.REQUEST, bytes(12)) + b"\x40\0\0\5hello\0\0\0"],
     "control": [b'{"cmd": "mesh", "since": 1}\n', b'{"cmd": "drain", "sessions": 4, "stop": true}\n'],
     "http": [b"GET /metrics HTTP/1.0\r\n\r\n"],
-    "stamp": [stamp.pack_request(1, UNIX_0, stamp.UNKNOWN_CLOCK, None)],
+    "stamp": [stamp.pack_request(1, stamp.to_timestamp(UNIX_0), stamp.UNKNOWN_CLOCK.pack(), None)],
     "shard": [json.dumps(good_shard(1, carries=["kr-1 sg-1 ae-1", "sg-1 ae-1"])).encode()],
     "server": [
         # a Binding of RFC 3489, from each client

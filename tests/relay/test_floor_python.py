@@ -19,7 +19,7 @@ for module in pkgutil.walk_packages(island.__path__, "commcli.relay."):
     if module.name != "commcli.relay.__main__":
         importlib.import_module(module.name)
 from commcli.relay import shaping
-from commcli.relay.mesh import mesh
+from commcli.relay.mesh import mesh, reflector as reflecting
 from commcli.relay.overlay import overlay
 from commcli.relay.table import shard
 
@@ -62,14 +62,14 @@ carried(near, far, ("192.0.2.1", 1), 0.0)
 carried(far, near, ("192.0.2.2", 1), 0.05)
 print(near.status()["paths"]["b"]["rtt_ms"])
 
-sender, reflector = mesh.Mesh("a", bytes), mesh.Reflector("b")
+sender, reflector = mesh.Mesh("a", bytes), reflecting.Reflector("b")
 sender.set_peers(peers("b")), reflector.set_peers(peers("a"))
 for step in range(700):
     now = step * 0.02
     for _, _, packet in sender.tick(now, UNIX + now):
         reply = reflector.receive(packet, ("192.0.2.1", 9), UNIX + now, UNIX + now)
         sender.receive_reply(reply, ("192.0.2.2", 2), now + 0.01, UNIX + now + 0.01)
-print([(window["sent"], window["loss"]) for window in sender.windows()])
+print([(window["sent"], window["loss"]) for window in map(json.loads, sender.rows())])
 print(shaping.Shaper({"192.0.2.2": {"delay_ms": 5}}, 1).release("192.0.2.2", 100, 1.0))
 """
 

@@ -15,6 +15,7 @@ from commcli.relay.mesh import stamp
 from commcli.relay.mesh.stamp import UNKNOWN_CLOCK, ErrorEstimate, Request
 
 KEY = bytes(range(32))
+SEAL = stamp.Seal(KEY)
 NTP_2026 = 0xECFF1D00_00000000  # 2026-01-01T00:00:00Z: 3976214400 s since 1900
 JAN_1 = 1767225600.0
 GOOD_CLOCK = ErrorEstimate(True, 0.001)
@@ -84,7 +85,7 @@ def test_nothing_known_of_the_clock_is_the_largest_error() -> None:
 
 def test_an_open_request() -> None:
     """Section 4.2.1."""
-    data = stamp.pack_request(7, JAN_1, GOOD_CLOCK, None)
+    data = stamp.pack_request(7, stamp.to_timestamp(JAN_1), GOOD_CLOCK.pack(), None)
     assert data == struct.pack(">IQH", 7, 3976214400 << 32, GOOD_CLOCK.pack()) + bytes(30)
     assert len(data) == 44
     read = stamp.unpack_request(data, None)
@@ -94,22 +95,23 @@ def test_an_open_request() -> None:
 
 def test_a_sealed_request() -> None:
     """Section 4.2.2."""
-    data = stamp.pack_request(7, JAN_1, GOOD_CLOCK, KEY)
+    data = stamp.pack_request(7, stamp.to_timestamp(JAN_1), GOOD_CLOCK.pack(), SEAL)
     blocks = (
         struct.pack(">I", 7) + bytes(12) + struct.pack(">QH", 3976214400 << 32, GOOD_CLOCK.pack()) + bytes(70)
     )
     assert data == signed(blocks)
     assert len(data) == 112
-    assert stamp.unpack_request(data, KEY) == Request(7, 3976214400 << 32, GOOD_CLOCK.pack())
+    assert stamp.unpack_request(data, SEAL) == Request(7, 3976214400 << 32, GOOD_CLOCK.pack())
 
 
 REQUEST = Request(7, 3976214400 << 32, GOOD_CLOCK.pack())
 TURN_AROUND = (JAN_1 + 0.25, JAN_1 + 0.5)
+STAMPS = stamp.to_timestamp(TURN_AROUND[0]), stamp.to_timestamp(TURN_AROUND[1])
 
 
 def test_an_open_reply() -> None:
     """Section 4.3.1."""
-    data = stamp.pack_reply(9, *TURN_AROUND, GOOD_CLOCK, REQUEST, 61, None)
+    data = stamp.pack_reply(9, *STAMPS, GOOD_CLOCK.pack(), REQUEST, 61, None)
     whole = 3976214400 << 32
     assert data == (
         struct.pack(">IQH", 9, whole + (1 << 31), GOOD_CLOCK.pack()) + bytes(2) + struct.pack(">Q", whole + (1 << 30))
@@ -124,7 +126,7 @@ def test_an_open_reply() -> None:
 
 def test_a_sealed_reply() -> None:
     """Section 4.3.2."""
-    data = stamp.pack_reply(9, *TURN_AROUND, GOOD_CLOCK, REQUEST, 61, KEY)
+    data = stamp.pack_reply(9, *STAMPS, GOOD_CLOCK.pack(), REQUEST, 61, SEAL)
     whole, error = 3976214400 << 32, struct.pack(">H", GOOD_CLOCK.pack())
     blocks = struct.pack(">I", 9) + bytes(12) + struct.pack(">Q", whole + (1 << 31)) + error + bytes(6)
     blocks += struct.pack(">Q", whole + (1 << 30)) + bytes(8)
@@ -133,7 +135,7 @@ def test_a_sealed_reply() -> None:
     )
     assert data == signed(blocks)
     assert len(data) == 112
-    reply = stamp.unpack_reply(data, KEY)
+    reply = stamp.unpack_reply(data, SEAL)
     assert reply is not None
     assert (reply.sequence, reply.received_unix, reply.sent_unix, reply.ttl) == (9, *TURN_AROUND, 61)
     assert reply.request == REQUEST
@@ -142,7 +144,7 @@ def test_a_sealed_reply() -> None:
 @pytest.mark.parametrize(("size", "ttl"), [(38, None), (40, None), (41, 61), (44, 61), (60, 61)])
 def test_twamp_light_answers_of_other_lengths(size: int, ttl: int | None) -> None:
     """Section 4.6: no more than the first 38 bytes are sure to be there."""
-    data = (stamp.pack_reply(9, *TURN_AROUND, GOOD_CLOCK, REQUEST, 61, None) + bytes(30))[:size]
+    data = (stamp.pack_reply(9, *STAMPS, GOOD_CLOCK.pack(), REQUEST, 61, None) + bytes(30))[:size]
     reply = stamp.unpack_reply(data, None)
     assert reply is not None
     assert (reply.request, reply.ttl) == (REQUEST, ttl)
@@ -150,7 +152,7 @@ def test_twamp_light_answers_of_other_lengths(size: int, ttl: int | None) -> Non
 
 @pytest.mark.parametrize("size", range(38))
 def test_too_short_to_be_an_answer(size: int) -> None:
-    data = stamp.pack_reply(9, *TURN_AROUND, GOOD_CLOCK, REQUEST, 61, None)[:size]
+    data = stamp.pack_reply(9, *STAMPS, GOOD_CLOCK.pack(), REQUEST, 61, None)[:size]
     assert stamp.unpack_reply(data, None) is None
     assert stamp.unpack_request(data, None) is None
 
@@ -158,20 +160,20 @@ def test_too_short_to_be_an_answer(size: int) -> None:
 @given(st.integers(0, 111), st.integers(1, 255))
 def test_one_changed_byte_breaks_the_seal(place: int, change: int) -> None:
     for data, unpack in (
-        (stamp.pack_request(7, JAN_1, GOOD_CLOCK, KEY), stamp.unpack_request),
-        (stamp.pack_reply(9, *TURN_AROUND, GOOD_CLOCK, REQUEST, 61, KEY), stamp.unpack_reply),
+        (stamp.pack_request(7, stamp.to_timestamp(JAN_1), GOOD_CLOCK.pack(), SEAL), stamp.unpack_request),
+        (stamp.pack_reply(9, *STAMPS, GOOD_CLOCK.pack(), REQUEST, 61, SEAL), stamp.unpack_reply),
     ):
         spoiled = data[:place] + bytes([data[place] ^ change]) + data[place + 1 :]
-        assert unpack(spoiled, KEY) is None
-        assert unpack(data[:place], KEY) is None
-        assert unpack(data, KEY) is not None
+        assert unpack(spoiled, SEAL) is None
+        assert unpack(data[:place], SEAL) is None
+        assert unpack(data, SEAL) is not None
 
 
 @given(st.binary(max_size=150))
 def test_garbage_never_raises(data: bytes) -> None:
-    for key in (None, KEY):
-        request, reply = stamp.unpack_request(data, key), stamp.unpack_reply(data, key)
-        assert (request is None) == (reply is None) == (key is not None or len(data) < 38)
+    for seal in (None, SEAL):
+        request, reply = stamp.unpack_request(data, seal), stamp.unpack_reply(data, seal)
+        assert (request is None) == (reply is None) == (seal is not None or len(data) < 38)
         if reply is not None:
             assert isinstance(reply.sent_unix, float)
 
@@ -204,8 +206,10 @@ def test_packets_that_somebody_else_built() -> None:
     )
     clock = ErrorEstimate.unpack(reply.error)
     assert clock == ErrorEstimate(True, 132 * 2.0**-17)
-    ours = stamp.pack_reply(9, 1800000002.0, 1800000003.0, clock, request, 61, None)
-    assert ours == bytes.fromhex(FOREIGN_REPLY.replace("0001eef45082", "0000eef45082"))
-    assert stamp.pack_request(7, 1800000001.0, clock, None).hex() == FOREIGN_REQUEST.replace(
-        "840001", "840000"
+    ours = stamp.pack_reply(
+        9, stamp.to_timestamp(1800000002.0), stamp.to_timestamp(1800000003.0), clock.pack(), request, 61, None
     )
+    assert ours == bytes.fromhex(FOREIGN_REPLY.replace("0001eef45082", "0000eef45082"))
+    assert stamp.pack_request(
+        7, stamp.to_timestamp(1800000001.0), clock.pack(), None
+    ).hex() == FOREIGN_REQUEST.replace("840001", "840000")

@@ -1,4 +1,4 @@
-"""The STAMP mesh of one node: a Session-Sender towards every known peer, and the Session-Reflector for them.
+"""The STAMP mesh of one node: a Session-Sender (RFC 8762) towards every known peer. `reflector` answers.
 
 Pure: packets and the time in, packets and closed windows out. `now` is monotonic seconds, `unix` wall clock. The
 sender's socket must not be the reflector's, since the two kinds of packet look alike.
@@ -6,155 +6,143 @@ sender's socket must not be the reflector's, since the two kinds of packet look 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
-from typing import Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
+import heapq
+import json
+import math
+from collections import Counter
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from commcli.relay.mesh import neighbours, stamp
-from commcli.relay.mesh.neighbours import Neighbour
-from commcli.relay.mesh.window import (
-    NEW_SESSION,
-    Jitter,
-    Record,
-    WindowCounts,
-    forget,
-    judge,
-    spread_ms,
-    summary,
-)
+from commcli.relay.mesh.budget import USUAL, Budget
+from commcli.relay.mesh.session import Addr, Session
 
-Addr = Tuple[str, int]
-
-WINDOW_S = 10
-MAX_WINDOWS = 60
-DEFAULT_RATE = 5.0  # packets per second and peer
-MAX_PACKETS_A_SECOND = 1000.0  # of all peers together
-# An answer later than this is a lost one. Also how long a window waits for the answers to what came after it, which
-# tell in which direction its last packets were lost.
-GRACE_S = 2.0
-MAX_RECORDS_S = 60.0
-# How many of its latest packets of a session the reflector knows again.
-MEMORY = 256
-MAX_SESSIONS = 4  # a peer's: it takes a new source port when it restarts
-UNKNOWN_TTL = 255
-
-
-class _Session:
-    """The Session-Sender's side of one peer."""
-
-    def __init__(self, peer: Neighbour, node: str, first_at: float) -> None:
-        self.next_at = first_at
-        self.sequence = 0
-        self.records: "OrderedDict[int, Record]" = OrderedDict()  # from `mark` on, by sequence
-        self.mark = NEW_SESSION
-        self.open: Deque[WindowCounts] = deque()
-        self.closed: Deque[Tuple[int, Dict[str, object]]] = deque(maxlen=MAX_WINDOWS)  # by start
-        self.answers = 0
-        self.highest_answered = -1
-        self.forward, self.back = Jitter(), Jitter()
-        self.use(peer, node)
-
-    def use(self, peer: Neighbour, node: str) -> None:
-        """Take over the peer's address and keys; what was measured stays."""
-        self.peer = peer
-        self.addr: Addr = (peer.address, peer.stamp_port)
-        self.request_key = stamp.session_key(peer.keys[0], node, reply=False) if peer.keys else None
-        self.reply_keys: List[Optional[bytes]] = [
-            stamp.session_key(key, node, reply=True) for key in peer.keys
-        ] or [None]
-
-    def window(self, now: float, unix: float) -> WindowCounts:
-        """The open window that a packet sent now belongs to."""
-        start = int(unix // WINDOW_S) * WINDOW_S
-        if not self.open or self.open[-1].start_unix != start:
-            self.open.append(WindowCounts(start, now + start + WINDOW_S - unix + GRACE_S))
-        return self.open[-1]
-
-    def window_of(self, sequence: int) -> Optional[WindowCounts]:
-        """The open window that holds this packet; None: closed already."""
-        for window in self.open:
-            if window.records[0].sequence <= sequence <= window.records[-1].sequence:
-                return window
-        return None
-
-    def latest_rtt_ms(self) -> Optional[float]:
-        """The median of the last closed window, before there is one of all answers so far; None: no answer."""
-        if self.closed:
-            spread = self.closed[-1][1]["rtt_ms"]
-        else:
-            spread = spread_ms([r.rtt_s for r in self.records.values() if r.number is not None])
-        return spread["p50"] if isinstance(spread, dict) else None
+# Missed turns of a stall that was longer than this are not made up for: they would measure our own burst.
+STALL_S = 0.1
+# Windows of all peers end together. They are closed within this part of their length, so that no tick takes long.
+CLOSING = 0.5
+# Of all peers together: what goes along to the next process of this relay, which nobody may wait for.
+MOST_KEPT = 3000
 
 
 class Mesh:
-    """The Session-Sender. `clock`: what is known of our clock, written into every packet."""
+    """The Session-Sender. Peers take turns in a random order, evenly spread over the time between two turns of one.
+
+    So nodes that start at the same moment do not beat in step, and what is due is found without a look at the others.
+    """
 
     def __init__(
-        self, node: str, random_bytes: Callable[[int], bytes], rate: float = DEFAULT_RATE,
+        self,
+        node: str,
+        random_bytes: Callable[[int], bytes],
+        budget: Budget = USUAL,
         clock: stamp.ErrorEstimate = stamp.UNKNOWN_CLOCK,
-    ) -> None:  # fmt: skip
-        """rate: packets per second to each peer."""
-        self._node, self._random, self._rate = node, random_bytes, rate
-        self.clock = clock
-        self._sessions: Dict[str, _Session] = {}
-        self._by_addr: Dict[Addr, _Session] = {}
+    ) -> None:
+        self.budget = budget
+        self._node, self._random = node, random_bytes
+        self.set_clock(clock)
+        self._sessions: Dict[str, Session] = {}
+        self._by_addr: Dict[Addr, Session] = {}
+        self._turns: List[Session] = []  # in the order of their turns
+        self._place = 0  # whose turn it is
+        self._next_at: Optional[float] = None
+        self._open: List[Tuple[float, int, Session]] = []  # a heap of open windows, by the time to close them
+        self._opened, self._ticked = 0, 0.0
         self.drops: Counter[str] = Counter()
+
+    def set_clock(self, clock: stamp.ErrorEstimate) -> None:
+        """What is known of our clock now: it is written into every packet."""
+        self._error, self._error_s = clock.pack(), clock.known_s
 
     def set_peers(self, peers: Mapping[str, object]) -> None:
         """The object under "peers" of etc/peers.json. Raises ValueError, then nothing has changed."""
         known = neighbours.parse(peers)
         known.pop(self._node, None)
-        kept: Dict[str, _Session] = {}
+        new = []
         for node, peer in known.items():
             session = self._sessions.get(node)
             if session is None:
-                session = _Session(peer, self._node, float("-inf"))
-            session.use(peer, self._node)
-            kept[node] = session
-        self._sessions = kept
-        self._by_addr = {session.addr: session for session in kept.values()}
+                session = self._sessions[node] = Session(peer, self._node)
+                new.append(session)
+            elif session.peer != peer:
+                session.use(peer, self._node)
+        for node in set(self._sessions) - set(known):
+            del self._sessions[node]
+        self._by_addr = {session.addr: session for session in self._sessions.values()}
+        self._reseat(new)
+
+    def _reseat(self, new: Sequence[Session]) -> None:
+        """Those who left give up their turns, new ones get one anywhere; for all others the order stays."""
+        left = [self._sessions.get(session.peer.id) is not session for session in self._turns]
+        self._place -= sum(left[: self._place])
+        turns = [session for session, is_gone in zip(self._turns, left) if not is_gone]
+        for session in new:
+            place = self._below(len(turns) + 1)
+            turns.insert(place, session)
+            self._place += place < self._place
+        self._turns, self._place = turns, self._place % max(1, len(turns))
+
+    def _below(self, bound: int) -> int:
+        return int.from_bytes(self._random(4), "big") * bound >> 32
+
+    # --- from one process to the next ------------------------------------------------------------------------
 
     def kept(self) -> Dict[str, List[Tuple[int, Dict[str, object]]]]:
-        """The closed windows by peer, for the next process of this relay (JSON). It begins a new one by itself."""
-        return {node: list(session.closed) for node, session in self._sessions.items()}
+        """The latest closed windows by peer, for the next process of this relay (JSON), which begins a new one."""
+        most = -(-MOST_KEPT // max(1, len(self._sessions)))
+        kept: Dict[str, List[Tuple[int, Dict[str, object]]]] = {}
+        for node, session in self._sessions.items():
+            rows = [json.loads(text) for _, text in list(session.closed)[-most:]]
+            kept[node] = [(row["start"], row) for row in rows]
+        return kept
 
     def take(self, kept: Mapping[str, Sequence[Tuple[int, Dict[str, object]]]]) -> None:
-        """Go on with what another process `kept`, after the peers are known. Raises ValueError or TypeError."""
+        """Go on with what another process `kept`, after the peers are known.
+
+        Raises ValueError, KeyError or TypeError.
+        """
         for node, windows in kept.items():
             session = self._sessions.get(node)
             if session is not None:
-                session.closed.extend((int(start), dict(row)) for start, row in windows)
+                for _, row in windows:
+                    session.keep(dict(row))
+
+    # --- the sender ------------------------------------------------------------------------------------------
 
     @property
     def interval_s(self) -> float:
         """Between two packets to one peer."""
-        return max(1 / self._rate, len(self._sessions) / MAX_PACKETS_A_SECOND)
+        return max(1 / self.budget.per_peer, len(self._turns) / self.budget.packets_a_second)
+
+    def due(self, now: float) -> List[Session]:
+        """Whose turn it is: send each a `request`. Closes windows. Call it every 10 to 20 ms."""
+        self._close(now)
+        count = len(self._turns)
+        if not count:
+            return []
+        turn_s = self.interval_s / count
+        if self._next_at is None:
+            self._next_at = now + turn_s * self._below(1 << 16) / 65536
+        if self._next_at > now:
+            return []
+        missed = max(0, math.ceil((now - self._next_at - STALL_S) / turn_s))
+        turns = int((now - self._next_at) / turn_s) + 1
+        first, self._place = self._place + missed, (self._place + turns) % count
+        self._next_at += turns * turn_s
+        return [self._turns[place % count] for place in range(first, first + min(turns - missed, count))]
+
+    def request(self, session: Session, now: float, unix: float) -> bytes:
+        """The packet to this peer (`session.addr`); the times are those of its leaving."""
+        data, begun = session.request(now, unix, 1 / self.interval_s, self._error)
+        if begun is not None:
+            self._opened += 1
+            heapq.heappush(self._open, (begun.close_at, self._opened, session))
+        return data
 
     def tick(self, now: float, unix: float) -> List[Tuple[str, Addr, bytes]]:
-        """(peer id, where to, packet) of all that is due; closes windows. Call it every 10 to 20 ms."""
-        due = []
-        interval_s = self.interval_s
-        for node, session in self._sessions.items():
-            while session.open and session.open[0].close_at <= now:
-                self._close(session)
-            if session.next_at == float("-inf"):
-                # A phase of its own for each peer, so that a fleet started at once does not beat in step.
-                session.next_at = now + interval_s * int.from_bytes(self._random(2), "big") / 65536
-            if session.next_at <= now:
-                # What a stall made us miss is not made up for: it would measure our own burst.
-                missed = (now - session.next_at) // interval_s
-                session.next_at += (missed + 1) * interval_s
-                due.append((node, session.addr, self._packet(session, now, unix)))
-        return due
-
-    def _packet(self, session: _Session, now: float, unix: float) -> bytes:
-        record = Record(session.sequence, stamp.to_timestamp(unix), unix, now)
-        session.sequence += 1
-        session.records[record.sequence] = record
-        session.window(now, unix).records.append(record)
-        if len(session.records) > self._rate * MAX_RECORDS_S:
-            session.records.popitem(last=False)
-            session.mark = session.mark._replace(highest=None)  # a long outage: what came before is forgotten
-        return stamp.pack_request(record.sequence, unix, self.clock, session.request_key)
+        """(peer id, where to, packet) of all that is due, as if they left at once."""
+        return [
+            (session.peer.id, session.addr, self.request(session, now, unix)) for session in self.due(now)
+        ]
 
     def receive_reply(self, data: bytes, source: Addr, now: float, unix: float) -> None:
         """A packet that came to the sender's socket. Takes only the first answer to what was really asked."""
@@ -162,156 +150,43 @@ class Mesh:
         if session is None:
             self.drops["unknown_peer"] += 1
             return
-        reply = None
-        for key in session.reply_keys:
-            reply = reply or stamp.unpack_reply(data, key)
-        if reply is None:
-            self.drops["forged"] += 1
-            return
-        self._answered(session, reply, now, unix)
+        for seal in session.reply_seals:
+            reply = stamp.unpack_reply(data, seal)
+            if reply is not None:
+                refused = session.answered(reply, now, unix, self._error_s)
+                if refused is not None:
+                    self.drops[refused] += 1
+                return
+        self.drops["forged"] += 1
 
-    def _answered(self, session: _Session, reply: stamp.Reply, now: float, unix: float) -> None:
-        record = session.records.get(reply.request.sequence)
-        # The timestamp comes back as it went, so without keys it still is a nonce that only the peer saw.
-        if record is None or record.stamp != reply.request.stamp:
-            self.drops["unasked"] += 1
+    def _close(self, now: float) -> None:
+        """Close windows whose time has come, a few at once."""
+        elapsed_s, self._ticked = min(now - self._ticked, STALL_S), now
+        if not self._open or self._open[0][0] > now:
             return
-        window = session.window_of(record.sequence)
-        if window is None:
-            self.drops["late"] += 1
-            return
-        if record.number is not None:
-            window.duplicates += 1
-            return
-        elapsed_s = now - record.sent_now
-        dwell_s = reply.sent_unix - reply.received_unix
-        # A reflector whose clock steps between T2 and T3 would make the round trip negative or endless.
-        record.rtt_s = elapsed_s - dwell_s if 0 <= dwell_s <= elapsed_s else elapsed_s
-        record.number, record.t2, record.t3, record.t4 = (
-            reply.sequence,
-            reply.received_unix,
-            reply.sent_unix,
-            unix,
-        )
-        record.arrival = session.answers = session.answers + 1
-        window.reordered += record.sequence < session.highest_answered
-        session.highest_answered = max(session.highest_answered, record.sequence)
+        seconds = self._open[0][2].open[0].seconds if self._open[0][2].open else 1
+        most = math.ceil(len(self._turns) * elapsed_s / (CLOSING * seconds))
+        while most > 0 and self._open and self._open[0][0] <= now:
+            _, _, session = heapq.heappop(self._open)
+            session.close()
+            most -= 1
 
-    def _close(self, session: _Session) -> None:
-        window = session.open.popleft()
-        records = list(session.records.values())
-        judge(records, session.mark, window.records[-1].sequence)
-        row: Dict[str, object] = {"peer": session.peer.id, "start": window.start_unix, "seconds": WINDOW_S}
-        row.update(summary(window, session.forward, session.back))
-        session.closed.append((window.start_unix, row))
-        # This window's records stay until the next one is closed: its first packets may have overtaken them.
-        count, session.mark = forget(records, session.mark, window.records[0].sequence)
-        for record in records[:count]:
-            del session.records[record.sequence]
+    # --- what was measured -----------------------------------------------------------------------------------
 
-    def windows(self, since: float = 0) -> List[Dict[str, object]]:
-        """The closed windows that start at `since` (unix) or later, oldest first; the last 60 of each peer are kept."""
-        rows = [
-            closed for session in self._sessions.values() for closed in session.closed if closed[0] >= since
-        ]
-        return [row for _, row in sorted(rows, key=lambda closed: closed[0])]
+    def rows(self, since: float = 0) -> List[str]:
+        """The closed windows that end after `since` (unix), each as a JSON object, those that ended first first.
+
+        Those that end and not those that start then: where lengths differ, a long one may close after a short one that
+        started later.
+        """
+        rows = [row for session in self._sessions.values() for row in session.closed if row[0] > since]
+        rows.sort(key=_end)
+        return [text for _, text in rows]
 
     def latest(self) -> Dict[str, Dict[str, Optional[float]]]:
-        """{peer: {"rtt_ms": latest median, None: no answer}}."""
-        return {node: {"rtt_ms": session.latest_rtt_ms()} for node, session in self._sessions.items()}
+        """{peer: {"rtt_ms": median of the last closed window, at first of the answers so far; None: no answer}}."""
+        return {node: {"rtt_ms": session.rtt_ms} for node, session in self._sessions.items()}
 
 
-class _Answers:
-    """The Session-Reflector's side of one session."""
-
-    def __init__(self) -> None:
-        self._numbers: "OrderedDict[int, int]" = OrderedDict()  # ours by theirs
-        self._next = 0
-        self._highest, self._newest = -1, 0  # the highest sequence and its timestamp
-
-    def is_over(self, request: stamp.Request) -> bool:
-        """Whether the sender has begun again: this was sent later, but is numbered lower."""
-        return request.sequence <= self._highest and request.stamp > self._newest
-
-    def number(self, request: stamp.Request) -> Optional[int]:
-        """Our number for a request; None: too old to know whether it was answered before.
-
-        A packet that the network (or an attacker) repeats gets the number it had, so that it makes no hole that
-        the sender would take for a loss.
-        """
-        if request.sequence in self._numbers:
-            return self._numbers[request.sequence]
-        if request.sequence <= self._highest - MEMORY:
-            return None
-        if request.sequence > self._highest:
-            self._highest, self._newest = request.sequence, request.stamp
-        if len(self._numbers) >= MEMORY:
-            self._numbers.popitem(last=False)
-        number = self._numbers[request.sequence] = self._next
-        self._next += 1
-        return number
-
-
-class _Asker:
-    """A peer that may ask. keys: (of its requests, of our replies), [(None, None)] if it has none."""
-
-    def __init__(self, peer: Neighbour) -> None:
-        self.peer = peer
-        self.keys: List[Tuple[Optional[bytes], Optional[bytes]]] = [
-            (stamp.session_key(key, peer.id, reply=False), stamp.session_key(key, peer.id, reply=True))
-            for key in peer.keys
-        ] or [(None, None)]
-        self._sessions: "OrderedDict[int, _Answers]" = OrderedDict()  # by source port, the latest last
-
-    def number(self, request: stamp.Request, port: int) -> Optional[int]:
-        """Our number in the session from this port; a new session takes the place of the oldest."""
-        session = self._sessions.pop(port, None)
-        if session is None or session.is_over(request):
-            session = _Answers()
-        if len(self._sessions) >= MAX_SESSIONS:
-            self._sessions.popitem(last=False)
-        self._sessions[port] = session
-        return session.number(request)
-
-
-class Reflector:
-    """The stateful Session-Reflector (RFC 8762 s. 4.3): answers known peers, and never with more than it was asked."""
-
-    def __init__(self, node: str, clock: stamp.ErrorEstimate = stamp.UNKNOWN_CLOCK) -> None:
-        self._node = node
-        self.clock = clock
-        self._askers: Dict[str, List[_Asker]] = {}
-        self.drops: Counter[str] = Counter()
-
-    def set_peers(self, peers: Mapping[str, object]) -> None:
-        """The object under "peers" of etc/peers.json. Raises ValueError, then nothing has changed."""
-        known = neighbours.parse(peers)
-        before = {asker.peer: asker for askers in self._askers.values() for asker in askers}
-        self._askers = {}
-        for node, peer in known.items():
-            if node != self._node:
-                self._askers.setdefault(peer.address, []).append(before.get(peer) or _Asker(peer))
-
-    def receive(
-        self, data: bytes, source: Addr, received_unix: float, sent_unix: float, ttl: int = UNKNOWN_TTL
-    ) -> Optional[bytes]:
-        """The answer to what came from `source` (any port: senders use a port of their own), None for no answer."""
-        askers = self._askers.get(source[0])
-        if askers is None:
-            self.drops["unknown_peer"] += 1
-            return None
-        for asker in askers:
-            for request_key, reply_key in asker.keys:
-                request = stamp.unpack_request(data, request_key)
-                if request is None:
-                    continue
-                number = asker.number(request, source[1])
-                if number is None:
-                    self.drops["replayed"] += 1
-                    return None
-                reply = stamp.pack_reply(
-                    number, received_unix, sent_unix, self.clock, request, ttl, reply_key
-                )
-                return reply[: len(data)]
-        self.drops["forged"] += 1
-        return None
+def _end(row: Tuple[int, str]) -> int:
+    return row[0]

@@ -1,7 +1,8 @@
 """STAMP test packets, RFC 8762: the codecs. Session keeping is in `mesh`.
 
 Unauthenticated packets are 44 bytes, authenticated ones 112, in both directions; fields stand in the order of
-sections 4.2.1, 4.2.2, 4.3.1 and 4.3.2. Times are Unix seconds (float), good to 0.3 us until 2038.
+sections 4.2.1, 4.2.2, 4.3.1 and 4.3.2. Times are Unix seconds (float), good to 0.3 us until 2038, or `stamp`s: the
+64 bits on the wire. `error` is an error estimate as it is on the wire (`ErrorEstimate.pack`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ HMAC_BYTES = 16
 
 # Seconds between the NTP era 0 (1900) and the Unix epoch; an era is 2**32 s, and era 1 begins in 2036.
 _NTP_EPOCH_S = 2208988800
+_NTP_EPOCH = _NTP_EPOCH_S << 32
 _ERA_S = 1 << 32
 
 _OPEN_REQUEST = struct.Struct(">IQH30x")
+_OPEN_FRONT = struct.Struct(">IQH")
 _OPEN_REPLY = struct.Struct(">IQH2xQIQH")  # then MBZ 2, TTL 1, MBZ 3
 _OPEN_TAIL = struct.Struct(">2xB3x")
 _SEALED_REQUEST = struct.Struct(">I12xQH70x")
@@ -53,6 +56,11 @@ class ErrorEstimate(NamedTuple):
         multiplier, scale = word & 0xFF, word >> 8 & 0x3F
         error_s = multiplier * 2.0 ** (scale - 32) if multiplier else math.inf
         return cls(bool(word & 0x8000), error_s, bool(word & 0x4000))
+
+    @property
+    def known_s(self) -> Optional[float]:
+        """The error of a synchronised clock; None: it may be off by anything."""
+        return self.error_s if self.synchronized and self.error_s < math.inf else None
 
 
 # Nothing is known of the clock: not synchronized, the largest error that fits.
@@ -95,9 +103,7 @@ class Reply(NamedTuple):
 
 def to_timestamp(unix: float) -> int:
     """The 64-bit NTP timestamp of a Unix time."""
-    seconds = math.floor(unix)
-    fraction = round((unix - seconds) * 4294967296.0)
-    return (((seconds + _NTP_EPOCH_S) << 32) + fraction) & 0xFFFFFFFFFFFFFFFF
+    return (round(unix * 4294967296.0) + _NTP_EPOCH) & 0xFFFFFFFFFFFFFFFF
 
 
 def from_timestamp(stamp: int, error: int = 0) -> float:
@@ -121,61 +127,73 @@ def session_key(pair_key: bytes, sender: str, *, reply: bool) -> bytes:
     return derived.digest()
 
 
-def pack_request(sequence: int, unix: float, error: ErrorEstimate, key: Optional[bytes]) -> bytes:
-    """A Session-Sender packet, authenticated if there is a key (s. 4.2.1, 4.2.2)."""
-    fields = (sequence & 0xFFFFFFFF, to_timestamp(unix), error.pack())
-    if key is None:
-        return _OPEN_REQUEST.pack(*fields)
-    return _sealed(_SEALED_REQUEST.pack(*fields), key)
+class Seal:
+    """One key's HMAC-SHA-256 over a packet's first six blocks, truncated to 128 bits (section 4.4).
+
+    RFC 2104 s. 4: what the key alone decides is hashed once and copied for each packet, a third of `hmac.digest`.
+    """
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        """key: at most 64 bytes."""
+        block = key.ljust(hashlib.sha256().block_size, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block)).copy
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block)).copy
+
+    def tag(self, blocks: bytes) -> bytes:
+        """The 16 bytes that stand behind `blocks`."""
+        inner, outer = self._inner(), self._outer()
+        inner.update(blocks)
+        outer.update(inner.digest())
+        return outer.digest()[:HMAC_BYTES]
+
+    def holds(self, data: bytes) -> bool:
+        """Is this one of the packets that the key has sealed?"""
+        return len(data) >= SEALED_BYTES and hmac.compare_digest(
+            self.tag(data[: SEALED_BYTES - HMAC_BYTES]), data[SEALED_BYTES - HMAC_BYTES : SEALED_BYTES]
+        )
 
 
-def unpack_request(data: bytes, key: Optional[bytes]) -> Optional[Request]:
+def pack_request(sequence: int, stamp: int, error: int, seal: Optional[Seal]) -> bytes:
+    """A Session-Sender packet, authenticated if there is a seal (s. 4.2.1, 4.2.2)."""
+    if seal is None:
+        return _OPEN_REQUEST.pack(sequence & 0xFFFFFFFF, stamp, error)
+    blocks = _SEALED_REQUEST.pack(sequence & 0xFFFFFFFF, stamp, error)
+    return blocks + seal.tag(blocks)
+
+
+def unpack_request(data: bytes, seal: Optional[Seal]) -> Optional[Request]:
     """Of a Session-Sender packet; None if it is too short or its HMAC is wrong. Reserved bytes are ignored."""
-    if key is None:
-        if len(data) < SHORTEST_OPEN_BYTES:
-            return None
-        sequence, stamp, error = struct.unpack_from(">IQH", data)
-    else:
-        if not _is_authentic(data, key):
-            return None
-        sequence, stamp, error = _SEALED_REQUEST.unpack_from(data)
-    return Request(sequence, stamp, error)
+    if seal is None:
+        return Request(*_OPEN_FRONT.unpack_from(data)) if len(data) >= SHORTEST_OPEN_BYTES else None
+    return Request(*_SEALED_REQUEST.unpack_from(data)) if seal.holds(data) else None
 
 
 def pack_reply(
-    sequence: int, received_unix: float, sent_unix: float, error: ErrorEstimate, request: Request, ttl: int,
-    key: Optional[bytes],
-) -> bytes:  # fmt: skip
-    """A Session-Reflector packet (s. 4.3.1, 4.3.2). ttl: of the request's IP header, 255 if not known."""
-    front = (sequence & 0xFFFFFFFF, to_timestamp(sent_unix), error.pack(), to_timestamp(received_unix))
-    if key is None:
+    sequence: int, received: int, sent: int, error: int, request: Request, ttl: int, seal: Optional[Seal]
+) -> bytes:
+    """A Session-Reflector packet (s. 4.3.1, 4.3.2). received, sent: the stamps of T2 and T3. ttl: of the request's
+    IP header, 255 if not known.
+    """
+    front = (sequence & 0xFFFFFFFF, sent, error, received)
+    if seal is None:
         return _OPEN_REPLY.pack(*front, *request) + _OPEN_TAIL.pack(ttl)
-    return _sealed(_SEALED_REPLY.pack(*front, *request, ttl), key)
+    blocks = _SEALED_REPLY.pack(*front, *request, ttl)
+    return blocks + seal.tag(blocks)
 
 
-def unpack_reply(data: bytes, key: Optional[bytes]) -> Optional[Reply]:
+def unpack_reply(data: bytes, seal: Optional[Seal]) -> Optional[Reply]:
     """Of a Session-Reflector packet; None if it is too short or its HMAC is wrong."""
-    if key is None:
+    if seal is None:
         if len(data) < SHORTEST_OPEN_BYTES:
             return None
         fields: Tuple[int, ...] = _OPEN_REPLY.unpack_from(data)
         ttl = data[40] if len(data) > 40 else None
     else:
-        if not _is_authentic(data, key):
+        if not seal.holds(data):
             return None
-        *front, ttl = _SEALED_REPLY.unpack_from(data)
-        fields = tuple(front)
+        fields = _SEALED_REPLY.unpack_from(data)
+        ttl = fields[7]
     sequence, stamp, error, received_stamp = fields[:4]
     return Reply(sequence, stamp, error, received_stamp, Request(*fields[4:7]), ttl)
-
-
-def _sealed(blocks: bytes, key: bytes) -> bytes:
-    """Section 4.4: HMAC-SHA-256 over the first six blocks, truncated to 128 bits."""
-    return blocks + hmac.digest(key, blocks, "sha256")[:HMAC_BYTES]
-
-
-def _is_authentic(data: bytes, key: bytes) -> bool:
-    if len(data) < SEALED_BYTES:
-        return False
-    blocks, tag = data[: SEALED_BYTES - HMAC_BYTES], data[SEALED_BYTES - HMAC_BYTES : SEALED_BYTES]
-    return hmac.compare_digest(hmac.digest(key, blocks, "sha256")[:HMAC_BYTES], tag)

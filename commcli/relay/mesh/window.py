@@ -1,181 +1,36 @@
-"""From a Session-Sender's packets to windows: loss of each direction, RTT, jitter, reordering.
+"""What one window of test packets says: the figures that the control word `mesh` answers. Pure.
 
-A stateful Session-Reflector numbers what it answers (RFC 8762 s. 4.3), so a hole in its numbers is a reply lost on
-the way back, and what is missing without a hole never arrived. That makes both losses exact, without any clock.
+Percentiles are nearest-rank. All figures are None where nothing was measured.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from itertools import groupby
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-FORWARD, BACK, UNCERTAIN = "forward", "back", "uncertain"
+from commcli.relay.mesh.losses import BACK, FORWARD, UNCERTAIN
+
+# As short as holds enough packets for its percentiles, and each a multiple of the one before.
+LENGTHS_S = (10, 30, 60, 300)
+ENOUGH_PACKETS = 50
 
 
-class Record:
-    """One test packet and its answer. Unix times t1..t4, of which t2 and t3 are on the reflector's clock.
+class Answer(NamedTuple):
+    """An answered packet. number: the reflector's, counted on over its restarts; arrival: counts the answers here.
 
-    number: the reflector's, None while unanswered. lost: FORWARD, BACK, or UNCERTAIN while nothing sent later was
-    answered; None if answered. guess: the number that a BACK one probably had, counted as in `Mark`.
+    forward_s, back_s: T2-T1 and T4-T3, each with the difference of the two clocks in it.
     """
 
-    __slots__ = (
-        "arrival", "guess", "lost", "number", "rtt_s", "sent_now", "sequence", "stamp", "t1", "t2", "t3", "t4",
-    )  # fmt: skip
-
-    def __init__(self, sequence: int, stamp: int, t1: float, sent_now: float) -> None:
-        self.sequence, self.stamp, self.t1, self.sent_now = sequence, stamp, t1, sent_now
-        self.number: Optional[int] = None
-        self.t2 = self.t3 = self.t4 = self.rtt_s = 0.0
-        self.arrival = 0  # counts the answers of the session
-        self.lost: Optional[str] = UNCERTAIN
-        self.guess: Optional[int] = None
-
-
-class Mark(NamedTuple):
-    """What is known of the reflector's numbers before the records at hand.
-
-    highest: of those used so far, None if unknown; t2: when that one came. base: to be added to its numbers, since
-    it begins again at 0 when it restarts.
-    """
-
-    base: int = 0
-    highest: Optional[int] = -1
-    t2: float = -math.inf
-
-
-NEW_SESSION = Mark()
-
-
-class _Point(NamedTuple):
     number: int
-    t2: float
-
-
-def judge(records: Sequence[Record], mark: Mark, last: int) -> None:
-    """Writes `lost` into the unanswered records up to sequence `last`; what came after them helps to tell.
-
-    records: in order of sending, the first one right after `mark`.
-    """
-    for record in records:
-        if record.number is not None:
-            record.lost = None
-    numbers = _unwrapped(records, mark)
-    answered = sorted(_Point(numbers[r.sequence][0], r.t2) for r in records if r.number is not None)
-    if not answered:
-        return
-    newest = max(r.sequence for r in records if r.number is not None)
-    oldest = min(r.sequence for r in records if r.number is not None) if mark.highest is None else 0
-    open_ones = [r for r in records if r.lost == UNCERTAIN and r.sequence >= oldest]
-    guesses = {r.guess for r in records if r.guess is not None}
-    transit_s = statistics.median(r.t2 - r.t1 for r in records if r.number is not None)
-    holes = _holes(answered, guesses, mark, records[0].t1 + transit_s, len(open_ones))
-    matched = None if holes is None else _matched(holes, open_ones, transit_s)
-    if matched is None:
-        return  # it numbers something else than our packets: the missing stay uncertain
-    for record in open_ones:
-        if record.sequence <= min(last, newest):
-            record.guess = matched.get(record.sequence)
-            record.lost = FORWARD if record.guess is None else BACK
-
-
-def _unwrapped(records: Sequence[Record], mark: Mark) -> Dict[int, Tuple[int, int]]:
-    """(number, base) by our sequence, where number counts on across restarts of the reflector.
-
-    It numbers in the order of arrival: in the order of t2 they only grow. Where they do not, it has restarted.
-    """
-    numbers: Dict[int, Tuple[int, int]] = {}
-    base, last = mark.base, mark.highest
-    for record in sorted((r for r in records if r.number is not None), key=lambda r: (r.t2, r.number)):
-        assert record.number is not None
-        number = record.number + base
-        if record.t2 > mark.t2:
-            if last is not None and number <= last:
-                base = last + 1
-                number = record.number + base
-            last = number
-        numbers[record.sequence] = (number, base)
-    return numbers
-
-
-def _holes(
-    answered: Sequence[_Point], guesses: AbstractSet[int], mark: Mark, began: float, bearable: int
-) -> Optional[List[_Point]]:
-    """The numbers that no answer brought, with about when each was given; None if there are more than bearable.
-
-    began: when the first record came, or would have.
-    """
-    found: List[_Point] = []
-    before = None if mark.highest is None else _Point(mark.highest, max(mark.t2, began))
-    for point in answered:
-        if before is not None and point.number > before.number:
-            size = point.number - before.number
-            if size - 1 > bearable + len(guesses):
-                return None
-            per_number_s = (point.t2 - before.t2) / size
-            missing = (n for n in range(before.number + 1, point.number) if n not in guesses)
-            found += [_Point(n, before.t2 + (n - before.number) * per_number_s) for n in missing]
-        if before is None or point.number > before.number:
-            before = point
-    return found
-
-
-def _matched(
-    holes: Sequence[_Point], missing: Sequence[Record], transit_s: float
-) -> Optional[Dict[int, int]]:
-    """{sequence: number}: for each hole the missing packet that would have come nearest; None if one finds none.
-
-    Which one it really was, nobody can tell, and for the sums it does not matter. In order, and with the least sum
-    of squared distances: a nearest one for each alone would leave the last holes to packets still under way.
-    """
-    spare = len(missing) - len(holes)
-    if spare < 0:
-        return None
-    # costs[skipped]: of the best way to match the holes so far when so many packets were passed over.
-    costs: List[float] = [0.0] * (spare + 1)
-    chosen: List[List[int]] = []
-    for place, hole in enumerate(holes):
-        gaps = [missing[place + skipped].t1 + transit_s - hole.t2 for skipped in range(spare + 1)]
-        best, row = 0, []
-        for skipped in range(spare + 1):
-            if costs[skipped] < costs[best]:
-                best = skipped
-            row.append(best)
-        costs = [costs[row[skipped]] + gaps[skipped] ** 2 for skipped in range(spare + 1)]
-        chosen.append(row)
-    matched: Dict[int, int] = {}
-    skipped = min(range(spare + 1), key=costs.__getitem__)
-    for place in range(len(holes) - 1, -1, -1):
-        matched[missing[place + skipped].sequence] = holes[place].number
-        skipped = chosen[place][skipped]
-    return matched
-
-
-def forget(records: Sequence[Record], mark: Mark, first: int) -> Tuple[int, Mark]:
-    """How many records from the start are no longer needed when those from sequence `first` on are, and the mark.
-
-    Unanswered ones with no answer after them are needed until there is one: it tells where they were lost.
-    """
-    count = 0
-    for place, record in enumerate(records):
-        if record.sequence >= first:
-            break
-        if record.number is not None:
-            count = place + 1
-    if not count:
-        return 0, mark
-    numbers = _unwrapped(records, mark)
-    newest = max((r for r in records[:count] if r.number is not None), key=lambda r: numbers[r.sequence])
-    highest, base = numbers[newest.sequence]
-    kept = min((numbers[r.sequence][0] for r in records[count:] if r.number is not None), default=math.inf)
-    # A guess above a number that is yet to be seen would make that one look like a restart.
-    guesses = [r.guess for r in records[:count] if r.guess is not None and r.guess < kept]
-    return count, Mark(base, max([highest, *guesses]), newest.t2)
+    arrival: int
+    rtt_s: float
+    forward_s: float
+    back_s: float
 
 
 class Jitter:
-    """RFC 3550 s. 6.4.1 (and A.8): running over a session; times in seconds."""
+    """RFC 3550 s. 6.4.1 (and A.8): running over a session; the two clocks need not agree."""
 
     __slots__ = ("_transit_s", "value_s")
 
@@ -183,68 +38,156 @@ class Jitter:
         self.value_s = 0.0
         self._transit_s: Optional[float] = None
 
-    def add(self, sent: float, received: float) -> None:
-        """A packet, in the order of arrival. The two clocks need not agree."""
-        transit_s = received - sent
-        if self._transit_s is not None:
-            self.value_s += (abs(transit_s - self._transit_s) - self.value_s) / 16
-        self._transit_s = transit_s
+    def add(self, transits_s: Sequence[float]) -> None:
+        """What packets took, in the order of arrival."""
+        value_s, before_s = self.value_s, self._transit_s
+        for transit_s in transits_s:
+            if before_s is not None:
+                value_s += (abs(transit_s - before_s) - value_s) / 16
+            before_s = transit_s
+        self.value_s, self._transit_s = value_s, before_s
 
 
-class WindowCounts:
-    """What is counted while a window is open."""
+def length_s(packets_a_second: float, start: float, unix: float) -> int:
+    """How long a window that begins now is to be, if the one before it ended at `start`.
 
-    __slots__ = ("close_at", "duplicates", "records", "reordered", "start_unix")
+    Its own start, a multiple of its length, must not lie within that one.
+    """
+    lawful = [seconds for seconds in LENGTHS_S if unix // seconds * seconds >= start] or LENGTHS_S[:1]
+    return next(
+        (seconds for seconds in lawful if packets_a_second * seconds >= ENOUGH_PACKETS - 0.5), lawful[-1]
+    )
 
-    def __init__(self, start_unix: int, close_at: float) -> None:
-        self.start_unix, self.close_at = start_unix, close_at
-        self.records: List[Record] = []
-        self.reordered = self.duplicates = 0
 
-
-def summary(counts: WindowCounts, forward: Jitter, back: Jitter) -> Dict[str, object]:
-    """What the judged packets of one window say; None where nothing was measured.
+def figures(
+    answers: Sequence[Answer],
+    labels: Sequence[Optional[str]],
+    later: Sequence[Tuple[int, int]],
+    clock_error_s: Optional[float],
+    jitters: Tuple[Jitter, Jitter],
+) -> Dict[str, object]:
+    """answers: of the window's packets, by sequence. labels: of all of them, None for answered ones (losses.py).
+    later: (number, arrival) of answered packets that were sent after the window, by sequence. clock_error_s: of both
+    clocks together, None if one is not synchronised.
 
     loss: of the round trip; loss_fwd: share of the sent that did not arrive; loss_back: share of the arrived whose
-    answers did not. Both are None while some loss is uncertain, as in an outage that goes on.
+    answers did not. Those of a direction, and its bursts (runs of loss), are None while some loss is uncertain, as in
+    an outage that goes on.
     """
-    records = counts.records
-    answered = [record for record in records if record.number is not None]
-    for record in sorted(answered, key=lambda r: r.t2):
-        forward.add(record.t1, record.t2)
-    for record in sorted(answered, key=lambda r: r.arrival):
-        back.add(record.t3, record.t4)
-    forward_loss, back_loss = _losses(records)
-    is_enough = len(answered) >= 2
+    forward_reordered, back_reordered = reordered(answers, later)
     return {
-        "sent": len(records),
-        "received": len(answered),
-        "rtt_ms": spread_ms([record.rtt_s for record in answered]),
-        "loss": round(1 - len(answered) / len(records), 6) if records else None,
-        "loss_fwd": forward_loss,
-        "loss_back": back_loss,
-        "jitter_fwd_ms": round(forward.value_s * 1000, 3) if is_enough else None,
-        "jitter_back_ms": round(back.value_s * 1000, 3) if is_enough else None,
-        "reordered": counts.reordered,
-        "duplicates": counts.duplicates,
+        "sent": len(labels),
+        "received": len(answers),
+        "rtt_ms": spread_ms([answer.rtt_s for answer in answers]),
+        "loss": round(1 - len(answers) / len(labels), 6) if labels else None,
+        **_losses(labels),
+        **_delays(answers, clock_error_s, jitters),
+        "reordered": forward_reordered + back_reordered,
+        "reordered_fwd": forward_reordered,
+        "reordered_back": back_reordered,
     }
 
 
-def _losses(records: Sequence[Record]) -> Tuple[Optional[float], Optional[float]]:
-    labels = [record.lost for record in records]
-    if not records or UNCERTAIN in labels:
-        return None, None
-    arrived = len(records) - labels.count(FORWARD)
-    back = round(labels.count(BACK) / arrived, 6) if arrived else None
-    return round(labels.count(FORWARD) / len(records), 6), back
+def _losses(labels: Sequence[Optional[str]]) -> Dict[str, object]:
+    forward: Optional[List[int]] = None
+    back: Optional[List[int]] = None
+    if labels and UNCERTAIN not in labels:
+        forward, back = runs(labels, FORWARD), runs([label for label in labels if label != FORWARD], BACK)
+    arrived = None if forward is None else len(labels) - sum(forward)
+    return {
+        "loss_fwd": None if forward is None else round(sum(forward) / len(labels), 6),
+        "loss_back": round(sum(back) / arrived, 6) if arrived and back is not None else None,
+        "bursts_fwd": None if forward is None else len(forward),
+        "bursts_back": len(back) if arrived and back is not None else None,
+        "longest_burst_fwd": None if forward is None else max(forward, default=0),
+        "longest_burst_back": max(back, default=0) if arrived and back is not None else None,
+    }
 
 
-def spread_ms(rtts_s: Sequence[float]) -> Optional[Dict[str, float]]:
-    """Minimum and nearest-rank percentiles."""
-    if not rtts_s:
+def runs(labels: Sequence[Optional[str]], label: str) -> List[int]:
+    """How long each run of this label is."""
+    return [sum(1 for _ in run) for found, run in groupby(labels) if found == label]
+
+
+def _delays(
+    answers: Sequence[Answer], clock_error_s: Optional[float], jitters: Tuple[Jitter, Jitter]
+) -> Dict[str, object]:
+    forward, back = jitters
+    forward.add([answer.forward_s for answer in sorted(answers, key=_number)])
+    back.add([answer.back_s for answer in sorted(answers, key=_arrival)])
+    is_enough, is_true = len(answers) >= 2, clock_error_s is not None and len(answers) > 0
+    found: Dict[str, object] = {
+        "jitter_fwd_ms": _ms(forward.value_s) if is_enough else None,
+        "jitter_back_ms": _ms(back.value_s) if is_enough else None,
+        "clock_error_ms": _ms(clock_error_s) if clock_error_s is not None and is_true else None,
+    }
+    for way, delays_s in (
+        ("fwd", [answer.forward_s for answer in answers]),
+        ("back", [answer.back_s for answer in answers]),
+    ):
+        spread = _spread_s(delays_s)
+        found["pdv_%s_ms" % way] = None if spread is None else _variation_ms(spread)
+        found["delay_%s_ms" % way] = None if spread is None or not is_true else _all_ms(spread)
+    return found
+
+
+def _number(answer: Answer) -> int:
+    return answer.number
+
+
+def _arrival(answer: Answer) -> int:
+    return answer.arrival
+
+
+def reordered(answers: Sequence[Answer], later: Sequence[Tuple[int, int]]) -> Tuple[int, int]:
+    """How many of the answers were reordered on the way there and on the way back (RFC 4737 s. 3).
+
+    Reordered is what comes after something that was sent later: there by our sequence, back by the reflector's number.
+    """
+    forward = [number for number, _ in later]
+    lowest, there = min(forward, default=math.inf), 0
+    for answer in reversed(answers):
+        if answer.number > lowest:
+            there += 1
+        else:
+            lowest = answer.number
+    known = [(number, arrival, False) for number, arrival in later]
+    known += [(answer.number, answer.arrival, True) for answer in answers]
+    known.sort(reverse=True)
+    earliest, back = math.inf, 0
+    for _, arrival, is_ours in known:
+        if arrival > earliest:
+            back += is_ours
+        else:
+            earliest = arrival
+    return there, back
+
+
+def spread_ms(times_s: Sequence[float]) -> Optional[Dict[str, float]]:
+    """Minimum and percentiles."""
+    spread = _spread_s(times_s)
+    return None if spread is None else _all_ms(spread)
+
+
+def _spread_s(times_s: Sequence[float]) -> Optional[Dict[str, float]]:
+    if not times_s:
         return None
-    ordered = sorted(rtts_s)
-    spread = {"min": ordered[0]}
-    for percent in (50, 95, 99):
-        spread["p%d" % percent] = ordered[math.ceil(len(ordered) * percent / 100) - 1]
-    return {name: round(value_s * 1000, 3) for name, value_s in spread.items()}
+    ordered = sorted(times_s)
+    picked = {name: ordered[math.ceil(len(ordered) * percent / 100) - 1] for name, percent in _PERCENTILES}
+    return {"min": ordered[0], **picked}
+
+
+_PERCENTILES = (("p50", 50), ("p95", 95), ("p99", 99))
+
+
+def _all_ms(spread_s: Dict[str, float]) -> Dict[str, float]:
+    return {name: _ms(value_s) for name, value_s in spread_s.items()}
+
+
+def _variation_ms(spread_s: Dict[str, float]) -> Dict[str, float]:
+    """RFC 5481 s. 4.2, PDV: what each is more than the smallest."""
+    return {name: _ms(spread_s[name] - spread_s["min"]) for name, _ in _PERCENTILES}
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

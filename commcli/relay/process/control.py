@@ -12,7 +12,7 @@ import os
 import select
 import socket
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from commcli.relay.loop import Loop
 
@@ -48,6 +48,13 @@ class Later:
             told(self._answer)
 
 
+class Text(NamedTuple):
+    """An answer that is JSON already: of what is long, so that the loop is not held up by writing it again."""
+
+    json: str
+
+
+Reply = Union[Dict[str, Any], Text, Later]
 Answer = Callable[[bytes], Union[bytes, Later, None]]
 
 
@@ -223,10 +230,10 @@ def ask(path: Path, request: Dict[str, Any], timeout_s: Optional[float] = None) 
         sock.settimeout(patience_s(request) if timeout_s is None else timeout_s)
         _at_folder(path, sock.connect)
         sock.sendall(json.dumps(request).encode() + b"\n")
-        received = b""
+        received = []
         while chunk := sock.recv(1 << 16):
-            received += chunk
-    answer = json.loads(received)
+            received.append(chunk)
+    answer = json.loads(b"".join(received))
     if not isinstance(answer, dict):
         raise ValueError("the relay's answer is no object")
     return answer
@@ -249,7 +256,7 @@ def _at_folder(path: Path, act: Callable[[str], None]) -> None:
         os.close(folder)
 
 
-def json_answers(commands: Callable[[Dict[str, Any]], Union[Dict[str, Any], Later]]) -> Answer:
+def json_answers(commands: Callable[[Dict[str, Any]], Reply]) -> Answer:
     """Answers to JSON lines; a bad request gets {"ok": false, "error": ...}."""
 
     def answer(received: bytes) -> Union[bytes, Later, None]:
@@ -259,7 +266,7 @@ def json_answers(commands: Callable[[Dict[str, Any]], Union[Dict[str, Any], Late
             request = json.loads(received.split(b"\n", 1)[0])
             if not isinstance(request, dict):
                 raise ValueError("a request is a JSON object")
-            reply = commands(request)
+            reply: Reply = commands(request)
         except RecursionError:
             reply = {"ok": False, "error": "nested too deeply"}
         except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -269,8 +276,8 @@ def json_answers(commands: Callable[[Dict[str, Any]], Union[Dict[str, Any], Late
     return answer
 
 
-def _packed(reply: Dict[str, Any]) -> bytes:
-    return json.dumps(reply).encode() + b"\n"
+def _packed(reply: Union[Dict[str, Any], Text]) -> bytes:
+    return (reply.json if isinstance(reply, Text) else json.dumps(reply)).encode() + b"\n"
 
 
 def http_answers(page: Callable[[], str]) -> Answer:

@@ -9,10 +9,14 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Set
 
 from commcli.relay import shaping
-from commcli.relay.clients.udp import Addr, BatchSocket, bound_udp, train_size, waiting
+from commcli.relay.clients.udp import Addr, BatchSocket, bound_udp, train_size
 from commcli.relay.mesh import neighbours
-from commcli.relay.mesh.mesh import Mesh, Reflector
+from commcli.relay.mesh.mesh import Mesh
+from commcli.relay.mesh.reflector import Reflector
 from commcli.relay.overlay.overlay import Overlay
+from commcli.relay.process import timesync
+from commcli.relay.process.control import Reply, Text
+from commcli.relay.process.stamped import Arrival, StampedSocket
 from commcli.relay.table.files import TableFiles
 from commcli.relay.watched import WatchedJson
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from commcli.relay.process.daemon import Relay
 
 FILES_EVERY_S = 0.5
+CLOCK_EVERY_S = 60.0
 
 NO_TABLE = {"serial": None, "expires": None, "expired": False, "refused": None}
 
@@ -30,40 +35,44 @@ class Membership:
     def __init__(self, relay: Relay) -> None:
         self.relay, self.config = relay, relay.config
         self.overlay = Overlay(self.config.node, os.urandom)
-        self.mesh = Mesh(self.config.node, os.urandom)
+        self.mesh = Mesh(self.config.node, os.urandom, self.config.mesh)
         self.reflector = Reflector(self.config.node)
         self.tables = TableFiles(self.config, relay.log)
         self.files = [WatchedJson(self.config.path("etc/peers.json"), self._use_peers)]
         if self.config.faults:
             self.files.append(WatchedJson(self.config.path("etc/faults.json"), self._use_faults))
-        self.overlay_socket = self._udp("overlay", self.config.overlay_port, self._on_overlay)
+        self.overlay_socket = self._udp("overlay", self.config.overlay_port)
         self._overlay_batches = (
             None if self.overlay_socket is None else BatchSocket(self.overlay_socket, relay.drops)
         )
-        if self._overlay_batches is not None:
+        if self.overlay_socket is not None and self._overlay_batches is not None:
+            relay.loop.add(self.overlay_socket, self._on_overlay)
             self._overlay_batches.may_be_cut()
-        self.stamp_socket = self._udp("stamp", self.config.stamp_port, self._on_stamp)
-        self.mesh_socket = self._udp("mesh", 0, self._on_mesh_reply)
+        self.stamps, self.answers = self._stamped("stamp", self.config.stamp_port), self._stamped("mesh", 0)
         self.services: List[Addr] = []  # the other nodes' overlay and STAMP ports
         self.key_ids: Dict[str, List[str]] = {}  # of the keys in use, by neighbour (neighbours.key_ids)
-        self._next_files = 0.0
+        self._next_files = self._next_clock = 0.0
         self._read_files(start=True)
 
-    def _udp(
-        self, name: str, port: Optional[int], callback: Callable[[int], None]
-    ) -> Optional[socket.socket]:
+    def _udp(self, name: str, port: Optional[int]) -> Optional[socket.socket]:
         if port is None:
             return None
         address = self.config.bind_to(self.config.address)
-        sock = self.relay.sockets.get(f"{name} {address} {port}", lambda: bound_udp(address, port))
-        self.relay.loop.add(sock, callback)
-        return sock
+        return self.relay.sockets.get(f"{name} {address} {port}", lambda: bound_udp(address, port))
+
+    def _stamped(self, name: str, port: Optional[int]) -> Optional[StampedSocket]:
+        sock = self._udp(name, port)
+        return None if sock is None else StampedSocket(sock, self.relay.drops)
 
     def close(self) -> None:
-        for sock in (self.overlay_socket, self.stamp_socket, self.mesh_socket):
-            if sock is not None:
-                self.relay.loop.remove(sock)
-                sock.close()
+        if self.overlay_socket is not None:
+            self.relay.loop.remove(self.overlay_socket)
+            self.overlay_socket.close()
+        for stamped in (self.stamps, self.answers):
+            if stamped is not None:
+                if not stamped.is_told:
+                    self.relay.loop.remove(stamped.sock)
+                stamped.sock.close()
 
     def kept(self, now: float) -> Dict[str, Any]:
         """What the next process of this relay goes on with (JSON)."""
@@ -110,18 +119,29 @@ class Membership:
             for src, dst, payloads in found:
                 self.relay.deliver(src, dst, payloads, now)
 
-    def _on_stamp(self, _events: int) -> None:
-        assert self.stamp_socket is not None
-        for data, source in waiting(self.stamp_socket, self.relay.drops):
-            received = time.time()
-            reply = self.reflector.receive(data, source, received, time.time())
-            if reply is not None:
-                self.relay.egress.send(self.stamp_socket, reply, source, time.monotonic())
+    def _stamp(self, now: float) -> None:
+        """Answer the peers' test packets, take the answers to ours, and send the next ones."""
+        egress, mesh = self.relay.egress, self.mesh
+        if self.stamps is not None:
+            for data, source, age_s, ttl in self._read(self.stamps):
+                unix = time.time()
+                reply = self.reflector.receive(data, source, unix - age_s, unix, ttl)
+                if reply is not None:
+                    egress.send(self.stamps.sock, reply, source, now)
+        if self.answers is not None:
+            for data, source, age_s, _ in self._read(self.answers):
+                mesh.receive_reply(data, source, time.monotonic() - age_s, time.time() - age_s)
+            for session in mesh.due(now):
+                data = mesh.request(session, time.monotonic(), time.time())
+                egress.send(self.answers.sock, data, session.addr, now)
 
-    def _on_mesh_reply(self, _events: int) -> None:
-        assert self.mesh_socket is not None
-        for data, source in waiting(self.mesh_socket, self.relay.drops):
-            self.mesh.receive_reply(data, source, time.monotonic(), time.time())
+    def _read(self, stamped: StampedSocket) -> List[Arrival]:
+        """What waits. Where the kernel does not say when it came, from now on at once and not at the next tick."""
+        was_told = stamped.is_told
+        arrivals = stamped.read()
+        if was_told and not stamped.is_told:
+            self.relay.loop.add(stamped.sock, lambda _events: self._stamp(self.relay.loop.now))
+        return arrivals
 
     def tick(self, now: float, unix: float) -> None:
         """Keepalives, STAMP packets, and twice a second a look at the files."""
@@ -135,9 +155,12 @@ class Membership:
                 "path_switched", **{word: value for word, value in switch.items() if word != "unix"}
             )
         self.flush(now)
-        if self.mesh_socket is not None:
-            for _peer, to, data in self.mesh.tick(now, unix):
-                self.relay.egress.send(self.mesh_socket, data, to, now)
+        if now >= self._next_clock:
+            self._next_clock = now + CLOCK_EVERY_S
+            clock = timesync.clock()
+            self.mesh.set_clock(clock)
+            self.reflector.set_clock(clock)
+        self._stamp(now)
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -170,17 +193,18 @@ class Membership:
 
     # --- control -------------------------------------------------------------------------------------------
 
-    def commands(self) -> "Dict[str, Callable[[Dict[str, Any]], Dict[str, Any]]]":
+    def commands(self) -> "Dict[str, Callable[[Dict[str, Any]], Reply]]":
         """Further words for the control socket."""
         return {
             "flows": lambda _: {"ok": True, "flows": self.overlay.flows()},
             "paths": lambda _: {"ok": True, "paths": self.overlay.paths()},
             "keys": lambda _: {"ok": True, "keys": self.key_ids, "digest": neighbours.digest(self.key_ids)},
-            "mesh": lambda r: {"ok": True, "windows": self.mesh.windows(float(r.get("since", 0)))},
+            "mesh": lambda r: _windows(self.mesh.rows(float(r.get("since", 0)))),
         }
 
     def reload(self) -> None:
-        """Look at every file again, and let the policy follow what the configuration now allows."""
+        """Look at every file again, and let the policy and the mesh follow what the configuration now allows."""
+        self.mesh.budget = self.relay.config.mesh
         self.tables.look_again()
         self._next_files = 0.0
         self.relay.obey(self.tables.shard, self.services)
@@ -201,3 +225,7 @@ class Membership:
         if shard is not None:
             table.update(serial=shard.serial, expires=shard.expires, expired=shard.expires_unix < time.time())
         return {"table": table, "peers": self.mesh.latest()}
+
+
+def _windows(rows: List[str]) -> Text:
+    return Text('{"ok": true, "windows": [%s]}' % ",".join(rows))

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from types import FrameType
-from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
 
 from commcli.relay.config import ConfigError, RelayConfig, changes
 from commcli.relay.log import Log
@@ -23,7 +23,7 @@ LOOK_EVERY_S = 0.5
 # Any local user may ask for the metrics, and ten thousand allocations are not counted up in no time.
 PAGE_FOR_S = 1.0
 
-Command = Callable[[Dict[str, Any]], Union[Dict[str, Any], control.Later]]
+Command = Callable[[Dict[str, Any]], control.Reply]
 
 
 class Served(Protocol):
@@ -208,7 +208,7 @@ class Operations:
 
     # --- commands ------------------------------------------------------------------------------------------
 
-    def answer(self, request: Dict[str, Any]) -> Union[Dict[str, Any], control.Later]:
+    def answer(self, request: Dict[str, Any]) -> control.Reply:
         """Carry out one request of the control socket: {"cmd": word, ...}; the answer says "ok"."""
         name = request.get("cmd")
         command = self._commands.get(name) if isinstance(name, str) else None
