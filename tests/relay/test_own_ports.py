@@ -13,6 +13,7 @@ from commcli.relay.clients.udp import open_udp
 from commcli.relay.log import Log
 from commcli.relay.process.daemon import Relay
 from commcli.relay.turn.allocation import Allocation
+from commcli.relay.turn.road import OVERLAY
 from commcli.relay.turn.stun import IPV4
 from tests.relay.serving import ADDRESS, free_port
 
@@ -41,7 +42,7 @@ def made(request: pytest.FixtureRequest) -> Iterator[Relay]:
 def test_it_is_reached_only_where_the_operator_opened_it(made: Relay) -> None:
     stranger = open_udp(ADDRESS, PORTS[1])
     relays = made.edge.pool.open(IPV4)
-    allocation = Allocation((ADDRESS, 1), relays, "user", "user", False, 0.0, b"")
+    allocation = Allocation((ADDRESS, 1), relays, "user", "user", OVERLAY, 0.0, b"")
     allocation.expires = time.monotonic() + 600
     made.edge._to_peers({(allocation, (ADDRESS, PORTS[1])): [b"hello"]}, time.monotonic())
     try:

@@ -12,6 +12,7 @@ from commcli.relay.clients.udp import RelayPool
 from commcli.relay.process.register import Census, LiveRelays, Register
 from commcli.relay.turn.allocation import Allocation
 from commcli.relay.turn.auth import Client
+from commcli.relay.turn.road import OVERLAY
 from commcli.relay.turn.stun import IPV4, Addr
 
 FOUR, SIX = "127.0.0.1", "::1"
@@ -31,7 +32,7 @@ class Side:
         self.by_relay = LiveRelays(register, worker, self.allocations)
 
     def allocate(self, client: Client, user: str, *relays: Addr) -> Allocation:
-        allocation = Allocation(client, relays, user, user, False, 0.0, b"")
+        allocation = Allocation(client, relays, user, user, OVERLAY, 0.0, b"")
         self.allocations[client] = allocation
         for relay in relays:
             self.by_relay[relay] = allocation

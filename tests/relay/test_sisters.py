@@ -27,6 +27,7 @@ from commcli.relay.process.sisters import (
     Link,
     Packets,
 )
+from commcli.relay.turn.road import LONGEST_ID, OVERLAY, Road
 from tests.relay.test_metrics import figures
 
 SRC, DST = ("192.0.2.1", 50000), ("198.51.100.2", 50001)
@@ -74,6 +75,16 @@ def test_packets_go_both_ways(pair: Pair, ends: tuple[Addr, Addr], size: int) ->
     assert pair.carried == [Packets(*ends, [bytes(size)])]
 
 
+@pytest.mark.parametrize("ends", [(SRC, DST), SIX], ids=["IPv4", "IPv6"])
+def test_packets_keep_their_road_apart_from_others(pair: Pair, ends: tuple[Addr, Addr]) -> None:
+    roads = [OVERLAY, Road(plain=True), Road(via="sg-1"), Road(via="n" * LONGEST_ID, plain=True)]
+    for road in (*roads, *roads):
+        pair.worker.gather(*ends, [repr(road).encode()], road)
+    pair.worker.flush()
+    pair.turn()
+    assert pair.carried == [Packets(*ends, [repr(road).encode()] * 2, road) for road in roads]
+
+
 def test_packets_of_one_turn_share_a_message_and_keep_their_order(pair: Pair) -> None:
     pair.register.enter(DST, 1, "alice")
     pair.register.enter(DST_2, 1, "alice")
@@ -84,7 +95,10 @@ def test_packets_of_one_turn_share_a_message_and_keep_their_order(pair: Pair) ->
     pair.hub.flush()
     ((kind, data),) = pair.worker.receive()
     assert kind == PACKETS
-    assert list(pair.worker.packets(data)) == [(SRC, DST, [b"1", b"", b"three"]), (SRC, DST_2, [b"other"])]
+    assert list(pair.worker.packets(data)) == [
+        Packets(SRC, DST, [b"1", b"", b"three"]),
+        Packets(SRC, DST_2, [b"other"]),
+    ]
     pair.hub.flush()
     assert pair.worker.receive() == []
 
@@ -108,7 +122,7 @@ def test_a_packet_finds_the_worker_of_its_port(pair: Pair) -> None:
     pair.hub.flush()
     ((kind, data),) = pair.worker.receive()
     assert kind == PACKETS
-    assert list(pair.worker.packets(data)) == [(SRC, DST, [b"media"])]
+    assert list(pair.worker.packets(data)) == [Packets(SRC, DST, [b"media"])]
     pair.register.enter(DST, 0, "alice")
     assert not pair.hub.deliver(SRC, DST, [b"it is the hub's own"])
 

@@ -6,6 +6,7 @@ import pytest
 
 from commcli.relay.turn import stun
 from commcli.relay.turn.auth import time_limited_password
+from commcli.relay.turn.road import OVERLAY
 from commcli.relay.turn.stun import Addr, Attribute
 from tests.relay.turn_world import (
     CLIENT,
@@ -147,7 +148,7 @@ def test_allocate(world: World, client: Client) -> None:
     assert reply.message.signed_by(client.key)
     allocation = client.allocation
     assert world.server.by_relay == {("5.9.0.1", 50000): allocation}
-    assert (allocation.client, allocation.username, allocation.direct) == (CLIENT, "alice", False)
+    assert (allocation.client, allocation.username, allocation.road) == (CLIENT, "alice", OVERLAY)
     counters = world.server.counters
     assert (counters["auth_ok"], counters["auth_failed"], counters["allocations_made"]) == (1, 0, 1)
 
@@ -457,7 +458,7 @@ def test_a_user_may_ask_for_the_direct_road(name: str, direct: bool) -> None:
     username = f"{int(UNIX) + 5000}:{name}"
     client = Client(world, username, time_limited_password("s3cret", username))
     assert client.allocate().code is None
-    assert client.allocation.direct is direct
+    assert client.allocation.road.direct is direct
 
 
 # Refresh, and requests that need an allocation

@@ -20,6 +20,7 @@ from commcli.relay.loop import Loop
 from commcli.relay.turn.allocation import Allocation
 from commcli.relay.turn.auth import Client
 from commcli.relay.turn.peers import PeerPolicy
+from commcli.relay.turn.road import Road
 from commcli.relay.turn.server import Frames, FromPeer, Server, TurnConfig, Ways
 
 # From peers in one turn of the loop, so that it stays within a tick.
@@ -43,7 +44,7 @@ class Carrier(Protocol):
         """The node whose relayed address this is, None if it is nobody's."""
 
     def carry(
-        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], direct: bool, now: float, unix: float
+        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], road: Road, now: float, unix: float
     ) -> bool:
         """Send them there, or drop them (counted). False: they are to go straight, as any packets to a peer."""
 
@@ -182,6 +183,9 @@ class Edge:
         """Send packets where their peers are: here, at another node, or anywhere else."""
         for (allocation, peer), payloads in ways.items():
             src = allocation.towards(peer[0])
+            if allocation.road.via is not None:
+                self._pinned(allocation, src, peer, payloads, now)
+                continue
             here = self.turn.by_relay.get(peer)
             if here is not None:
                 self.turn.from_peers(((here, src, payloads),), now, self._frames)
@@ -196,7 +200,7 @@ class Edge:
             if self.carrier is not None:
                 egress = self.carrier.egress_of(*peer)
                 if egress is not None and self.carrier.carry(
-                    egress, src, peer, payloads, allocation.direct, now, time.time()
+                    egress, src, peer, payloads, allocation.road, now, time.time()
                 ):
                     continue
             if allocation.expires <= now:  # it ended between these packets and now
@@ -207,6 +211,16 @@ class Edge:
                 self._relayed[src].whole()
                 for payload in payloads:
                     self.egress.send(self._relayed[src].sock, payload, to, now)
+
+    def _pinned(
+        self, allocation: Allocation, src: Addr, peer: Addr, payloads: List[bytes], now: float
+    ) -> None:
+        """Over the relay that the user asked for, or nowhere: what went another way would be taken for that one."""
+        egress = None if self.carrier is None else self.carrier.egress_of(*peer)
+        if self.carrier is None or egress is None:
+            self.drops["via_no_egress"] += len(payloads)
+        else:
+            self.carrier.carry(egress, src, peer, payloads, allocation.road, now, time.time())
 
     # --- to clients ----------------------------------------------------------------------------------------
 

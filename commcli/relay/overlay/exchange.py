@@ -119,7 +119,7 @@ class Exchange:
             self._next_report = now + telemetry.INTERVAL_S
             self._busy = self._find_busy(now)
             for segment in self._known.values():
-                self._report_to(segment, now)
+                self._report_to(segment, now, unix)
                 segment.repair.forget(now)
                 segment.repair.rtt_s = self.liveness.rtt_s(segment.peer.id)
         self.say_hello(now)
@@ -149,10 +149,11 @@ class Exchange:
                 busy.update(lane.path[1] for lane in way.lanes.values())
         return busy
 
-    def _report_to(self, segment: Segment, now: float) -> None:
+    def _report_to(self, segment: Segment, now: float, unix: float) -> None:
         peer = segment.peer
         if peer.arrivals is None:
             return
+        segment.ledger.look(peer.arrivals, now, unix)
         delays = self._delays.setdefault(peer.id, Delays())
         row = telemetry.summary(peer.arrivals, delays, peer.number, self._routes.number, now)
         segment.row = row

@@ -24,11 +24,11 @@ from commcli.relay.overlay.wire import (
     IN_BLOCK,
     NUMBER_AND_LENGTH,
     PARITY,
+    PLAIN,
     PROBE,
     PROBE_ID,
     TAG_BYTES,
     TRAIN,
-    VIDEO,
     Addr,
     entry_ends,
     kind_byte,
@@ -134,8 +134,8 @@ class Inbound:
         if not peer.is_from(data, covered):
             self._drops["forged"] += 1
             return
-        if marks >> 6 > VIDEO:
-            self._drops["shape"] += 1  # the book does not see it either: it may be of a version to come
+        if marks >> 6 == PLAIN and (marks & IN_BLOCK or kind == _PARITY):
+            self._drops["shape"] += 1  # nothing that no honest relay repairs is kept to rebuild others
             return
         arrivals = peer.arrivals
         if kind == _AGAIN:
@@ -208,17 +208,19 @@ class Inbound:
                 self._drops["shape"] += count
                 return
             head, entries = data[at:head_end], data[head_end + 1 : entries_end]
-            step = self._step(batch, head, count)
+            step = self._step(batch, head, count, len(entries) + payloads_end - payload_at)
             if step is not None:
                 self._pass(batch, step, (word, head, count, entries, data[payload_at:payloads_end]), size)
             at, payload_at = entries_end, payloads_end
 
-    def _step(self, batch: Batch, head: bytes, count: int, *, is_echo: bool = False) -> Optional[Step]:
-        """Where packets of this path go; None: nowhere, and counted."""
+    def _step(self, batch: Batch, head: bytes, count: int, size: int) -> Optional[Step]:
+        """Where packets of this path go, which have so many bytes; None: nowhere, and counted."""
         step = self._routes.find_step(head) or self._routes.step(head)
-        refusal = step.refusal or (None if is_echo else step.media_refusal)
+        refusal = step.refusal or step.media_refusal
         if refusal is None and step.previous is not batch.segment:
             refusal = "wrong_source"
+        if refusal is None and step.is_pinned and not self._routes.allows(size, batch.now):
+            refusal = "probe_rate"
         if refusal is not None:
             self._drops[refusal] += count
             return None
@@ -292,7 +294,7 @@ class Inbound:
         self._restless[batch.segment] = None
         if found is not None:
             coupling, load = found
-            step = self._step(batch, coupling.head, 1)
+            step = self._step(batch, coupling.head, 1, 0)  # its head was taken for all of them
             if step is not None:
                 self._unload(batch, step, coupling, (load,))
 
@@ -303,7 +305,7 @@ class Inbound:
             self._drops["shape"] += 1
             return
         count = coupling.packets()
-        step = self._step(batch, coupling.head, count)
+        step = self._step(batch, coupling.head, count, len(body) + sum(coupling.lengths))
         if step is None:
             return
         end = (len(run) - 1) // size * size if size else 0
@@ -360,8 +362,12 @@ class Inbound:
         if len(body) <= PROBE_ID.size or len(hops) != 1 + 4 * (hops[0] >> 4):
             self._drops["shape"] += 1
             return
-        step = self._step(batch, hops, 1, is_echo=kind == _ECHO)
-        if step is None:
+        step = self._routes.find_step(hops) or self._routes.step(hops)
+        refusal = step.refusal or (step.echo_refusal if kind == _ECHO else step.probe_refusal)
+        if refusal is None and step.previous is not batch.segment:
+            refusal = "wrong_source"
+        if refusal is not None:
+            self._drops[refusal] += 1
             return
         gather = self._exchange.gather
         if step.following is not None:

@@ -25,6 +25,7 @@ from commcli.relay.overlay.wire import (
     LONGEST_PAYLOAD,
     NUMBER_AND_LENGTH,
     OTHER,
+    PLAIN,
     PROBE,
     PROBE_ID,
     Addr,
@@ -99,23 +100,53 @@ class Overlay:
     # --- out -----------------------------------------------------------------------------------------------
 
     def send(
-        self, egress: str, src: Addr, dst: Addr, payloads: Sequence[bytes], now: float, unix: float
+        self,
+        egress: str,
+        src: Addr,
+        dst: Addr,
+        payloads: Sequence[bytes],
+        now: float,
+        unix: float,
+        via: Optional[str] = None,
+        plain: bool = False,
     ) -> None:
-        """Packets from our relayed address `src` to `dst` at the egress: gathered for `flush`, or dropped."""
+        """Packets from our relayed address `src` to `dst` at the egress: gathered for `flush`, or dropped.
+
+        via: over this node and no other way. plain: unrepaired.
+        """
+        if via is not None:
+            pinned = self.routes.pinned(via, egress)
+            if isinstance(pinned, Lane):
+                self._send_on(pinned, {}, src, dst, payloads, now, unix, plain)
+            else:
+                self.drops[pinned] += len(payloads)
+            return
         way = self.routes.egresses.get(egress)
         if way is None:
             self._unsent(egress, len(payloads))
             return
         way.last_data = now
         self._used[egress] = None
-        lane = way.lane
+        self._send_on(way.lane, way.copies_on, src, dst, payloads, now, unix, plain)
+
+    def _send_on(
+        self,
+        lane: Lane,
+        copies_on: Mapping[int, Lane],
+        src: Addr,
+        dst: Addr,
+        payloads: Sequence[bytes],
+        now: float,
+        unix: float,
+        plain: bool,
+    ) -> None:
         key = (lane.path, src, dst)
         flow = self._sent_flows.find(key) or self._open_sent(key, unix)
         if flow is None:
             self.drops["endpoint"] += len(payloads)
             return
-        word = _class_of(flow, payloads, now)
-        other = way.copies_on.get(word)
+        word = PLAIN if plain else _class_of(flow, payloads, now)
+        other = copies_on.get(word)
         numbers = lane.far.numbers
         for payload in payloads:
             if len(payload) > LONGEST_PAYLOAD:
@@ -321,6 +352,10 @@ class Overlay:
     def flows(self, limit: int = MAX_STATUS_FLOWS) -> List[Dict[str, object]]:
         """The latest flows that came in, passed or went out here (`Flow.row`)."""
         return (self._sent_flows.rows(limit) + self._passed_flows.rows(limit))[:limit]
+
+    def segments(self) -> "Dict[str, List[Dict[str, object]]]":
+        """{"segments": those that end here, "sends": those that begin here}, all their traffic (`told`)."""
+        return {"segments": told.came(self.routes, self._liveness.rtt_s), "sends": told.sent(self.routes)}
 
     def buffers(self) -> Dict[str, Dict[str, int]]:
         """{buffer: how much is in it, and its bound}."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from commcli.relay.overlay.peer import Peer
-from commcli.relay.overlay.wire import AGAIN, CLASSES, DATA, HEADER_AT, IN_BLOCK, kind_byte
+from commcli.relay.overlay.wire import AGAIN, CLASSES, DATA, HEADER_AT, IN_BLOCK, PLAIN, kind_byte
 from commcli.relay.protect import plans, resend
 from commcli.relay.protect.copies import Copies
 from commcli.relay.protect.mending import Mending
 from commcli.relay.protect.parity import Blocks, Rebuilder, protected
-from commcli.relay.protect.plan import UNMEASURED, Plan
+from commcli.relay.protect.plan import UNMEASURED, UNPROTECTED, Plan
 from commcli.relay.protect.resend import Sent, Wanted
 
 _AGAIN, _DATA = bytes((kind_byte(AGAIN),)), bytes((kind_byte(DATA),))
@@ -36,13 +36,17 @@ def _first(datagram: bytes) -> bytes:
 class Guard:
     """What protects one class on its way to one neighbour."""
 
-    __slots__ = ("blocks", "copies", "is_on", "plan")
+    __slots__ = ("blocks", "copies", "is_on", "may_ride", "plan")
 
-    def __init__(self) -> None:
+    def __init__(self, word: int) -> None:
         # The first losses come before the first report of them, and call set-up is what they hit.
         self.plan = UNMEASURED
         self.blocks, self.copies = Blocks(), Copies()
         self.is_on = True
+        # In trains, which lose all their packets with their head. Those of PLAIN are to meet what the network does.
+        self.may_ride = False
+        if word == PLAIN:
+            self.plan, self.is_on = UNPROTECTED, False
 
     def use(self, plan: Plan) -> None:
         """Protect by this plan from now on."""
@@ -52,6 +56,7 @@ class Guard:
         self.copies.use(*(plan.copies or (0, 0.0)))
         self.blocks.use(*(plan.parity or (1, 0, 0.0)))
         self.is_on = plan.resend or plan.copies is not None or plan.parity is not None
+        self.may_ride = not self.is_on
 
 
 class Repair:
@@ -60,7 +65,7 @@ class Repair:
     __slots__ = ("_rebuilders", "_sent", "_wanted", "guards", "is_on", "mending", "rtt_s")
 
     def __init__(self) -> None:
-        self.guards = {word: Guard() for word in CLASSES}
+        self.guards = {word: Guard(word) for word in CLASSES}
         self.is_on = True
         self.rtt_s: Optional[float] = None
         self.mending = Mending()

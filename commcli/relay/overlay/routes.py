@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Callable, Deque, Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Callable, Deque, Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from commcli.relay.mesh import neighbours
 from commcli.relay.overlay import failover
@@ -12,6 +12,7 @@ from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.wire import MAX_HOPS, MIN_HOPS, node_number, path_bytes, section_head
 from commcli.relay.table import zones
 from commcli.relay.table.shard import Shard
+from commcli.relay.turn.limits import Bucket
 
 Path = Tuple[str, ...]
 Pair = Tuple[int, int]  # a directed segment, by node numbers
@@ -19,6 +20,8 @@ Pair = Tuple[int, int]  # a directed segment, by node numbers
 MAX_SWITCHES_KEPT = 16
 MAX_STEPS = 4096
 MAX_LEFT = 256
+MAX_PINNED = 1024
+PINNED_HOPS = 3  # one relay between two edges
 # Standby probes of a big fleet together stay under this; each path then gets its own less often than every second.
 MAX_STANDBY_PROBES_A_SECOND = 200.0
 
@@ -76,12 +79,15 @@ class Step:
     """What to do with what names one path: refuse it, or pass it on. `head`: as it stands on the wire."""
 
     __slots__ = (
+        "echo_refusal",
         "following",
+        "is_pinned",
         "media_refusal",
         "onward",
         "origin",
         "path",
         "previous",
+        "probe_refusal",
         "refusal",
         "reverse",
         "role",
@@ -89,7 +95,11 @@ class Step:
 
     def __init__(self, refusal: Optional[str]) -> None:
         self.refusal = refusal
-        self.media_refusal: Optional[str] = None  # an echo may pass, all else may not
+        # Not everything may pass everywhere. An echo, at least, along a row backwards.
+        self.media_refusal: Optional[str] = None
+        self.probe_refusal: Optional[str] = None
+        self.echo_refusal: Optional[str] = None
+        self.is_pinned = False  # in nobody's row: media that passes is held to the allowance
         self.path: Path = ()
         self.onward: Tuple[Pair, ...] = ()  # the segments from here on
         self.previous: Optional[Segment] = None
@@ -103,7 +113,7 @@ class Routes:
     """The neighbours and the table of one node, and what follows from them."""
 
     def __init__(self, node: str, random_bytes: Callable[[int], bytes]) -> None:
-        self._node = node
+        self.node = node
         self.number = node_number(node)
         self._random = random_bytes
         self._trains = int.from_bytes(random_bytes(4), "big")
@@ -115,12 +125,14 @@ class Routes:
         self._carried: FrozenSet[Path] = frozenset()  # by this table or the one before
         self._carried_before: FrozenSet[Path] = frozenset()
         self._is_bound = False
+        self._allowance: Optional[Bucket] = None  # for media that is in nobody's row
         self._owners: Dict[str, List[Tuple[int, int, str]]] = {}
         self.egresses: Dict[str, Egress] = {}
         self.monitors: Dict[Path, failover.PathMonitor] = {}
         self._steps: Dict[bytes, Step] = {}
         self._further: Dict[str, Set[Pair]] = {}
         self._straight: Dict[str, bool] = {}  # what `permits_straight` said, until peers or table change
+        self._pinned: Dict[Tuple[str, str], Union[Lane, str]] = {}  # and what `pinned` said
         self.standby_interval_s = failover.STANDBY_INTERVAL_S
         self.find_step = self._steps.get
 
@@ -144,7 +156,7 @@ class Routes:
         known = neighbours.parse(peers)
         kept: Dict[str, Segment] = {}
         for node, row in known.items():
-            if node == self._node or not row.keys:
+            if node == self.node or not row.keys:
                 continue
             segment = self.segments.get(node)
             if segment is None:
@@ -172,7 +184,7 @@ class Routes:
         self.by_number = {node_number(node): node for node in nodes}
         self._owners = {}
         for node, row in nodes.items():
-            if node != self._node:
+            if node != self.node:
                 for address in row.addresses:
                     self._owners.setdefault(address, []).append((*row.relay_ports, node))
         self._rebuild()
@@ -185,11 +197,15 @@ class Routes:
         if is_another:  # and not this one once more, after a reload
             self._carried_before = frozenset() if self.shard is None else (self.shard.carries or frozenset())
         self._carried = (carried or frozenset()) | self._carried_before
+        before, rate = self.shard, 0 if shard is None else shard.probe_kbit_s
+        if before is None or before.probe_kbit_s != rate:  # and not filled anew by each table
+            self._allowance = Bucket(rate) if rate else None
 
     def _rebuild(self) -> None:
         shard, earlier, monitors = self.shard, self.egresses, self.monitors
         self._steps.clear()
         self._straight.clear()
+        self._pinned.clear()
         self.egresses, self.monitors = {}, {}
         self._further = {
             node: {(self.number, segment.peer.number)} for node, segment in self.segments.items()
@@ -210,7 +226,7 @@ class Routes:
                 lanes.append(Lane(label, monitor, following, far.peer))
                 self._further[path[1]].update(lanes[-1].numbers)
             if lanes:
-                may_go_straight = self._is_legal((self._node, egress))
+                may_go_straight = self._is_legal((self.node, egress))
                 self.egresses[egress] = Egress(lanes, earlier.get(egress), may_go_straight)
         wanted = len(self.monitors) / MAX_STANDBY_PROBES_A_SECOND
         self.standby_interval_s = max(failover.STANDBY_INTERVAL_S, wanted)
@@ -255,8 +271,39 @@ class Routes:
         answer = self._straight.get(egress)
         if answer is None:
             blocked = self.shard is None or egress in self.shard.blocked
-            answer = self._straight[egress] = not blocked and self._is_legal((self._node, egress))
+            answer = self._straight[egress] = not blocked and self._is_legal((self.node, egress))
         return answer
+
+    # --- pinned --------------------------------------------------------------------------------------------
+
+    def pinned(self, via: str, egress: str) -> "Union[Lane, str]":
+        """The path over this one relay, or the reason why nothing goes there. Nobody watches it: it is as it is."""
+        found = self._pinned.get((via, egress))
+        if found is None:
+            if len(self._pinned) >= MAX_PINNED:
+                self._pinned.clear()
+            found = self._pinned[via, egress] = self._pin((self.node, via, egress))
+        return found
+
+    def _pin(self, path: Path) -> "Union[Lane, str]":
+        _, via, egress = path
+        following, far = self.segments.get(via), self.segments.get(egress)
+        shard = self.shard
+        if shard is None or not {via, egress} <= shard.nodes.keys() or len(set(path)) != len(path):
+            refusal = "via_unknown"
+        elif following is None or far is None:
+            refusal = "no_key"
+        elif egress in shard.blocked or not self._is_legal(path) or not self._may_be_pinned(path):
+            refusal = "via_forbidden"
+        elif self._is_bound and path not in self.monitors and not shard.probe_kbit_s:
+            refusal = "via_not_in_table"  # the others would drop it
+        else:
+            return Lane("pinned", failover.PathMonitor(path), following, far.peer)
+        return refusal
+
+    def _may_be_pinned(self, path: Path) -> bool:
+        """Does the table let the relays in between be there? It says so also of those that no row of it passes."""
+        return self.shard is not None and all(self.shard.nodes[node].transit for node in path[1:-1])
 
     # --- what may pass here --------------------------------------------------------------------------------
 
@@ -272,6 +319,10 @@ class Routes:
     def steps(self) -> int:
         """How many paths are remembered."""
         return len(self._steps)
+
+    def allows(self, size: int, now: float) -> bool:
+        """May so many bytes of media pass along paths that are in nobody's row? They are taken if so."""
+        return self._allowance is not None and self._allowance.take(size, now)
 
     def onward(self, segment: Segment) -> "Dict[Segment, Set[Pair]]":
         """Where media of this neighbour may go on, of the paths seen lately, and the segments from here on."""
@@ -300,12 +351,15 @@ class Routes:
         path = tuple(self.by_number[number] for number in numbers)
         if zones.violated(self.shard.zones, self.shard.nodes, path) is not None:
             return Step("zone")
-        is_row = not self._is_bound or path in self._carried
-        # An echo comes back over the relays of a row, whatever the table says of that direction.
-        if not (is_row or path[::-1] in self._carried or path[::-1] in self.monitors):
-            return Step("not_in_table")
         step = self._open_step(path, numbers.index(self.number))
-        step.media_refusal = None if is_row else "not_in_table"
+        if self._is_bound and path not in self._carried:
+            # An echo comes back over the relays of a row, whatever the table says of that direction.
+            is_reverse = path[::-1] in self._carried or path[::-1] in self.monitors
+            may_be_pinned = hops == PINNED_HOPS and self._may_be_pinned(path)
+            step.is_pinned = self._allowance is not None and may_be_pinned
+            step.echo_refusal = None if is_reverse else "not_in_table"
+            step.media_refusal = None if step.is_pinned else "not_in_table"
+            step.probe_refusal = "not_in_table"
         return step
 
     def _open_step(self, path: Path, position: int) -> Step:

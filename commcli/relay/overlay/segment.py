@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from commcli.relay.overlay import train
+from commcli.relay.overlay.ledger import Ledger
 from commcli.relay.overlay.mtu import PathMtu
 from commcli.relay.overlay.peer import Peer
 from commcli.relay.overlay.repair import Extra, Repair
@@ -93,7 +94,7 @@ class Segment:
 
     __slots__ = (
         "_control", "_passing", "_repeats", "_room", "_train_id", "_waiting_bytes", "classes", "first_data",
-        "last_data", "last_data_in", "mtu", "overflow", "packed", "peer", "probes", "repair", "row",
+        "last_data", "last_data_in", "ledger", "mtu", "overflow", "packed", "peer", "probes", "repair", "row",
         "sent_bytes", "sent_datagrams", "waiting", "yard",
     )  # fmt: skip
 
@@ -103,6 +104,7 @@ class Segment:
         self.yard = train.Yard()
         self.repair = Repair()
         self.row: Optional[Row] = None  # what came, as last told to the neighbour
+        self.ledger = Ledger()  # and as it is told to people
         self.mtu = PathMtu(6 if ":" in peer.addr[0] else 4)
         self.probes: List[bytes] = []  # of the path MTU: must leave whole
         self._passing: List[Tuple[int, Bare, int, bytes]] = []
@@ -142,7 +144,7 @@ class Segment:
 
     def takes_train(self, word: int, bare_bytes: int) -> bool:
         """May a train of this class, with datagrams of this length, be passed on as it is?"""
-        if self.repair.guards[word].is_on:
+        if not self.repair.guards[word].may_ride:
             return False
         return bare_bytes <= self.mtu.bytes and len(self._passing) < MAX_TRAINS
 
@@ -211,7 +213,7 @@ class Segment:
             if len(entries) + len(payloads) > most_bytes // 2 or count > 1:
                 if pack is not None:
                     self._end_pack(word, packs.pop(word), now, unix_us, out)
-                may_ride = end - at >= train.LEAST_PACKETS and not self.repair.guards[word].is_on
+                may_ride = end - at >= train.LEAST_PACKETS and self.repair.guards[word].may_ride
                 length = train.run_length(waiting, at) if may_ride else 0
                 if length >= train.LEAST_PACKETS and train.BARE_BYTES + len(payloads) < most_bytes:
                     self._trains(word, head, waiting[at : at + length], unix_us, out)

@@ -10,7 +10,7 @@ from commcli.relay.overlay.flows import FLOW_ACTIVE_S
 from commcli.relay.overlay.routes import Egress, Lane, Routes
 from commcli.relay.overlay.segment import Segment
 from commcli.relay.overlay.telemetry import INTERVAL_S, Estimate, Estimator, Row
-from commcli.relay.overlay.wire import CLASSES, MAX_HOPS, OTHER, VIDEO
+from commcli.relay.overlay.wire import CLASSES, MAX_HOPS, OTHER, PROTECTED, VIDEO
 from commcli.relay.protect.controller import Controller
 from commcli.relay.protect.plan import UNMEASURED, Plan
 
@@ -95,7 +95,7 @@ class Steering:
         watch.controller.measured(estimate, now, (media + sent.extra_bytes - before.extra_bytes) / elapsed_s)
         backup_loss = self._backup_loss(segment, now)
         reasons: List[Optional[str]] = []
-        for word in CLASSES:
+        for word in PROTECTED:
             packets = sent.packets[word] - before.packets[word]
             share = (sent.bytes[word] - before.bytes[word]) / media if media else 0.0
             plan = watch.controller.plan(
@@ -155,7 +155,7 @@ class Steering:
             if segment.repair.guards[OTHER].plan is not UNMEASURED or segment.first_data is None:
                 continue
             if now - segment.first_data > UNREPORTED_S:
-                for word in CLASSES:
+                for word in PROTECTED:
                     segment.use(word, UNREPORTED)
 
     def _leave_of(self, lane: Lane, now: float) -> Optional[str]:

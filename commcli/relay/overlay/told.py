@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Dict, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from commcli.relay.overlay.arrivals import MAX_MISSING
 from commcli.relay.overlay.flows import FlowTable
@@ -93,6 +93,35 @@ def _in(segment: Segment) -> Dict[str, object]:
         "runs": arrivals.runs,
         "train_packets_lost": segment.yard.lost,
     }
+
+
+def came(routes: Routes, rtt_s: "Callable[[str], Optional[float]]") -> List[Dict[str, object]]:
+    """The directed segments that end here: {"from", "to", what `Ledger.row` says, "sent_again", "rtt_ms"}.
+
+    sent_again None: only its sender knows, see `sent`.
+    """
+    rows = ((node, segment.ledger.row()) for node, segment in routes.segments.items())
+    return [
+        {"from": node, "to": routes.node, **row, "sent_again": None, "rtt_ms": _milliseconds(rtt_s(node))}
+        for node, row in rows
+        if row is not None
+    ]
+
+
+def sent(routes: Routes) -> List[Dict[str, object]]:
+    """Those that begin here and that anything left on: {"from", "to", "sent_again": datagrams repeated because the
+    other end missed them, "extra_bytes": of copies, parity and repeats}.
+    """
+    return [
+        {
+            "from": routes.node,
+            "to": node,
+            "sent_again": segment.repair.counts()["repeated"],
+            "extra_bytes": sum(traffic.extra_bytes for traffic in segment.classes.values()),
+        }
+        for node, segment in routes.segments.items()
+        if segment.sent_datagrams
+    ]
 
 
 def buffers(routes: Routes, steering: Steering, flows: Sequence[FlowTable]) -> Dict[str, Dict[str, int]]:

@@ -25,6 +25,7 @@ from commcli.relay.process.state import StateUnusable
 from commcli.relay.process.takeover import Takeover
 from commcli.relay.process.upgrade import Upgrade, own_command
 from commcli.relay.table.shard import Shard
+from commcli.relay.turn.road import Road
 
 WAYS_EVERY_S, RTT_EVERY_S = 0.1, 5.0  # how soon other processes know of changes
 
@@ -37,18 +38,18 @@ class OverlayCarrier:
         self.egress_of = fleet.overlay.egress_of
 
     def carry(
-        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], direct: bool, now: float, unix: float
+        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], road: Road, now: float, unix: float
     ) -> bool:
         """Send them by the overlay, or drop them (counted); False if they are to go straight."""
-        if direct:
+        if road.direct:
             # Who may bypass the overlay may not bypass the law: a user id is easily had.
             if self._overlay.permits_straight(egress):
                 return False
             self._drops["direct_forbidden"] += len(payloads)
-        elif self._overlay.goes_straight(egress):
+        elif road.via is None and self._overlay.goes_straight(egress):
             return False
         else:
-            self._overlay.send(egress, src, dst, payloads, now, unix)
+            self._overlay.send(egress, src, dst, payloads, now, unix, road.via, road.plain)
         return True
 
 
@@ -133,12 +134,14 @@ class Relay(Front):
 
     def _carry(self, packets: Packets) -> None:
         """What another process has for another node."""
-        src, dst, payloads = packets
+        src, dst, payloads, road = packets
         egress = None if self.fleet is None else self.fleet.overlay.egress_of(*dst)
         if self.fleet is None or egress is None:
             self.drops["no_egress"] += len(payloads)  # the table has changed under it
         else:
-            self.fleet.overlay.send(egress, src, dst, payloads, self.loop.now, time.time())
+            self.fleet.overlay.send(
+                egress, src, dst, payloads, self.loop.now, time.time(), road.via, road.plain
+            )
 
     def _settle(self, now: float) -> None:
         """The end of a turn: send what it brought for other nodes and for the other processes."""

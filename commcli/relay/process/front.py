@@ -151,6 +151,7 @@ class Front:
         """Let clients reach the relayed addresses of the fleet that `shard` names, and none of its `services`."""
         self.turn.obey(_policy(self.config, shard, services))
         self.turn.alternates = None if shard is None else Alternates(shard)
+        self.turn.nodes = frozenset() if shard is None else shard.nodes.keys() - {self.config.node}
 
     # --- the loop ------------------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ first byte says what it is:
     HELLO    worker -> hub     I am new: tell me everything
     FIGURES  worker -> hub     JSON of my figures document
     PACKETS  worker -> hub     packets for other nodes, all of one turn of the loop: for each pair of endpoints these
-                               (wire.pack_endpoints), u16 how many, a u16 length of each, the payloads
+                               (wire.pack_endpoints), their road (u8 PLAIN | length of `via`, `via`), u16 how many,
+                               a u16 length of each, the payloads
              hub -> worker     the same, from other nodes
     a topic  hub -> worker     a document in an anonymous file, whose descriptor comes with it: no size is too big, and
                                no secret lies on a disk
@@ -32,6 +33,7 @@ from commcli.relay.loop import Loop
 from commcli.relay.overlay.wire import endpoint_bytes, pack_endpoints, unpack_endpoints
 from commcli.relay.process import metrics
 from commcli.relay.process.register import Register
+from commcli.relay.turn.road import OVERLAY, Road
 
 HELLO, FIGURES, PACKETS = b"hfp"
 # Topics: what can change of the configuration and whether to drain; the table; the ports of the other nodes' services;
@@ -43,6 +45,7 @@ STALE_S = 5.0  # a worker that was silent for so long is dead, or as good as
 _FDS = socket.CMSG_SPACE(4)
 _MOST_HEADS = 4096
 _COUNT = struct.Struct(">H")
+_PLAIN, _MOST_VIA = 0x80, 0x7F
 
 
 class Packets(NamedTuple):
@@ -51,6 +54,7 @@ class Packets(NamedTuple):
     src: Addr
     dst: Addr
     payloads: Sequence[bytes]
+    road: Road = OVERLAY
 
 
 class Link:
@@ -61,9 +65,9 @@ class Link:
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         self.sock, self._drops = sock, drops
-        self._heads: Dict[Tuple[Addr, Addr], bytes] = {}
-        self._endpoints: Dict[bytes, Tuple[Addr, Addr]] = {}
-        self._gathered: Dict[bytes, List[bytes]] = {}  # payloads by their endpoints, for one message
+        self._heads: Dict[Tuple[Addr, Addr, Road], bytes] = {}
+        self._ends: Dict[bytes, Tuple[Addr, Addr, Road]] = {}
+        self._gathered: Dict[bytes, List[bytes]] = {}  # payloads by their head, for one message
         self._room = MAX_MESSAGE - 1
 
     def send(self, kind: int, data: bytes = b"") -> bool:
@@ -87,14 +91,14 @@ class Link:
             os.close(file)
         return True
 
-    def gather(self, src: Addr, dst: Addr, payloads: Sequence[bytes]) -> None:
+    def gather(self, src: Addr, dst: Addr, payloads: Sequence[bytes], road: Road = OVERLAY) -> None:
         """Keep packets for `flush`; a message that is full leaves at once."""
-        ends = (src, dst)
+        ends = (src, dst, road)
         head = self._heads.get(ends)
         if head is None:
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
-            head = self._heads[ends] = pack_endpoints(src, dst)
+            head = self._heads[ends] = pack_endpoints(src, dst) + _packed_road(road)
         for payload in payloads:
             some = self._gathered.get(head)
             size = len(payload) + 2 + (len(head) + 2 if some is None else 0)
@@ -122,8 +126,9 @@ class Link:
         """What was in one message of PACKETS."""
         at = 0
         while at < len(data):
-            head_end = at + (endpoint_bytes(data[at]) or len(data))
-            ends = self._ends(data[at:head_end])
+            road_at = at + (endpoint_bytes(data[at]) or len(data))
+            head_end = road_at + 1 + (data[road_at] & _MOST_VIA)
+            src, dst, road = self._unpacked(data[at:head_end])
             (count,) = _COUNT.unpack_from(data, head_end)
             lengths = struct.unpack_from(">%dH" % count, data, head_end + _COUNT.size)
             at = head_end + _COUNT.size * (1 + count)
@@ -131,16 +136,17 @@ class Link:
             for length in lengths:
                 payloads.append(data[at : at + length])
                 at += length
-            yield Packets(*ends, payloads)
+            yield Packets(src, dst, payloads, road)
 
-    def _ends(self, head: bytes) -> Tuple[Addr, Addr]:
-        ends = self._endpoints.get(head)
+    def _unpacked(self, head: bytes) -> Tuple[Addr, Addr, Road]:
+        ends = self._ends.get(head)
         if ends is None:
-            if len(self._endpoints) >= _MOST_HEADS:
-                self._endpoints.clear()
-            found = unpack_endpoints(head)
+            if len(self._ends) >= _MOST_HEADS:
+                self._ends.clear()
+            road_at = endpoint_bytes(head[0])
+            found = unpack_endpoints(head[:road_at])
             assert found is not None
-            ends = self._endpoints[head] = found
+            ends = self._ends[head] = (*found, _road(head[road_at:]))
         return ends
 
     def receive(self) -> List[Tuple[int, bytes]]:
@@ -155,6 +161,15 @@ class Link:
                     break
                 received.append((data[0], _content(ancillary[0][2]) if ancillary else data[1:]))
         return received
+
+
+def _packed_road(road: Road) -> bytes:
+    via = (road.via or "").encode()
+    return bytes((len(via) | (_PLAIN if road.plain else 0),)) + via
+
+
+def _road(packed: bytes) -> Road:
+    return Road(False, packed[1:].decode() or None, bool(packed[0] & _PLAIN))
 
 
 def _content(descriptor: bytes) -> bytes:

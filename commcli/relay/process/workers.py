@@ -35,6 +35,7 @@ from commcli.relay.process.sisters import FIGURES, HELLO, PACKETS, Link
 from commcli.relay.process.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S, die_with_parent
 from commcli.relay.table import shard as shards
 from commcli.relay.table.shard import Shard
+from commcli.relay.turn.road import Road
 
 LOOK_EVERY_S = 0.2
 STUCK_S = 30.0  # a worker whose loop stands still for so long is ended, and so started again
@@ -55,15 +56,16 @@ class HubCarrier:
         self.straight: Set[str] = set()  # nodes that the hub's packets go straight to
 
     def carry(
-        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], direct: bool, now: float, unix: float
+        self, egress: str, src: Addr, dst: Addr, payloads: List[bytes], road: Road, now: float, unix: float
     ) -> bool:
         """Hand them to the hub, or drop them (counted); False if they are to go straight."""
-        if (direct or egress in self.straight) and self.overlay.permits_straight(egress):
+        is_straight = road.direct or (road.via is None and egress in self.straight)
+        if is_straight and self.overlay.permits_straight(egress):
             return False
-        if direct:
+        if road.direct:
             self._drops["direct_forbidden"] += len(payloads)
         else:
-            self._link.gather(src, dst, payloads)
+            self._link.gather(src, dst, payloads, road)
         return True
 
 
@@ -108,7 +110,7 @@ class Worker(Front):
     def _hear(self, _events: int) -> None:
         for kind, data in self._link.receive():
             if kind == PACKETS:
-                for src, dst, payloads in self._link.packets(data):
+                for src, dst, payloads, _ in self._link.packets(data):
                     self.edge.deliver(src, dst, payloads, self.loop.now)
             else:
                 self._told(kind, data)

@@ -23,3 +23,4 @@ class Plan(NamedTuple):
 
 NOTHING = Plan()
 UNMEASURED = Plan(resend=True, reason="unmeasured")
+UNPROTECTED = Plan(reason="asked for no repair")

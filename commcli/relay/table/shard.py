@@ -23,6 +23,7 @@ from commcli.relay.table.prefixes import PrefixMap
 
 SCHEMA = 1
 MAX_BYTES = 16 << 20
+MAX_PROBE_KBIT_S = 1_000_000
 LABELS = ("primary", "backup", "last_resort")
 
 
@@ -44,7 +45,8 @@ class ShardNode:
     """What a relay needs to know of any node on its paths. relay_ports: lowest and highest.
 
     turn_port (UDP and TCP) stands only with nodes that take new clients; tls_port and domain (what its certificate
-    names) with those of them that have one. address6: its IPv6 address beside an IPv4 one.
+    names) with those of them that have one. address6: its IPv6 address beside an IPv4 one. transit: may a probe pass it
+    between two edges?
     """
 
     address: str
@@ -56,6 +58,7 @@ class ShardNode:
     turn_port: Optional[int] = None
     tls_port: Optional[int] = None
     domain: Optional[str] = None
+    transit: bool = True
 
     @property
     def addresses(self) -> Tuple[str, ...]:
@@ -82,7 +85,8 @@ class Shard:
     """A checked shard. created, expires: as written; expires_unix: seconds; prefixes: client networks -> edges.
 
     carries: the paths of other nodes' rows on which this one is transit or egress, all others being refused; None
-    in a table of a controller that did not write them yet.
+    in a table of a controller that did not write them yet. probe_kbit_s: but so much of probes over any one relay may
+    pass here together; 0: nothing.
     """
 
     serial: int
@@ -96,6 +100,7 @@ class Shard:
     blocked: FrozenSet[str]
     prefixes: PrefixMap = field(default_factory=lambda: PrefixMap({}))
     carries: Optional[FrozenSet[Path]] = None
+    probe_kbit_s: int = 0
 
 
 ReadPrefixes = Callable[[Mapping[str, Sequence[str]]], PrefixMap]
@@ -164,6 +169,7 @@ def _body(
         routes={egress: _route(egress, row) for egress, row in _mapping(body, "routes", "shard").items()},
         blocked=_texts(body, "blocked", "shard"),
         prefixes=_prefixes(body, nodes, read_prefixes),
+        probe_kbit_s=_whole(body.get("probe_kbit_s", 0), 0, MAX_PROBE_KBIT_S, "shard.probe_kbit_s"),
     )
     _check_policy(loaded)
     return replace(loaded, carries=_carries(body, loaded))
@@ -212,11 +218,11 @@ _DOMAIN = re.compile(
 )
 _SHARD_KEYS = (
     *("schema", "serial", "node", "created", "expires", "nodes", "zones", "routes", "blocked"),
-    *("prefixes", "carries"),
+    *("prefixes", "carries", "probe_kbit_s"),
 )
 _NODE_KEYS = (
     *("address", "overlay_port", "relay_ports", "country", "markets"),
-    *("address6", "turn_port", "tls_port", "domain"),
+    *("address6", "turn_port", "tls_port", "domain", "transit"),
 )
 _ZONE_KEYS = ("id", "between", "forbid", "allow")
 
@@ -283,6 +289,13 @@ def _whole(value: Any, low: int, high: int, where: str) -> int:
     return value
 
 
+def _flag(row: Mapping[str, Any], key: str, where: str) -> bool:
+    value = row.get(key, True)
+    if not isinstance(value, bool):
+        raise _shape("%s.%s" % (where, key), "neither true nor false")
+    return value
+
+
 def _serial(parent: Mapping[str, Any], where: str) -> int:
     return _whole(parent.get("serial"), 1, 0xFFFFFFFF, "%s.serial" % where)  # 32 bits in the overlay header
 
@@ -316,6 +329,7 @@ def _node(name: str, row: Any) -> ShardNode:
         relay_ports=(low, high),
         country=_text(row, "country", where) if row.get("country") is not None else None,
         markets=_texts(row, "markets", where),
+        transit=_flag(row, "transit", where),
         **_front_door(row, where),
     )
 

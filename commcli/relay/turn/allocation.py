@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from commcli.relay.turn.auth import STREAM_CLIENT, Client
+from commcli.relay.turn.auth import STREAM_CLIENT, Client, road_of
 from commcli.relay.turn.limits import Bucket
+from commcli.relay.turn.road import Road
 from commcli.relay.turn.stun import IPV4, IPV6, Addr
 
 PERMISSION_LIFETIME_S = 300.0  # RFC 8656 section 9: fixed, not negotiable
@@ -53,7 +54,6 @@ class Allocation:
         "bytes_out",
         "channels",
         "client",
-        "direct",
         "expires",
         "made",
         "made_by",
@@ -66,6 +66,7 @@ class Allocation:
         "relays",
         "reply",
         "reserved",
+        "road",
         "streamed",
         "transport",
         "user",
@@ -78,7 +79,7 @@ class Allocation:
         relays: Sequence[Addr],
         username: str,
         user: str,
-        direct: bool,
+        road: Road,
         made: float,
         made_by: bytes,
     ) -> None:
@@ -91,7 +92,7 @@ class Allocation:
         self.rate: Optional[SessionRate] = None
         self.username = username
         self.user = user  # the name that quotas count
-        self.direct = direct  # packets bypass the overlay
+        self.road = road  # how its packets travel
         self.made = made
         self.made_by = made_by  # transaction id of the Allocate, for its retransmissions
         self.reply = b""  # what it was answered
@@ -109,7 +110,7 @@ class Allocation:
             "relays": self.relays,
             "username": self.username,
             "user": self.user,
-            "direct": self.direct,
+            "direct": self.road.direct,
             "age_s": now - self.made,
             "left_s": self.expires - now,
             "made_by": self.made_by.hex() if young else "",
@@ -145,7 +146,7 @@ class Allocation:
             relays=relays,
             username=kept["username"],
             user=kept["user"],
-            direct=kept["direct"],
+            road=road_of(kept["username"])._replace(direct=kept["direct"]),
             made=now - kept["age_s"],
             made_by=bytes.fromhex(kept["made_by"]),
         )

@@ -30,7 +30,7 @@ from typing import (
     Union,
 )
 
-from commcli.relay.turn import stun
+from commcli.relay.turn import road, stun
 from commcli.relay.turn.stun import Attribute
 
 RandomBytes = Callable[[int], bytes]
@@ -39,8 +39,6 @@ PasswordAlgorithms = Literal["auto", "md5", "always"]
 Client = Tuple[Any, ...]
 STREAM_CLIENT = 3  # elements
 
-# The direct road: a user id that ends so asks for an allocation whose packets bypass the overlay.
-DIRECT_SUFFIX = "+direct"
 # An expiry that is further away than any issuer hands out is an issuer's bug or an attacker's gift: not honoured.
 MAX_CREDENTIAL_LIFETIME_S = 30 * 86400
 MAX_USERNAME_BYTES = 508  # RFC 8489 section 14.3
@@ -79,9 +77,9 @@ class Login(NamedTuple):
         return user_of(self.username)
 
     @property
-    def direct(self) -> bool:
-        """Does this user ask for the direct road?"""
-        return self.username.endswith(DIRECT_SUFFIX)
+    def road(self) -> road.Road:
+        """How this user's packets are to travel."""
+        return road_of(self.username)
 
 
 class Denied(NamedTuple):
@@ -92,12 +90,20 @@ class Denied(NamedTuple):
 
 
 def user_of(username: str) -> str:
-    """The name after the colon of a time-limited username, else all of it; without DIRECT_SUFFIX.
+    """The name after the colon of a time-limited username, else all of it; without what asks for a road.
 
     Every renewal of a credential changes the expiry before the colon: a quota on the whole would count nothing.
     """
-    name = username if _expiry(username) is None else username.partition(":")[2]
-    return name[: -len(DIRECT_SUFFIX)] if name.endswith(DIRECT_SUFFIX) else name
+    return road.split(_userid(username))[0]
+
+
+def road_of(username: str) -> road.Road:
+    """How the packets of this user are to travel."""
+    return road.of(_userid(username))
+
+
+def _userid(username: str) -> str:
+    return username if _expiry(username) is None else username.partition(":")[2]
 
 
 def time_limited_password(secret: str, username: str) -> str:
@@ -142,7 +148,7 @@ class Authenticator:
         self._keys: Dict[str, Keys] = {}
         self._by_hash: Dict[bytes, str] = {}
         self._secrets: List[str] = []
-        self._revoked: FrozenSet[str] = frozenset()
+        self._revoked: Dict[str, List[FrozenSet[str]]] = {}  # user -> the words of what is revoked of it
         self._features = 0
         self._realm_attribute: Attribute = (stun.REALM, self.realm.encode())
         self._offer_size = _challenge_size(self._realm_attribute)
@@ -153,7 +159,7 @@ class Authenticator:
     ) -> None:
         """Replace users, secrets and revoked user ids; nonces that clients hold stay good, so a reload costs no call.
 
-        A revoked id (see `user_of`) is refused as a wrong password is, with its calls: see `revokes`.
+        A revoked id is refused as a wrong password is, with its calls: see `revokes`.
         """
         if "" in users:
             raise ValueError("a user needs a name")  # "" stands for names that can not be read, see _text
@@ -164,15 +170,21 @@ class Authenticator:
         }
         self._by_hash = {stun.userhash(name, self.realm): name for name in plain}
         self._secrets = list(secrets)
-        self._revoked = frozenset(opaque_string(user.strip()) for user in revoked)
+        self._revoked = {}
+        for userid in revoked:
+            user, words = road.split(opaque_string(userid.strip()))
+            self._revoked.setdefault(user, []).append(words)
         # A client that is told of username anonymity must send USERHASH: only names in the table can be told by it.
         self._features = PASSWORD_ALGORITHMS_BIT | (0 if self._secrets else USERNAME_ANONYMITY_BIT)
 
     def revokes(self, username: str) -> bool:
-        """Is this user (in its direct form too) not to be served any more, nor its calls kept?"""
-        user = user_of(username)
-        direct = username.endswith(DIRECT_SUFFIX)
-        return user in self._revoked or (direct and user + DIRECT_SUFFIX in self._revoked)
+        """Is this user not to be served any more, nor its calls kept?
+
+        A name goes with all its roads ("probe" with "probe+plain"), and one with a road ("probe+plain") with whatever
+        else the user asks for beside that ("probe+via=sg-1+plain").
+        """
+        user, words = road.split(_userid(username))
+        return any(revoked <= words for revoked in self._revoked.get(user, ()))
 
     def challenge(self, client: Client, now: float, request_size: int) -> List[Attribute]:
         """What a 401 or 438 carries after its ERROR-CODE, for a request of so many bytes.

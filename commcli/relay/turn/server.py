@@ -10,6 +10,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import (
+    AbstractSet,
     Any,
     Dict,
     FrozenSet,
@@ -247,6 +248,7 @@ class Server:
         self.by_relay: Dict[Addr, Allocation] = {}
         self.drain = False
         self.alternates: Optional[Alternates] = None  # where new clients are sent instead (300), if anywhere
+        self.nodes: AbstractSet[str] = frozenset()  # that a client's packets may be pinned to
         self.drops: Counter[str] = Counter()
         # Also "error_CODE": replies by error code. The names are there from the start: 0 is an answer too.
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
@@ -567,6 +569,9 @@ class Server:
         check_transport(message)
         granted_s = lifetime_s(message, config.default_lifetime_s, config.max_lifetime_s)
         wish = relayed_address(message, config.relay_families)
+        via = request.login.road.via
+        if via is not None and via not in self.nodes:
+            raise Rejected(403)  # better than an allocation whose packets go nowhere
         if wish.token is None:  # the reserved port is here and nowhere else
             self._check_alternate(request)
         self._check_capacity(request.login)
@@ -625,7 +630,7 @@ class Server:
             relays=self._open(wish, login),
             username=login.username,
             user=login.user,
-            direct=login.direct,
+            road=login.road,
             made=request.now,
             made_by=request.message.transaction,
         )
