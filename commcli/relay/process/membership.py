@@ -196,7 +196,7 @@ class Membership:
     def commands(self) -> "Dict[str, Callable[[Dict[str, Any]], Reply]]":
         """Further words for the control socket."""
         return {
-            "flows": lambda _: {"ok": True, "flows": self.overlay.flows()},
+            "flows": lambda _: {"ok": True, "flows": self.overlay.flows(), **self.overlay.segments()},
             "paths": lambda _: {"ok": True, "paths": self.overlay.paths()},
             "keys": lambda _: {"ok": True, "keys": self.key_ids, "digest": neighbours.digest(self.key_ids)},
             "mesh": lambda r: _windows(self.mesh.rows(float(r.get("since", 0)))),
