@@ -50,7 +50,7 @@ check-node-python: $(STAMP)
 	$(PYTHON) -m tests.architecture.node_python
 
 check-tests: $(STAMP)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup
 
 format: $(STAMP)
 	$(PYTHON) -m ruff check --fix $(CHECKED)

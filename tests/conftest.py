@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,25 @@ from hypothesis import settings
 # lucky find there would stop whoever comes along; it belongs to whoever runs the tests by hand.
 settings.register_profile("commcli", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("commcli")
+
+# xdist tells its workers how wide the terminal is; what a test draws must not depend on it.
+os.environ.pop("COLUMNS", None)
+
+
+# Two workers (make test) halve the wait for relays, sshds and clocks. Tests of one group never run at the same time: they
+# have addresses, ports or the machine's speed in common. What is in no group is pure and runs anywhere.
+GROUPS = {
+    **dict.fromkeys(("lab", "probe", "remote", "routing", "wan"), "fleets"),
+    **dict.fromkeys(("clients", "hostile", "relay"), "relays"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(tests).parts[0]
+        if folder in GROUPS:
+            item.add_marker(pytest.mark.xdist_group(GROUPS[folder]))
 
 
 def skip_reasons(reports: list[pytest.TestReport]) -> dict[str, list[str]]:
