@@ -2,8 +2,9 @@
 
     python -m tests.wan.forwarder CONTROL-FD JSON
 
-JSON: {"nodes": {node: {"address", "tun_fd", "namespace_fd"}}, "links": [[from, to, weather]], "seed", "mtu"}. On the
-control socket (SOCK_SEQPACKET) come {"do": "link", "from", "to", "weather"} and {"do": "figures"}; each is answered.
+JSON: {"nodes": {node: {"address", "tun_fd", "namespace_fd"}}, "links": [[from, to, weather]], "seed", "mtu",
+"ports"}: the names of UDP ports have it remember every packet; null: none. On the control socket (SOCK_SEQPACKET) come
+{"do": "link", "from", "to", "weather"}, {"do": "figures"} and {"do": "seen", "since_unix", "until_unix"}; each is answered.
 When that socket ends, this process ends what still runs in the namespaces, and itself: nothing outlives a killed test.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 from tests.wan import namespace
 from tests.wan.switch import Switch
 from tests.wan.weather import Weather
+from tests.wan.witness import Witness
 
 # Packets read from one TUN before the due ones are written.
 BATCH = 64
@@ -44,7 +46,9 @@ class Forwarder:
         nodes = argument["nodes"]
         links = {(src, dst): Weather(**weather) for src, dst, weather in argument["links"]}
         addresses = {node: row["address"] for node, row in nodes.items()}
-        self._switch = Switch(addresses, links, argument["seed"])
+        ports = argument["ports"]
+        self._witness = None if ports is None else Witness({int(port): name for port, name in ports.items()})
+        self._switch = Switch(addresses, links, argument["seed"], self._witness)
         self._tuns = {node: row["tun_fd"] for node, row in nodes.items()}
         self._node_of = {fd: node for node, fd in self._tuns.items()}
         # The kernel adds nothing to a packet (IFF_NO_PI), so one more byte would show a longer one.
@@ -90,10 +94,19 @@ class Forwarder:
         answer: dict[str, Any] = {}
         if command["do"] == "link":
             self._switch.change(command["from"], command["to"], Weather(**command["weather"]))
+        elif command["do"] == "seen":
+            answer = self._seen(command["since_unix"], command["until_unix"])
         else:
             answer = self._figures()
         self._control.send(json.dumps(answer).encode())
         return True
+
+    def _seen(self, since_unix: float, until_unix: float) -> dict[str, Any]:
+        assert self._witness is not None
+        ahead_s = time.time() - time.monotonic()
+        return {
+            "seen": [asdict(s) for s in self._witness.between(since_unix - ahead_s, until_unix - ahead_s)]
+        }
 
     def _figures(self) -> dict[str, Any]:
         """Counters since the start, lateness since it was asked for last."""

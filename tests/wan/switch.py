@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 
 from tests.wan.weather import Counts, Link, Weather
+from tests.wan.witness import Witness
 
 Pair = tuple[str, str]
 
@@ -18,8 +19,17 @@ _DONT_FRAGMENT = 0x40
 class Switch:
     """All links between all nodes, and what is on the way."""
 
-    def __init__(self, addresses: Mapping[str, str], links: Mapping[Pair, Weather], seed: int) -> None:
-        """addresses: node -> IPv4 address. links: of a directed pair (from, to); a pair without is a perfect wire."""
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        links: Mapping[Pair, Weather],
+        seed: int,
+        witness: Witness | None = None,
+    ) -> None:
+        """addresses: node -> IPv4 address. links: of a directed pair (from, to); a pair without is a perfect wire.
+        witness: is told of every packet.
+        """
+        self._witness = witness
         self.unroutable = 0  # packets to addresses that are nobody's, and what is not IPv4
         self._links = {
             (src, dst): Link(links.get((src, dst), Weather()), f"{seed}/{src}/{dst}")
@@ -44,6 +54,9 @@ class Switch:
             return
         dst, link = way
         arrival = link.arrival(len(packet), not packet[6] & _DONT_FRAGMENT, now)
+        if self._witness is not None:
+            due = now + link.weather.delay_ms / 1000 if arrival is None else arrival
+            self._witness.saw(node, dst, packet, due, lost=arrival is None)
         if arrival is not None:
             # The number keeps the order of equals, and spares the comparison of what stands after it.
             self._number += 1

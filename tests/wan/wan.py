@@ -20,6 +20,7 @@ from tests.relay.serving import dies_with_us, need
 from tests.wan import namespace
 from tests.wan.switch import Pair
 from tests.wan.weather import Counts, Weather
+from tests.wan.witness import Seen
 
 _ROOT = Path(__file__).parents[2]
 _MESSAGE_BYTES = 1 << 20
@@ -56,10 +57,13 @@ class Wan:
         *,
         seed: int = 1,
         mtu: int = 1500,
+        ports: Mapping[int, str] | None = None,
     ) -> None:
         """nodes: id -> IPv4 address. links: (one, other) -> weather, of both directions unless (other, one) stands
         there too; all others are perfect wires. The same seed and packets have the same losses. mtu: the interfaces'.
+        ports: remember what became of every packet, for `seen`; those of these UDP ports have such names there.
         """
+        self._ports = None if ports is None else dict(ports)
         self.nodes = dict(nodes)
         self._weather = {pair[::-1]: weather for pair, weather in (links or {}).items()} | dict(links or {})
         unknown = {node for pair in self._weather for node in pair} - set(nodes)
@@ -119,6 +123,11 @@ class Wan:
             {node: namespace.overflow(made.fd) for node, made in self._namespaces.items()},
         )
 
+    def seen(self, since_unix: float, until_unix: float) -> list[Seen]:
+        """What each link did to each kind of packet that was to come out of it in this time (`ports` of __init__)."""
+        told = self._ask({"do": "seen", "since_unix": since_unix, "until_unix": until_unix})
+        return [Seen(**row) for row in told["seen"]]
+
     # Who lives there
 
     def argv(self, node: str, command: Sequence[str | Path]) -> list[str]:
@@ -159,7 +168,7 @@ class Wan:
                 for node, made in self._namespaces.items()
             },
             "links": [[*pair, asdict(weather)] for pair, weather in self._weather.items()],
-            "seed": self._seed, "mtu": self._mtu,
+            "seed": self._seed, "mtu": self._mtu, "ports": self._ports,
         }  # fmt: skip
         fds = [control.fileno(), *tuns.values(), *(made.fd for made in self._namespaces.values())]
         command = [sys.executable, "-m", "tests.wan.forwarder", str(control.fileno()), json.dumps(argument)]

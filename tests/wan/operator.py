@@ -1,0 +1,208 @@
+"""Relays of a WAN as operators have them: a real OpenSSH server on every node, an inventory, and `commcli` as a command.
+
+    with Wan(...) as wan, Relays(wan, folder, ["ae-1", "kr-1"]) as relays, Operator(relays, "desk", folder) as operator:
+        done = operator.commcli("probe", "call", "ae-1", "kr-1", "--json")
+
+The command runs in the namespace of a node of the WAN that is no relay, and reaches the servers over the WAN's links.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from tests.bench.rivals import node_python
+from tests.remote.sshd import SSHD, keygen
+from tests.wan.relays import OVERLAY, RELAY_PORTS, STAMP, TURN, Relays
+
+PORT = 22
+_ROOT = Path(__file__).parents[2]
+_STARTS_WITHIN_S, _STEP_S = 20.0, 0.05
+
+_SSHD_CONFIG = """\
+ListenAddress {address}
+Port {port}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/authorized_keys
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+MaxSessions 100
+MaxStartups 100
+"""
+
+_FLEET = """\
+name: wan
+production: false
+realm: lab
+ssh: {{known_hosts: {folder}/known_hosts, identities: [{folder}/operator], agent: false}}
+signing: {{signers: {folder}/authorized_keys}}
+secrets: {{turn: {{file: {folder}/turn}}, overlay: {{file: {folder}/overlay}}}}
+"""
+
+
+class Operator:
+    """A place to run `commcli` from. A context manager: the nodes' SSH servers serve while it is entered.
+
+    `servers`: the sshd processes by node; kill one, or cut a link of the WAN, as a test needs.
+    """
+
+    def __init__(self, relays: Relays, place: str, folder: Path) -> None:
+        """place: the WAN's node where `commcli` runs."""
+        self.servers: dict[str, subprocess.Popen[Any]] = {}
+        self.inventory, self.state = folder / "inventory", folder / "state"
+        self._relays, self._wan, self._place = relays, relays.wan, place
+        self._keys = folder / "ssh"
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._write_keys()
+            self._write_inventory()
+            stack.callback(self._end)
+            for node in self._relays.nodes:
+                self._serve(node)
+            for node in self._relays.nodes:
+                self._wait(node)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def command(self, *words: str) -> list[str]:
+        """`commcli WORDS` with this inventory and a state folder of its own, as argv."""
+        options = ["--inventory", str(self.inventory), "--state", str(self.state)]
+        return [sys.executable, "-m", "commcli", *words, *options]
+
+    def popen(self, *words: str, **options: Any) -> subprocess.Popen[Any]:
+        """Start `commcli WORDS`; what it prints is text on pipes."""
+        pipe = subprocess.PIPE
+        argv = self.command(*words)
+        return self._wan.popen(
+            self._place,
+            argv,
+            cwd=_ROOT,
+            env=self._environment(),
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            **options,
+        )
+
+    def commcli(self, *words: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Run `commcli WORDS` to its end. Raises subprocess.TimeoutExpired, and then it is ended."""
+        process = self.popen(*words)
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def document(self, *words: str, timeout_s: float = 120.0) -> dict[str, Any]:
+        """What `commcli WORDS --json` prints. Raises AssertionError with what it said if that is no JSON."""
+        done = self.commcli(*words, "--json", timeout_s=timeout_s)
+        try:
+            told: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            raise AssertionError(
+                f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+            ) from None
+        return told
+
+    # Files
+
+    def _environment(self) -> Mapping[str, str]:
+        # No configuration of whoever runs the test.
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        return {**kept, "HOME": str(self.state.parent)}
+
+    def _write_keys(self) -> None:
+        self._keys.mkdir()
+        for name in ("host_key", "operator"):
+            keygen(self._keys / name, name)
+        shutil.copy(self._keys / "operator.pub", self._keys / "authorized_keys")
+        public = (self._keys / "host_key.pub").read_text()
+        known = "".join(f"{self._wan.nodes[node]} {public}" for node in self._relays.nodes)
+        (self._keys / "known_hosts").write_text(known)
+        (self._keys / "overlay").write_text("a master key that no relay here has\n")
+        shutil.copy(self._relays.base(self._relays.nodes[0]) / "etc/turn.secret", self._keys / "turn")
+        for secret in ("overlay", "turn"):
+            (self._keys / secret).chmod(0o600)
+
+    def _write_inventory(self) -> None:
+        self.inventory.mkdir()
+        rows = [self._row(node) for node in self._relays.nodes]
+        files = {
+            "fleet.yaml": _FLEET.format(folder=self._keys),
+            "regions.yaml": "regions:\n  lab: {city: Lab, country: sg, continent: asia}\n",
+            "nodes.yaml": "".join(["nodes:\n", *rows]),
+            "markets.yaml": "markets: {}\n",
+            "zones.yaml": "zones: {}\n",
+        }
+        for name, text in files.items():
+            (self.inventory / name).write_text(text)
+
+    def _row(self, node: str) -> str:
+        low, high = RELAY_PORTS
+        row = {
+            "region": "lab",
+            "address": self._wan.nodes[node],
+            "base": str(self._relays.base(node)),
+            "ssh": {"user": getpass.getuser(), "port": PORT, "python": node_python()},
+            "probe_python": sys.executable,
+            "ports": {"turn": TURN, "overlay": OVERLAY, "stamp": STAMP, "relay_low": low, "relay_high": high},
+        }
+        # JSON is YAML.
+        return f"  {node}: {json.dumps(row)}\n"
+
+    # Servers
+
+    def _serve(self, node: str) -> None:
+        base = self._relays.base(node)
+        (base / "lib").mkdir(exist_ok=True)
+        # Where the relay's control program is on a machine.
+        (base / "lib/relay.pyz").symlink_to(base.parent / "relay.pyz")
+        config = base / "etc/sshd_config"
+        address = self._wan.nodes[node]
+        config.write_text(_SSHD_CONFIG.format(address=address, port=PORT, folder=self._keys))
+        Path("/run/sshd").mkdir(exist_ok=True)
+        with (base / "sshd.log").open("ab") as log:
+            command: Sequence[str | Path] = [SSHD, "-D", "-e", "-f", config]
+            self.servers[node] = self._wan.popen(node, command, stderr=log, stdin=subprocess.DEVNULL)
+
+    def _wait(self, node: str) -> None:
+        end = time.monotonic() + _STARTS_WITHIN_S
+        while True:
+            with self._wan.inside(self._place):
+                door = socket.socket()
+            try:
+                with door:
+                    door.settimeout(2.0)
+                    door.connect((self._wan.nodes[node], PORT))
+                return
+            except OSError as error:
+                said = (self._relays.base(node) / "sshd.log").read_text()
+                assert self.servers[node].poll() is None, f"{node}: sshd ended: {said}"
+                assert time.monotonic() < end, f"{node}: {error}: {said}"
+            time.sleep(_STEP_S)
+
+    def _end(self) -> None:
+        for server in self.servers.values():
+            server.terminate()
+        for server in self.servers.values():
+            server.wait(10)
