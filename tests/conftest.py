@@ -18,8 +18,8 @@ settings.load_profile("commcli")
 os.environ.pop("COLUMNS", None)
 
 
-# Two workers (make test) halve the wait for relays, sshds and clocks. Tests of one group never run at the same time: they
-# have addresses, ports or the machine's speed in common. What is in no group is pure and runs anywhere.
+# Two workers (make test) halve the wait for relays, sshds and clocks. Tests of one group never run at the same time:
+# they have addresses, ports or the machine's speed in common. What is in no group is pure and runs anywhere.
 GROUPS = {
     **dict.fromkeys(("lab", "probe", "remote", "routing", "wan"), "fleets"),
     **dict.fromkeys(("clients", "hostile", "relay"), "relays"),
