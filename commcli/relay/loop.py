@@ -73,6 +73,10 @@ class Loop:
         """Call `act()` once, after the present turn has ended: then nothing is on its way in here."""
         self._between = act
 
+    def hurry(self, when: float) -> None:
+        """Tick at monotonic `when` at the latest."""
+        self._due = min(self._due, when)
+
     @property
     def stopped(self) -> bool:
         """Is `run` at its end?"""
@@ -127,6 +131,7 @@ class Loop:
         if now < self._due:
             return
         self.lag_ms.append((now - self._due) * 1000)
+        self.now = now
         self._due = now + self.tick_s  # set first: a tick that raises must wait for its next turn as well
         wish = self._tick(now)
         if wish is not None:

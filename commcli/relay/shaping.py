@@ -10,17 +10,19 @@ import math
 import random
 from typing import Dict, Mapping, Optional
 
-# A link with a rate drops what would wait longer than this, as a full router queue does.
+# A link with a rate drops what would wait longer than this ("queue_ms"), as a full router queue does.
 MAX_QUEUE_S = 0.25
 
-_WORDS = {"delay_ms": 0.0, "jitter_ms": 0.0, "loss": 0.0, "burst": 1.0, "rate_kbit": None}
+_WORDS = {
+    "delay_ms": 0.0, "jitter_ms": 0.0, "loss": 0.0, "burst": 1.0, "rate_kbit": None, "queue_ms": 1000 * MAX_QUEUE_S,
+}  # fmt: skip
 
 
 class Link:
     """One directed link. loss: share of packets, 0..1. burst: mean length of a run of losses, 1 = independent."""
 
     def __init__(self, rule: Mapping[str, object], random_source: random.Random) -> None:
-        """rule: {"delay_ms", "jitter_ms", "loss", "burst", "rate_kbit"}, all optional. Raises ValueError."""
+        """rule: {"delay_ms", "jitter_ms", "loss", "burst", "rate_kbit", "queue_ms"}, all optional. ValueError."""
         unknown = set(rule) - set(_WORDS)
         if unknown:
             raise ValueError("unknown word %s" % ", ".join(sorted(unknown)))
@@ -30,23 +32,31 @@ class Link:
         self._loss = _number(rule, "loss", 0, 1)
         self._burst = _number(rule, "burst", 1, 1000)
         rate = rule.get("rate_kbit")
+        self._queue_s = _number(rule, "queue_ms", 0, 60_000) / 1000
         self._bits_per_s = None if rate is None else _number(rule, "rate_kbit", 1, 1e9) * 1000
         self._is_bad = self._random() < self._loss
         self._free_at = -math.inf  # when the last packet has left a link with a rate
         self._last_release = -math.inf
 
-    def release(self, size_bytes: int, now: float) -> Optional[float]:
-        """When a packet handed in now comes out (monotonic seconds), None if it is lost."""
+    def release(self, size_bytes: int, now: float, *, reliable: bool = False) -> Optional[float]:
+        """When a packet handed in now comes out (monotonic seconds), None if it is lost.
+
+        `reliable`: its sender notices the loss after a round trip and sends it again, and what follows waits for it
+        (TCP). What does not fit the queue is lost all the same.
+        """
+        again_s = 0.0
         if self._is_lost():
-            return None
+            if not reliable:
+                return None
+            again_s = 2 * self._delay_s
         ready = now
         if self._bits_per_s is not None:
             ready = max(now, self._free_at)
-            if ready - now > MAX_QUEUE_S:
+            if ready - now > self._queue_s:
                 return None
             ready += size_bytes * 8 / self._bits_per_s
             self._free_at = ready
-        delay_s = self._delay_s
+        delay_s = self._delay_s + again_s
         if self._jitter_s:
             delay_s += self._jitter_s * (2 * self._random() - 1)
         self._last_release = max(self._last_release, ready + max(0.0, delay_s))
