@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from commcli.relay.clients.lastmile import FarSocket, FarStreams, LastMile
-from commcli.relay.clients.udp import open_udp
+from commcli.relay.clients.udp import BatchSocket, open_udp
 
 CLIENT = ("192.0.2.1", 5000)
 STREAM = ("192.0.2.1", 5000, "tcp")
@@ -135,12 +135,19 @@ def test_a_rule_that_is_none_is_refused_and_changes_nothing(mile: LastMile, rule
 # --- sockets --------------------------------------------------------------------------------------------------------
 
 
+READ: list[bytes] = []
+
+
+def come(far: BatchSocket, _events: int) -> None:
+    READ.extend(row[0] for row in far.read(2))
+
+
 @pytest.fixture
 def ends(mile: LastMile, drops: Counter[str]) -> Iterator[tuple[FarSocket, socket.socket]]:
     listening, client = open_udp("127.0.0.1", 0), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     client.settimeout(5)
     client.connect(listening.getsockname())
-    yield FarSocket(listening, drops, mile), client
+    yield FarSocket(mile, listening, drops, come), client
     listening.close()
     client.close()
 
@@ -149,13 +156,12 @@ def test_datagrams_are_held_both_ways(
     mile: LastMile, clock: Clock, ends: tuple[FarSocket, socket.socket]
 ) -> None:
     far, client = ends
-    read: list[bytes] = []
-    far.come = lambda _events: read.extend(row[0] for row in far.read(2))
+    READ.clear()
     mile.set_rule({"delay_ms": 150}, 7)
     client.send(b"up")
     assert far.read(1) == []
     _pass(mile, clock, 0.2)
-    assert read == [b"up"]
+    assert READ == [b"up"]
     client.setblocking(False)
     far.send_all([b"down", b"again"], client.getsockname())
     with pytest.raises(BlockingIOError):

@@ -59,6 +59,9 @@ class StreamSender(Protocol):
         """Send whole frames to this client, or drop some of them."""
 
 
+OpenListener = Callable[[socket.socket, "Counter[str]", Callable[[BatchSocket, int], None]], BatchSocket]
+
+
 class Grounds(NamedTuple):
     """Where an edge stands: the addresses of this node, and which of its relay ports are this process's own.
 
@@ -85,6 +88,8 @@ class Edge:
         self.loop, self.egress, self.drops = loop, egress, egress.drops
         self.carrier: Optional[Carrier] = None
         self.streams: Optional[StreamSender] = None
+        # The lab's one holds what crosses it, and says when something has.
+        self.open_listener: OpenListener = lambda sock, drops, _come: BatchSocket(sock, drops)
         # Is it a live relayed address of a sister process? Those are reached through the kernel.
         self.is_sisters: Callable[[Addr], bool] = lambda _peer: False
         self._own = frozenset((*grounds.addresses, *grounds.bound.values()))
@@ -109,7 +114,7 @@ class Edge:
 
     def listen(self, sock: socket.socket) -> None:
         """Serve clients that send to this bound UDP socket; one a family."""
-        batches = BatchSocket(sock, self.drops)
+        batches = self.open_listener(sock, self.drops, self._from_clients)
         self._listeners[sock.family == socket.AF_INET6] = batches
         self.loop.add(sock, partial(self._from_clients, batches))
 

@@ -100,15 +100,20 @@ class LastMile:
 class FarSocket(BatchSocket):
     """The socket that UDP clients send to, at the near end of their last mile."""
 
-    __slots__ = ("_headers", "_here", "_mile", "come")
+    __slots__ = ("_come", "_headers", "_here", "_mile")
 
-    def __init__(self, sock: socket.socket, drops: "Counter[str]", mile: LastMile) -> None:
+    def __init__(
+        self,
+        mile: LastMile,
+        sock: socket.socket,
+        drops: "Counter[str]",
+        come: Callable[[BatchSocket, int], None],
+    ) -> None:
+        """`come(self, 0)` is to call `read`: something has crossed, of which no event tells."""
         super().__init__(sock, drops)
-        self._mile = mile
+        self._mile, self._come = mile, come
         self._here: "List[Received]" = []
         self._headers = UDP_HEADERS[sock.family == socket.AF_INET6]
-        # Has `read` called: something has come that no event tells of.
-        self.come: Callable[[int], None] = lambda _events: None
 
     def read(self, turn: int) -> "List[Received]":
         """What has crossed the last mile."""
@@ -124,7 +129,7 @@ class FarSocket(BatchSocket):
 
     def _arrive(self, row: "Received") -> None:
         self._here.append(row)
-        self.come(0)
+        self._come(self, 0)
 
     def send(self, data: bytes, to: Addr) -> None:
         if self._mile.clear:

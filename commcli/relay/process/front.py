@@ -8,10 +8,12 @@ import socket
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from commcli.relay.clients.edge import Edge, Grounds
+from commcli.relay.clients.lastmile import FarSocket, FarStreams, LastMile
 from commcli.relay.clients.stream import Streams, bound_tcp
 from commcli.relay.clients.tls import Certificates
 from commcli.relay.clients.udp import Addr, Egress, bound_udp, kernel_drops
@@ -101,13 +103,22 @@ class Front:
         )
         self.edge.opened_by_hand = _opened_by_hand(config)
         self.turn = self.edge.turn
-        self.streams = Streams(self.loop, self.edge, self.drops)
-        self.edge.streams = self.streams
+        self.last_mile = LastMile(self.drops, time.monotonic, self.loop.hurry) if config.faults else None
+        self.streams = self._streams()
         self.certificates = _certificates(config, log)
         if register is not None:
             self._share(register)
         self._next_expire = self._next_timers = 0.0
         self._dropped_before = 0
+
+    def _streams(self) -> Streams:
+        if self.last_mile is None:
+            self.edge.streams = streams = Streams(self.loop, self.edge, self.drops)
+            return streams
+        self.edge.open_listener = partial(FarSocket, self.last_mile)
+        self.edge.streams = far = FarStreams(self.last_mile, self.edge, time.monotonic)
+        far.streams = streams = Streams(self.loop, far, self.drops)
+        return streams
 
     def _share(self, register: Register) -> None:
         self.turn.by_relay = LiveRelays(register, self.worker, self.turn.allocations)
@@ -168,7 +179,10 @@ class Front:
 
     def _wish(self, now: float) -> Optional[float]:
         """When to tick again at the latest."""
-        return self.egress.release(now)
+        held = [self.egress.release(now)]
+        if self.last_mile is not None:
+            held.append(self.last_mile.release(now))
+        return min((due for due in held if due is not None), default=None)
 
     def _every_half_second(self, now: float) -> None:
         if self.turn.expire(now):

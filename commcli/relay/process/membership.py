@@ -187,9 +187,12 @@ class Membership:
         self.relay.obey(self.tables.shard, self.services)
 
     def _use_faults(self, content: Dict[str, Any]) -> None:
-        links = content.get("links", {})
-        self.relay.egress.shaper = shaping.Shaper(links, seed=secrets.randbelow(1 << 32))
-        self.relay.log("lab_faults", links=len(links))
+        links, clients = content.get("links", {}), content.get("clients")
+        shaper, mile = shaping.Shaper(links, seed=secrets.randbelow(1 << 32)), self.relay.last_mile
+        if mile is not None:
+            mile.set_rule(clients, secrets.randbelow(1 << 32))
+        self.relay.egress.shaper = shaper
+        self.relay.log("lab_faults", links=len(links), last_mile=clients is not None)
 
     # --- control -------------------------------------------------------------------------------------------
 
