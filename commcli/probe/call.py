@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from commcli.errors import BadInput, CommcliError
+from commcli.errors import CommcliError
 from commcli.fleet.model import Fleet, Node
-from commcli.fleet.secrets import Secret
 from commcli.probe import hops, judge
 from commcli.probe.ask import Ask, End, check
-from commcli.probe.credentials import Credentials, mint
+from commcli.probe.certificate import ca_pem
+from commcli.probe.credentials import Credentials, mint, turn_secret
 from commcli.probe.evidence import Evidence, measured
 from commcli.probe.profiles import PROFILES
 from commcli.remote import control
@@ -27,7 +27,6 @@ from commcli.remote.outcome import Failed, TimedOut, each
 from commcli.remote.program import Program, bundle, source_of
 from commcli.remote.ssh import Pool
 
-TURN_SECRET = "turn"
 CONNECT_TIMEOUT_S = 20.0
 # Gathering, media and closing have bounds of their own in the endpoint; this is what they add up to, and some.
 SET_UP_S = 60.0
@@ -93,7 +92,7 @@ async def call(
     ends = check(fleet, ask)
     began = clock()
     credentials = mint(
-        _secret(fleet),
+        turn_secret(fleet),
         expires_unix=began + ask.seconds + CREDENTIAL_LIFETIME_S,
         direct=ask.direct,
         via=ask.via,
@@ -101,22 +100,6 @@ async def call(
     )
     run = _Run(fleet, pool, ask, ends, credentials, on_event)
     return _document(fleet, ask, began, run.sides, await run.go())
-
-
-def _secret(fleet: Fleet) -> Secret:
-    if TURN_SECRET not in fleet.secrets:
-        raise BadInput(f"fleet {fleet.name}: secrets has no {TURN_SECRET!r}, which makes TURN credentials")
-    return fleet.secrets[TURN_SECRET].read()
-
-
-def _ca_pem(fleet: Fleet) -> str | None:
-    """The CAs of the edges' certificates, where they are not the system's."""
-    if fleet.tls_ca is None:
-        return None
-    try:
-        return fleet.tls_ca.read_text()
-    except OSError as error:
-        raise BadInput(f"{fleet.tls_ca}: {error.strerror}") from error
 
 
 class _Run:
@@ -131,7 +114,7 @@ class _Run:
         credentials: Credentials,
         on_event: OnEvent,
     ) -> None:
-        self._ca_pem = _ca_pem(fleet)
+        self._ca_pem = ca_pem(fleet) if ask.transport == "tls" else None
         self.sides = {"from": _Side("offer", ends[0]), "to": _Side("answer", ends[1])}
         self._fleet = fleet
         self._pool = pool
@@ -196,7 +179,7 @@ class _Run:
                 "host": node.address,
                 "port": node.ports.tls if ask.transport == "tls" else node.ports.turn,
                 "transport": ask.transport,
-                "server_name": node.domain,
+                "server_name": node.domain or node.address,
                 "ca_pem": self._ca_pem,
                 "username": self._credentials.username,
                 "password": self._credentials.password.reveal(),

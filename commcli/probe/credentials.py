@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from commcli.errors import BadInput
+from commcli.fleet.model import Fleet
 from commcli.fleet.secrets import Secret
 from commcli.relay.turn.auth import time_limited_password
 
+TURN_SECRET = "turn"
 USERID = "probe"
 # What relays do for a userid with these endings: bypass the overlay, pin the relay between the edges, repair nothing.
 DIRECT, VIA, PLAIN = "+direct", "+via=", "+plain"
@@ -21,6 +24,13 @@ class Credentials:
 
     username: str
     password: Secret
+
+
+def turn_secret(fleet: Fleet) -> Secret:
+    """What makes the fleet's TURN credentials. Raises BadInput where the inventory has none."""
+    if TURN_SECRET not in fleet.secrets:
+        raise BadInput(f"fleet {fleet.name}: secrets has no {TURN_SECRET!r}, which makes TURN credentials")
+    return fleet.secrets[TURN_SECRET].read()
 
 
 def mint(

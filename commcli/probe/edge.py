@@ -15,13 +15,12 @@ from typing import Any
 from commcli.errors import BadInput, Usage
 from commcli.fleet.model import Fleet, Node
 from commcli.probe import certificate
-from commcli.probe.credentials import mint
+from commcli.probe.credentials import mint, turn_secret
 from commcli.probe.onnode import doors
 from commcli.remote.outcome import Failed, TimedOut
 from commcli.remote.program import Program, bundle, source_of
 from commcli.remote.ssh import Pool
 
-TURN_SECRET = "turn"
 # The longest of a good door is five round trips (TCP, TLS, 401, allocation); over UDP four tries fit.
 TIMEOUT_S = 8.0
 PARALLEL = 24
@@ -120,9 +119,7 @@ async def look(
 
 def _argument(fleet: Fleet, nodes: Sequence[Node], unix: float) -> dict[str, Any]:
     """What doors.run takes. It goes over stdin; the password is on no command line."""
-    if TURN_SECRET not in fleet.secrets:
-        raise BadInput(f"fleet {fleet.name}: secrets has no {TURN_SECRET!r}, which makes TURN credentials")
-    credentials = mint(fleet.secrets[TURN_SECRET].read(), expires_unix=unix + CREDENTIAL_LIFETIME_S)
+    credentials = mint(turn_secret(fleet), expires_unix=unix + CREDENTIAL_LIFETIME_S)
     found = doors_of(nodes)
     has_tls = any(door["transport"] == "tls" for door in found)
     turns = -(-len(found) // PARALLEL)
