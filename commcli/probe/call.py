@@ -40,14 +40,17 @@ ENTRY = "commcli.probe.endpoint:run"
 _MODULES = (
     "clock",
     "description",
+    "ending",
     "endpoint",
     "host",
     "media",
     "pings",
     "profiles",
     "quality",
+    "slots",
     "stream",
     "tap",
+    "turn",
 )
 STREAMED = tuple(f"commcli.probe.{name}" for name in _MODULES)
 # Calls that one node is an end of at the same time, whoever made them.

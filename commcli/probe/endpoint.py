@@ -4,8 +4,11 @@
 `{"event": "phase"|"description"|"connected"|"report"|"error"|"end", ...}`. When the controller goes away the channel
 ends this process (remote/onnode/channel.py); whatever else happens, an alarm of the kernel ends it after its limit.
 
-Argument: {"role": "offer"|"answer", "turn": {"host", "port", "username", "password"}, "peers": [addresses that the
-other end may relay from], "profile": str, "seconds": float, "connect_timeout_s": float, "limit_s": int}
+Argument: {"role": "offer"|"answer", "turn": {"host", "port", "username", "password", "transport": "udp"|"tcp"|"tls",
+"server_name": str|None, "ca_pem": str|None}, "peers": [addresses that the other end may relay from], "profile": str,
+"seconds": float, "connect_timeout_s": float, "limit_s": int, "slots": {"folder": str, "most": int}|None}. May be left
+out: transport (udp), server_name (the host), ca_pem (the machine's CAs), slots (as many calls as are asked for).
+An `error` event has "untried": true where this node, and neither the edge nor the network, is why.
 """
 
 from __future__ import annotations
@@ -16,34 +19,30 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import aioice.stun
-import aioice.turn
-from aiortc import (
-    RTCBundlePolicy,
-    RTCConfiguration,
-    RTCDataChannel,
-    RTCIceServer,
-    RTCPeerConnection,
-    RTCSessionDescription,
-)
+from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 from aiortc.codecs import vpx
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from aiortc.rtcconfiguration import RTCIceTransportPolicy
 from av import VideoFrame
 
 from commcli.probe import media
 from commcli.probe.description import only_relays, relayed_addresses
+from commcli.probe.ending import Ended
 from commcli.probe.host import CpuClock, LoopLag, kernel_clock, starved
 from commcli.probe.pings import Pinger
 from commcli.probe.profiles import PROFILES, Profile
 from commcli.probe.quality import percentile
+from commcli.probe.slots import slot
 from commcli.probe.stream import Frame, Window, spread, summarize
 from commcli.probe.tap import Tap, send_times_on_audio
+from commcli.probe.turn import Turn, abandon, allocate_bare, connection, trust
 
-ALLOCATE_TIMEOUT_S = 5.0
+# Whatever the controller asks for, a call ends.
+MOST_SECONDS = 600.0
+MOST_LIMIT_S = 720
 MEDIA_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 3.0
 
@@ -53,10 +52,6 @@ CHECK_RTO_S = 0.1
 # The same constant is all the time that an answer to a consent check may take, which aioice asks only once: on a
 # path with more RTT than that every call would end after half a minute.
 CONSENT_RTO_S = 3.0
-
-
-class Ended(Exception):
-    """The call cannot go on; the text says why and goes to the controller."""
 
 
 class Channel(Protocol):
@@ -103,26 +98,29 @@ class Argument:
     """What the controller asks for; see the module's text."""
 
     role: str
-    turn: Mapping[str, Any] = field(repr=False)  # holds the password
+    turn: Turn
     peers: tuple[str, ...]
     profile: Profile
     seconds: float
     connect_timeout_s: float
     limit_s: int
+    slots: tuple[str, int] | None = None  # the folder of the locks, and how many calls there may be
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Argument:
-        """Raises KeyError or ValueError for anything that it does not know."""
+        """Raises KeyError, ValueError or TypeError for anything that it does not know."""
         if raw["role"] not in ("offer", "answer"):
             raise ValueError(f"unknown role {raw['role']!r}")
+        slots = raw.get("slots")
         return cls(
             role=raw["role"],
-            turn=raw["turn"],
+            turn=Turn.parse(raw["turn"]),
             peers=tuple(raw["peers"]),
             profile=PROFILES[raw["profile"]],
-            seconds=min(float(raw["seconds"]), 600.0),
+            seconds=min(float(raw["seconds"]), MOST_SECONDS),
             connect_timeout_s=float(raw["connect_timeout_s"]),
-            limit_s=int(raw["limit_s"]),
+            limit_s=min(int(raw["limit_s"]), MOST_LIMIT_S),
+            slots=None if slots is None else (str(slots["folder"]), int(slots["most"])),
         )
 
 
@@ -141,59 +139,6 @@ class Phases:
     def missing(self, name: str) -> None:
         self.ms[name] = None
         self._controller.tell("phase", phase=name, ms=None)
-
-
-# --- TURN -----------------------------------------------------------------------------------------------------------
-
-
-class _Released(asyncio.DatagramProtocol):
-    """Knows when the allocation behind it has been given back."""
-
-    def __init__(self) -> None:
-        self.closed = asyncio.Event()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed.set()
-
-
-async def allocate_bare(turn: Mapping[str, Any], timeout_s: float = ALLOCATE_TIMEOUT_S) -> float:
-    """Make one allocation and give it back; when it was granted (time.time()). Raises Ended with the server's reason.
-
-    ICE gathering swallows a refusal (empty candidates, no reason), so the edge is asked plainly first.
-    """
-    server = (str(turn["host"]), int(turn["port"]))
-    making = aioice.turn.create_turn_endpoint(
-        _Released, server, str(turn["username"]), str(turn["password"]), lifetime=60
-    )
-    try:
-        transport, protocol = await asyncio.wait_for(making, timeout_s)
-    except aioice.stun.TransactionFailed as refusal:
-        code, reason = refusal.response.attributes.get("ERROR-CODE", (0, "no reason given"))
-        raise Ended(f"TURN {server[0]}:{server[1]} refused the allocation: {code} {reason}") from None
-    except (TimeoutError, aioice.stun.TransactionTimeout):
-        raise Ended(f"TURN {server[0]}:{server[1]} did not answer within {timeout_s:g} s") from None
-    except (OSError, ConnectionError) as error:
-        raise Ended(f"TURN {server[0]}:{server[1]}: {error}") from None
-    granted = time.time()
-    transport.close()
-    await asyncio.wait({asyncio.ensure_future(protocol.closed.wait())}, timeout=1.0)
-    return granted
-
-
-def connection(turn: Mapping[str, Any]) -> RTCPeerConnection:
-    """A relay-only peer connection with exactly one TURN server and one transport for everything."""
-    server = RTCIceServer(
-        urls=f"turn:{turn['host']}:{turn['port']}?transport=udp",
-        username=str(turn["username"]),
-        credential=str(turn["password"]),
-    )
-    return RTCPeerConnection(
-        RTCConfiguration(
-            iceServers=[server],
-            bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
-            iceTransportPolicy=RTCIceTransportPolicy.RELAY,
-        )
-    )
 
 
 # --- the call -------------------------------------------------------------------------------------------------------
@@ -234,9 +179,7 @@ class Endpoint:
     def give_up(self) -> None:
         """Give the allocation back at once: there may be a fifth of a second left (see `serve`)."""
         if self._peer is not None:
-            for transceiver in self._peer.getTransceivers():
-                for protocol in transceiver.receiver.transport.transport._connection._protocols:
-                    protocol.transport.close()
+            abandon(self._peer)
 
     async def close(self) -> None:
         """Say goodbye and give the allocation back, within bounded time."""
@@ -285,6 +228,7 @@ class Endpoint:
         """Gather and send our description."""
         peer = self._live_peer()
         began = time.time()
+        trust(peer, self._argument.turn)
         await peer.setLocalDescription(description)
         self._phases.done("gather", began)
         local = peer.localDescription
@@ -433,11 +377,23 @@ async def serve(raw: Mapping[str, Any], channel: Channel) -> None:
     try:
         argument = Argument.parse(raw)
     except (KeyError, ValueError, TypeError) as error:
-        controller.tell("error", reason=f"bad argument: {error!r}")
+        controller.tell("error", reason=f"bad argument: {error!r}", untried=True)
         return
     # The kernel's alarm, not ours: it works even if this process is stuck.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(argument.limit_s)
+    try:
+        with slot(*argument.slots) if argument.slots else contextlib.nullcontext():
+            await _serve(argument, controller)
+    except Ended as failure:
+        controller.tell("error", reason=str(failure), untried=failure.untried)
+    except Exception as failure:
+        controller.tell("error", reason=f"{type(failure).__name__}: {failure}", untried=False)
+    controller.tell("end")
+
+
+async def _serve(argument: Argument, controller: Controller) -> None:
+    """The call, and its tidy end. Raises what the call does."""
     endpoint = Endpoint(argument, controller)
     call = asyncio.ensure_future(endpoint.run())
 
@@ -449,14 +405,15 @@ async def serve(raw: Mapping[str, Any], channel: Channel) -> None:
     # on a busy node, and an allocation that nobody frees holds its port for ten minutes.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, controller_is_gone)
     try:
-        await asyncio.wait({call})
-        failure = None if call.cancelled() else call.exception()
-        if failure is not None:
-            reason = str(failure) if isinstance(failure, Ended) else f"{type(failure).__name__}: {failure}"
-            controller.tell("error", reason=reason)
+        # In time to close properly before the alarm.
+        await asyncio.wait({call}, timeout=max(1.0, argument.limit_s - CLOSE_TIMEOUT_S - 2))
+        if not call.done():
+            raise Ended(f"the call was not over after {argument.limit_s} s")
+        if not call.cancelled():
+            call.result()
     finally:
+        call.cancel()
         await endpoint.close()
-    controller.tell("end")
 
 
 def run(argument: Mapping[str, Any], channel: Channel) -> None:

@@ -19,7 +19,8 @@ from commcli.errors import BadInput, Usage
 from commcli.fleet.model import Fleet
 from commcli.probe.ask import Ask, resolve
 from commcli.probe.call import call, set_up_ms
-from commcli.probe.endpoint import Ended, allocate_bare
+from commcli.probe.ending import Ended
+from commcli.probe.turn import Turn, allocate_bare
 from commcli.remote.outcome import Failed
 from commcli.report.probe.call import call as draw_call
 from commcli.report.probe.call import compare
@@ -230,8 +231,8 @@ def test_a_market_means_its_first_active_edge() -> None:
 async def test_a_turn_server_that_says_nothing_is_named() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind((ADDRESS, 0))
-        turn = {"host": ADDRESS, "port": mute.getsockname()[1], "username": "u", "password": "p"}
-        with pytest.raises(Ended, match=r"TURN 127\.0\.0\.1:\d+ did not answer within 0\.2 s"):
+        turn = Turn(ADDRESS, mute.getsockname()[1], "u", "p")
+        with pytest.raises(Ended, match=r"TURN over UDP at 127\.0\.0\.1:\d+ did not answer within 0\.2 s"):
             await allocate_bare(turn, timeout_s=0.2)
 
 
