@@ -237,4 +237,5 @@ def _longest_gap(
 def _host(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if report is None:
         return None
-    return {**report["host"], "sent": report["sent"], "valid": report["valid"], "reason": report["reason"]}
+    told = {key: report[key] for key in ("window", "sent", "valid", "reason")}
+    return {**report["host"], **told}

@@ -4,7 +4,8 @@
 
 JSON: {"nodes": {node: {"address", "tun_fd", "namespace_fd"}}, "links": [[from, to, weather]], "seed", "mtu",
 "ports"}: the names of UDP ports have it remember every packet; null: none. On the control socket (SOCK_SEQPACKET) come
-{"do": "link", "from", "to", "weather"}, {"do": "figures"} and {"do": "seen", "since_unix", "until_unix"}; each is answered.
+{"do": "link", "from", "to", "weather"}, {"do": "figures"} and {"do": "seen", "since_unix", "until_unix"}; each is
+answered.
 When that socket ends, this process ends what still runs in the namespaces, and itself: nothing outlives a killed test.
 """
 

@@ -1,4 +1,4 @@
-"""Relays of a WAN as operators have them: a real OpenSSH server on every node, an inventory, and `commcli` as a command.
+"""Relays of a WAN as operators have them: a real OpenSSH server on every node, an inventory, and `commcli` to run.
 
     with Wan(...) as wan, Relays(wan, folder, ["ae-1", "kr-1"]) as relays, Operator(relays, "desk", folder) as operator:
         done = operator.commcli("probe", "call", "ae-1", "kr-1", "--json")

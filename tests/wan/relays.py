@@ -39,9 +39,12 @@ class Relays:
     `processes`: by node; kill one or start it again as a test needs.
     """
 
-    def __init__(self, wan: Wan, folder: Path, nodes: Sequence[str]) -> None:
-        """nodes: ids of the WAN that are relays; the others are clients' places."""
+    def __init__(
+        self, wan: Wan, folder: Path, nodes: Sequence[str], settings: Mapping[str, object] | None = None
+    ) -> None:
+        """nodes: ids of the WAN that are relays; the others are clients' places. settings: more of their relay.json."""
         self.wan, self.nodes = wan, tuple(nodes)
+        self._settings = dict(settings or {})
         self.processes: dict[str, subprocess.Popen[Any]] = {}
         self.serial = 0
         self._folder = folder
@@ -126,6 +129,7 @@ class Relays:
         config = {
             "schema": 1, "node": node, "base": str(base), "address": address, "realm": "lab", "turn_port": TURN,
             "relay_ports": list(RELAY_PORTS), "overlay_port": OVERLAY, "stamp_port": STAMP,
+            **self._settings,
         }  # fmt: skip
         peers = {
             other: {

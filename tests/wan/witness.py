@@ -1,8 +1,8 @@
-"""What the links did to the packets of each kind, and when: the truth that a probe's own figures are held against. Pure.
+"""What the links did to the packets of each kind, and when: the truth that a probe's figures are held against. Pure.
 
-Kinds: of UDP to a port that has a name, that name (`stamp`); of UDP from such a port, NAME-reply; of other UDP that looks
-like RTP, `rtp-96` and so on by payload type (RFC 3550 s. 5.1; the header of SRTP is in the clear); else `other`. What
-relays wrap into their overlay shows as theirs: media is seen only where it goes straight.
+Kinds: of UDP to a port that has a name, that name (`stamp`); of UDP from such a port, NAME-reply; of other UDP that
+looks like RTP, `rtp-96` and so on by payload type (RFC 3550 s. 5.1; the header of SRTP is in the clear); else `other`.
+What relays wrap into their overlay shows as theirs: media is seen only where it goes straight.
 """
 
 from __future__ import annotations
