@@ -7,10 +7,11 @@ import shlex
 from pathlib import Path
 from typing import TypedDict
 
-from commcli.fleet.model import Signing, SshDefaults
+from commcli.fleet.model import PROBE_KBIT_S, Signing, SshDefaults
 from commcli.fleet.record import Record
 from commcli.fleet.secrets import SecretRef
 from commcli.fleet.yamlfile import YamlMap, kind_of
+from commcli.relay.table.shard import MAX_PROBE_KBIT_S
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _WAYS = ("file", "env", "command")
@@ -26,6 +27,7 @@ class FleetSettings(TypedDict):
     signing: Signing
     ssh: SshDefaults
     tls_ca: Path | None
+    probe_kbit_s: int
 
 
 def read_fleet_file(record: Record, folder: Path) -> FleetSettings:
@@ -39,6 +41,7 @@ def read_fleet_file(record: Record, folder: Path) -> FleetSettings:
         "signing": _signing(record.section("signing"), folder),
         "ssh": _ssh(record.section("ssh"), folder),
         "tls_ca": _tls_ca(record.section("tls"), folder),
+        "probe_kbit_s": _probe_kbit_s(record.section("overlay")),
     }
 
 
@@ -66,6 +69,12 @@ def _tls_ca(record: Record, folder: Path) -> Path | None:
     ca = _path_or_none(record, "ca", folder)
     record.finish()
     return ca
+
+
+def _probe_kbit_s(record: Record) -> int:
+    rate = record.integer_or("probe_kbit_s", PROBE_KBIT_S, 0, MAX_PROBE_KBIT_S)
+    record.finish()
+    return rate
 
 
 def _ssh(record: Record, folder: Path) -> SshDefaults:

@@ -163,13 +163,17 @@ class SshDefaults:
     parallel: int = 100
 
 
+PROBE_KBIT_S = 4000  # two calls of high definition, both ways
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """The whole inventory, checked: every id that one part names exists in another.
 
     `production` makes writes ask for the fleet's name. `realm` is TURN's (RFC 8489 section 9.2). `prefixes` are client
     networks and the edges nearest to them, the nearest first. `tls_ca` is the bundle of CAs that the edges'
-    certificates are believed by; None: those of the machine that looks.
+    certificates are believed by; None: those of the machine that looks. `probe_kbit_s` is what each relay may carry of
+    probes over paths that are in nobody's row; 0: nothing.
     """
 
     name: str
@@ -184,6 +188,7 @@ class Fleet:
     ssh: SshDefaults
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     tls_ca: Path | None = None
+    probe_kbit_s: int = PROBE_KBIT_S
 
     def markets_of(self, node_id: str) -> tuple[str, ...]:
         """The markets this node serves as an edge, in the inventory's order; () for a pure transit node."""

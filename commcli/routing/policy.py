@@ -38,7 +38,7 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the planner must obey. `ids` is sorted; `nodes` are rows as the shards carry them; `prefixes` are the client
-    networks, which no path depends on.
+    networks, which no path depends on. `probe_kbit_s`: as of Fleet.
     """
 
     ids: tuple[str, ...]
@@ -48,6 +48,7 @@ class Policy:
     states: Mapping[str, str]
     away: frozenset[str] = frozenset()
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    probe_kbit_s: int = 0
 
     @property
     def zone_rows(self) -> tuple[ZoneRow, ...]:
@@ -72,6 +73,8 @@ class Policy:
         }
         if self.prefixes:
             whole["prefixes"] = dict(self.prefixes)
+        if self.probe_kbit_s:
+            whole["probe_kbit_s"] = self.probe_kbit_s
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -95,7 +98,10 @@ def of(fleet: Fleet, away: Collection[str] = (), draining: Collection[str] = ())
     taking = {node for node in fleet.client_nodes() if states[node] != "drain" and node not in away}
     return Policy(
         ids=ids,
-        nodes={node: node_row(fleet, node, taking=node in taking) for node in ids},
+        nodes={
+            node: node_row(fleet, node, taking=node in taking, transit=states[node] == "active")
+            for node in ids
+        },
         places={
             node: Place(fleet.nodes[node].country or None, frozenset(fleet.markets_of(node))) for node in ids
         },
@@ -103,12 +109,13 @@ def of(fleet: Fleet, away: Collection[str] = (), draining: Collection[str] = ())
         states=states,
         away=frozenset(away),
         prefixes=fleet.prefixes,
+        probe_kbit_s=fleet.probe_kbit_s,
     )
 
 
-def node_row(fleet: Fleet, node_id: str, *, taking: bool = False) -> dict[str, Any]:
-    """What every shard says of a node: where it is, which addresses are its relayed ones, whom it serves, and, if it is
-    `taking` new clients, where they find it.
+def node_row(fleet: Fleet, node_id: str, *, taking: bool = False, transit: bool = True) -> dict[str, Any]:
+    """What every shard says of a node: where it is, which addresses are its relayed ones, whom it serves, whether it
+    may be in `transit`, and, if it is `taking` new clients, where they find it.
     """
     node = fleet.nodes[node_id]
     door: dict[str, Any] = {}
@@ -119,6 +126,8 @@ def node_row(fleet: Fleet, node_id: str, *, taking: bool = False) -> dict[str, A
         door.update({} if node.domain is None else {"domain": node.domain})
     if node.address6 is not None:
         door["address6"] = node.address6
+    if not transit:
+        door["transit"] = False
     return {
         **door,
         "address": node.address,

@@ -60,7 +60,8 @@ class Route:
 @dataclass(frozen=True, slots=True)
 class Table:
     """All routes under one serial. `created` and `expires` are Unix seconds; `inputs` names what it was made
-    from by digest ("measurements", "policy"); `prefixes` are client networks and the edges nearest to them.
+    from by digest ("measurements", "policy"); `prefixes` are client networks and the edges nearest to them;
+    `probe_kbit_s` is what each relay may carry of probes along paths that are in nobody's row.
     """
 
     fleet: str
@@ -73,6 +74,7 @@ class Table:
     routes: Mapping[Pair, Route]
     blocked: frozenset[Pair]
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    probe_kbit_s: int = 0
 
     def incumbents(self, ids: tuple[str, ...]) -> Routes:
         """Its routes as the planner's arrays over `ids`."""
@@ -84,9 +86,13 @@ class Table:
 
     def same_routing(self, other: Table) -> bool:
         """Whether a relay would do the same with either, whatever their serials and dates."""
-        mine = (self.routes, self.blocked, self.prefixes, _plain(self.nodes), _plain(self.zones))
-        theirs = (other.routes, other.blocked, other.prefixes, _plain(other.nodes), _plain(other.zones))
-        return mine == theirs
+        mine = (self.routes, self.blocked, self.prefixes, self.probe_kbit_s)
+        theirs = (other.routes, other.blocked, other.prefixes, other.probe_kbit_s)
+        return (
+            mine == theirs
+            and _plain(self.nodes) == _plain(other.nodes)
+            and _plain(self.zones) == _plain(other.zones)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,7 @@ def from_plan(
         routes=routes,
         blocked=frozenset(blocked),
         prefixes=policy.prefixes,
+        probe_kbit_s=policy.probe_kbit_s,
     )
 
 
@@ -156,7 +163,12 @@ def under_policy(table: Table, policy: Policy) -> Table:
     blocked = frozenset(pair for pair in table.blocked if set(pair) <= known)
     kept = _only(table, stands)
     return replace(
-        kept, nodes=policy.nodes, zones=policy.zone_rows, prefixes=policy.prefixes, blocked=blocked
+        kept,
+        nodes=policy.nodes,
+        zones=policy.zone_rows,
+        prefixes=policy.prefixes,
+        blocked=blocked,
+        probe_kbit_s=policy.probe_kbit_s,
     )
 
 
@@ -206,6 +218,8 @@ def encode(table: Table) -> Encoded:
     }
     if table.prefixes:
         common["prefixes"] = dict(table.prefixes)
+    if table.probe_kbit_s:
+        common["probe_kbit_s"] = table.probe_kbit_s
     spelled = {key: _spelled(value) for key, value in common.items()}
     shards = {
         node: _joined(
@@ -262,6 +276,7 @@ def decode(manifest: bytes, shards: Mapping[str, bytes]) -> Table:
             },
             blocked=frozenset((node, target) for node, part in parts.items() for target in part["blocked"]),
             prefixes={text: tuple(row) for text, row in any_part.get("prefixes", {}).items()},
+            probe_kbit_s=any_part.get("probe_kbit_s", 0),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"table: not in the shape of schema {SCHEMA}: {error!r}") from None

@@ -38,6 +38,14 @@ def test_a_private_ca_is_a_file_beside_the_inventory_and_none_unless_it_is_named
     assert errors_of(folder) == ['fleet.yaml:9: tls: unknown key "car"; did you mean "ca"?']
 
 
+def test_what_relays_may_carry_of_probes(tmp_path: Path) -> None:
+    assert load(samples.write(tmp_path)).probe_kbit_s == 4000
+    text = samples.FILES["fleet.yaml"] + "overlay: {probe_kbit_s: 0}\n"
+    assert load(samples.write(tmp_path, fleet=text)).probe_kbit_s == 0
+    folder = samples.write(tmp_path, fleet=text.replace("0}", "-1}"))
+    assert errors_of(folder) == ["fleet.yaml:9: overlay: probe_kbit_s must be 0 to 1000000"]
+
+
 def test_markets_edges_and_zones(tmp_path: Path) -> None:
     fleet = load(samples.write(tmp_path))
     assert fleet.markets_of("sg-1") == ("sg", "cn")

@@ -117,6 +117,14 @@ def test_a_table_from_before_front_doors_and_prefixes_loads() -> None:
     assert (shard.nodes["hk-1"].turn_port, len(shard.prefixes)) == (None, 0)
 
 
+def test_what_probes_may_use_is_nothing_and_every_relay_unless_it_is_said() -> None:
+    shard = read(good_shard())
+    assert shard.probe_kbit_s == 0
+    assert all(node.transit for node in shard.nodes.values())
+    assert read(_with("probe_kbit_s", 4000)).probe_kbit_s == 4000
+    assert not read(_with("nodes.sg-1.transit", False)).nodes["sg-1"].transit
+
+
 def test_a_table_that_does_not_say_what_is_carried_is_told_from_one_that_carries_nothing() -> None:
     assert read(_with("carries", "-")).carries is None
     assert read(_with("carries", [])).carries == frozenset()
@@ -228,6 +236,9 @@ LONG = ["ae-1", "sg-1", "hk-1", "us-1", "kr-1"]
         ("prefixes", {"192.0.2.0/24": ["hk-1", "hk-1"]}, "shape"),
         ("prefixes", {"192.0.2.0/24": ["xx-1"]}, "shape"),
         ("prefixes", {"\ud800\x1b[2J": ["hk-1"]}, "shape"),
+        *(("probe_kbit_s", value, "shape") for value in (None, -1, 4e3, "4000", True, 1_000_001)),
+        ("nodes.sg-1.transit", None, "shape"),
+        ("nodes.sg-1.transit", 0, "shape"),
         ("carries", None, "shape"),
         ("carries", {}, "shape"),
         ("carries", "hk-1 ae-1", "shape"),

@@ -184,6 +184,22 @@ def test_a_table_without_prefixes_does_not_speak_of_them() -> None:
     assert b"prefixes" not in tables.encode(decision().table).shards["ae-1"]
 
 
+def test_every_relay_is_told_what_probes_may_use() -> None:
+    table = with_doors()
+    encoded = tables.encode(table)
+    shards = {node: json.loads(data) for node, data in encoded.shards.items()}
+    assert {shard["probe_kbit_s"] for shard in shards.values()} == {4000}
+    for shard in shards.values():
+        closed = {node for node, row in shard["nodes"].items() if row.get("transit") is False}
+        assert closed == {"hk-1", "kr-1"}, "draining, and never in between"
+    back = tables.decode(encoded.manifest, encoded.shards)
+    assert back.probe_kbit_s == 4000 and back.same_routing(table)
+    off = dataclasses.replace(table, probe_kbit_s=0)
+    assert not off.same_routing(table)
+    assert b"probe_kbit_s" not in tables.encode(off).shards["ae-1"]
+    assert tables.under_policy(off, decision().policy).probe_kbit_s == 4000
+
+
 def test_an_old_table_sends_clients_where_todays_would() -> None:
     rules = decision(states={"sg-1": "drain"}).policy
     kept = tables.under_policy(with_doors(), rules)
