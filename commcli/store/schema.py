@@ -10,6 +10,14 @@ from collections.abc import Sequence
 
 from commcli.errors import Refused
 
+_THERE, _BACK, _FROZEN = "directions.there", "directions.back", "video.freezes.webrtc.total_ms"
+
+
+def _in(place: str) -> str:
+    """What stands there in a call's document. (`->>` is younger than the SQLite of some distributions.)"""
+    return f"json_extract(document, '$.{place}')"
+
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         # One closed window of one direction of the mesh, as the node itself counted it (RFC 8762). NULL: unmeasured.
@@ -45,6 +53,104 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
         "CREATE TABLE runs (id INTEGER PRIMARY KEY, unix REAL NOT NULL, command TEXT NOT NULL, document TEXT NOT NULL)",
+    ),
+    (
+        *(
+            f"ALTER TABLE mesh ADD COLUMN {column}"
+            for column in (
+                *(
+                    "reordered_fwd INTEGER",
+                    "reordered_back INTEGER",
+                    "bursts_fwd INTEGER",
+                    "bursts_back INTEGER",
+                ),
+                *("longest_burst_fwd INTEGER", "longest_burst_back INTEGER"),
+                *("pdv_fwd_p50_ms REAL", "pdv_fwd_p95_ms REAL", "pdv_fwd_p99_ms REAL"),
+                *("pdv_back_p50_ms REAL", "pdv_back_p95_ms REAL", "pdv_back_p99_ms REAL"),
+                *(
+                    "delay_fwd_min_ms REAL",
+                    "delay_fwd_p50_ms REAL",
+                    "delay_fwd_p95_ms REAL",
+                    "delay_fwd_p99_ms REAL",
+                ),
+                *("delay_back_min_ms REAL", "delay_back_p50_ms REAL", "delay_back_p95_ms REAL"),
+                *("delay_back_p99_ms REAL", "clock_error_ms REAL"),
+            )
+        ),
+        # An hour of one direction of the mesh: what is left of the windows when they have made room.
+        """
+        CREATE TABLE mesh_hours (
+            src TEXT NOT NULL, dst TEXT NOT NULL, hour INTEGER NOT NULL,
+            windows INTEGER NOT NULL, seconds INTEGER NOT NULL, down_seconds INTEGER NOT NULL,
+            sent INTEGER NOT NULL, received INTEGER NOT NULL,
+            rtt_min_ms REAL, rtt_p50_ms REAL, rtt_p95_ms REAL, rtt_p99_ms REAL,
+            loss REAL, loss_fwd REAL, loss_back REAL, worst_loss REAL, jitter_fwd_ms REAL, jitter_back_ms REAL,
+            PRIMARY KEY (src, dst, hour)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX mesh_hours_by_time ON mesh_hours (hour)",
+        # Hours of which windows have come that mesh_hours does not hold yet.
+        """
+        CREATE TABLE mesh_open_hours (
+            src TEXT NOT NULL, hour INTEGER NOT NULL, PRIMARY KEY (src, hour)
+        ) WITHOUT ROWID
+        """,
+        "INSERT INTO mesh_open_hours SELECT DISTINCT src, start / 3600 * 3600 FROM mesh",
+        # The end of the newest window that a node ever told us of: it outlives the windows.
+        "CREATE TABLE mesh_heard (src TEXT PRIMARY KEY, newest INTEGER NOT NULL) WITHOUT ROWID",
+        "INSERT INTO mesh_heard SELECT src, max(start + seconds) FROM mesh GROUP BY src",
+        "CREATE INDEX calls_by_time ON calls (unix)",
+        # The figures of a call (its id is that of `calls`), which are kept longer than its document.
+        """
+        CREATE TABLE call_figures (
+            id INTEGER PRIMARY KEY, unix REAL NOT NULL, run TEXT,
+            from_node TEXT NOT NULL, to_node TEXT NOT NULL, from_market TEXT, to_market TEXT,
+            profile TEXT, transport TEXT, direct INTEGER NOT NULL, via TEXT, plain INTEGER NOT NULL,
+            verdict TEXT NOT NULL, verdict_there TEXT, verdict_back TEXT, valid INTEGER, connected INTEGER NOT NULL,
+            mos REAL, rtt_ms REAL, setup_ms REAL, loss_there REAL, loss_back REAL,
+            jitter_there_ms REAL, jitter_back_ms REAL, mos_there REAL, mos_back REAL,
+            one_way_there_ms REAL, one_way_back_ms REAL, freeze_ms REAL
+        )
+        """,
+        "CREATE INDEX call_figures_by_time ON call_figures (unix)",
+        "CREATE INDEX call_figures_by_run ON call_figures (run) WHERE run IS NOT NULL",
+        # Calls of commcli before these figures: what their documents held.
+        f"""
+        INSERT INTO call_figures
+        SELECT id, unix, NULL, {_in("from.node")}, {_in("to.node")}, {_in("from.market")}, {_in("to.market")},
+            {_in("profile")}, 'udp', coalesce({_in("direct")}, 0), NULL, 0,
+            {_in("verdict")}, NULL, NULL, {_in("valid")}, coalesce({_in("connected")}, 0),
+            {_in("mos")}, {_in("rtt_ms.p50")}, {_in("setup_ms")},
+            {_in(f"{_THERE}.audio.loss")}, {_in(f"{_BACK}.audio.loss")},
+            {_in(f"{_THERE}.audio.jitter_ms")}, {_in(f"{_BACK}.audio.jitter_ms")},
+            {_in(f"{_THERE}.mos.mos")}, {_in(f"{_BACK}.mos.mos")},
+            {_in(f"{_THERE}.audio.one_way_ms.p50")}, {_in(f"{_BACK}.audio.one_way_ms.p50")},
+            max(coalesce({_in(f"{_THERE}.{_FROZEN}")}, {_in(f"{_BACK}.{_FROZEN}")}),
+                coalesce({_in(f"{_BACK}.{_FROZEN}")}, {_in(f"{_THERE}.{_FROZEN}")}))
+        FROM calls
+        WHERE {_in("kind")} = 'probe.call' AND {_in("from.node")} IS NOT NULL AND {_in("to.node")} IS NOT NULL
+            AND {_in("verdict")} IS NOT NULL
+        """,
+        # A matrix of calls; `finished` is NULL while there is something to go on with.
+        """
+        CREATE TABLE matrices (
+            id INTEGER PRIMARY KEY, unix REAL NOT NULL, finished REAL, document TEXT NOT NULL
+        )
+        """,
+        # What `probe run` last did of each thing that probes.yaml schedules. `good`: when it last ended with 0.
+        """
+        CREATE TABLE jobs (
+            key TEXT PRIMARY KEY, due REAL NOT NULL, ran REAL NOT NULL, exit_code INTEGER NOT NULL, good REAL
+        ) WITHOUT ROWID
+        """,
+        # A TURN transport of an edge as it was met; `seen_from` is NULL for the machine that commcli runs on.
+        """
+        CREATE TABLE edges (
+            id INTEGER PRIMARY KEY, unix REAL NOT NULL, seen_from TEXT, node TEXT NOT NULL, transport TEXT NOT NULL,
+            valid INTEGER, verdict TEXT NOT NULL, total_ms REAL, days_left REAL, document TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX edges_by_time ON edges (unix)",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""A mesh window as a node reports it (relay/mesh/mesh.py) and as a row of the table `mesh`, both ways."""
+"""A mesh window as a node reports it (relay/mesh/window.py) and as a row of the table `mesh`, both ways."""
 
 from __future__ import annotations
 
@@ -7,16 +7,35 @@ from typing import Any
 
 from commcli.errors import BadInput
 
-COLUMNS = (
-    *("src", "dst", "start", "seconds", "sent", "received"),
-    *("rtt_min_ms", "rtt_p50_ms", "rtt_p95_ms", "rtt_p99_ms"),
-    *("loss", "loss_fwd", "loss_back", "jitter_fwd_ms", "jitter_back_ms", "reordered", "duplicates"),
-)
 _COUNTED = ("start", "seconds", "sent", "received")
-_MEASURED = ("loss", "loss_fwd", "loss_back", "jitter_fwd_ms", "jitter_back_ms", "reordered", "duplicates")
+# Spreads of times by name, with the percentiles that each has.
+_SPREADS = {
+    "rtt_ms": ("min", "p50", "p95", "p99"),
+    "pdv_fwd_ms": ("p50", "p95", "p99"),
+    "pdv_back_ms": ("p50", "p95", "p99"),
+    "delay_fwd_ms": ("min", "p50", "p95", "p99"),
+    "delay_back_ms": ("min", "p50", "p95", "p99"),
+}
+_MEASURED = (
+    *("loss", "loss_fwd", "loss_back", "jitter_fwd_ms", "jitter_back_ms"),
+    *("reordered", "reordered_fwd", "reordered_back", "duplicates"),
+    *("bursts_fwd", "bursts_back", "longest_burst_fwd", "longest_burst_back", "clock_error_ms"),
+)
+# Between two clocks a delay may come out negative.
+_SIGNED = ("delay_fwd_ms", "delay_back_ms")
 # No figure of a window comes near it; SQLite's integers end beyond it. NaN is not within it either.
 _MOST = 10**15
-_RTT = ("min", "p50", "p95", "p99")
+
+
+def _column(spread: str, key: str) -> str:
+    return f"{spread.removesuffix('_ms')}_{key}_ms"
+
+
+COLUMNS = (
+    *("src", "dst", *_COUNTED),
+    *(_column(spread, key) for spread, keys in _SPREADS.items() for key in keys),
+    *_MEASURED,
+)
 
 
 def to_row(src: str, window: Mapping[str, Any]) -> tuple[object, ...]:
@@ -25,23 +44,32 @@ def to_row(src: str, window: Mapping[str, Any]) -> tuple[object, ...]:
     if not isinstance(peer, str) or not peer:
         raise BadInput(f"node {src}: a mesh window without a peer")
     counted = [_whole(src, window, key) for key in _COUNTED]
-    rtt = window.get("rtt_ms")
-    if rtt is not None and not isinstance(rtt, Mapping):
-        raise BadInput(f"node {src}: a mesh window whose rtt_ms is no mapping")
-    times = [_number(src, rtt or {}, key) for key in _RTT]
+    times = [time for spread in _SPREADS for time in _times(src, window, spread)]
     return (src, peer, *counted, *times, *(_number(src, window, key) for key in _MEASURED))
 
 
 def from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """The window again, with "node": who measured it."""
-    rtt = {key: row[f"rtt_{key}_ms"] for key in _RTT}
     return {
         "node": row["src"],
         "peer": row["dst"],
         **{key: row[key] for key in _COUNTED},
-        "rtt_ms": None if rtt["p50"] is None else rtt,
+        **{spread: _spread(row, spread) for spread in _SPREADS},
         **{key: row[key] for key in _MEASURED},
     }
+
+
+def _spread(row: Mapping[str, Any], spread: str) -> dict[str, Any] | None:
+    times = {key: row[_column(spread, key)] for key in _SPREADS[spread]}
+    return None if times["p50"] is None else times
+
+
+def _times(src: str, window: Mapping[str, Any], spread: str) -> list[float | None]:
+    times = window.get(spread)
+    if times is not None and not isinstance(times, Mapping):
+        raise BadInput(f"node {src}: a mesh window whose {spread} is no mapping")
+    least = -_MOST if spread in _SIGNED else 0
+    return [_number(src, times or {}, key, least) for key in _SPREADS[spread]]
 
 
 def _whole(src: str, window: Mapping[str, Any], key: str) -> int:
@@ -51,10 +79,10 @@ def _whole(src: str, window: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _number(src: str, window: Mapping[str, Any], key: str) -> float | None:
+def _number(src: str, window: Mapping[str, Any], key: str, least: int = 0) -> float | None:
     value = window.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _MOST:
         raise BadInput(f"node {src}: a mesh window whose {key} is no number")
     return value

@@ -41,7 +41,11 @@ def window(peer: str = "hk-1", start: int = 100, **changed: object) -> dict[str,
         "peer": peer, "start": start, "seconds": 10, "sent": 100, "received": 98,
         "rtt_ms": {"min": 34.5, "p50": 35.0, "p95": 40.25, "p99": 51.0},
         "loss": 0.02, "loss_fwd": 0.02, "loss_back": 0.0, "jitter_fwd_ms": 1.5, "jitter_back_ms": None,
-        "reordered": 1, "duplicates": 0,
+        "reordered": 1, "reordered_fwd": 1, "reordered_back": 0, "duplicates": 0,
+        "bursts_fwd": 2, "bursts_back": 0, "longest_burst_fwd": 1, "longest_burst_back": 0,
+        "pdv_fwd_ms": {"p50": 0.5, "p95": 2.0, "p99": 9.5}, "pdv_back_ms": None,
+        "delay_fwd_ms": {"min": -3.5, "p50": -3.0, "p95": 2.25, "p99": 13.0}, "delay_back_ms": None,
+        "clock_error_ms": 0.25,
     }  # fmt: skip
     return whole | changed
 
@@ -98,7 +102,8 @@ def test_old_windows_make_room_for_new_ones(store: Store, clock: Clock) -> None:
     [
         {"peer": None}, {"peer": ""}, {"start": 1.5}, {"start": None}, {"sent": -1}, {"sent": True}, {"seconds": "10"},
         {"loss": "0.1"}, {"loss": float("nan")}, {"loss": -0.1}, {"jitter_fwd_ms": float("inf")}, {"rtt_ms": 35.0},
-        {"rtt_ms": {"p50": "35"}}, {"reordered": [1]}, {"start": 2**63}, {"reordered": 2**70},
+        {"rtt_ms": {"p50": "35"}}, {"reordered": [1]},
+        {"pdv_fwd_ms": {"p50": -1}}, {"delay_back_ms": 3.0}, {"start": 2**63}, {"reordered": 2**70},
     ],
 )  # fmt: skip
 def test_a_window_that_makes_no_sense_is_refused_and_so_is_all_it_came_with(
