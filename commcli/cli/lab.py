@@ -137,22 +137,62 @@ def degrade(
 
 
 @app.command()
+def lastmile(
+    node: NodeArg,
+    kbit_s: Annotated[
+        float | None, typer.Option("--kbit-s", min=1, help="Rate each way, headers counted.")
+    ] = None,
+    delay_ms: Annotated[float, typer.Option("--delay-ms", min=0, max=10_000, help="Delay one way.")] = 0.0,
+    jitter_ms: Annotated[float, typer.Option("--jitter-ms", min=0, max=5_000, help="Jitter.")] = 0.0,
+    loss: Annotated[float, typer.Option("--loss", min=0, max=1, help="Loss each way, 0 to 1.")] = 0.0,
+    burst: Annotated[float, typer.Option("--burst", min=1, max=1_000, help="Mean losses in a row.")] = 1.0,
+    queue_ms: Annotated[
+        float, typer.Option("--queue-ms", min=0, max=10_000, help="What would wait longer is dropped.")
+    ] = 500.0,
+    folder: FolderOpt = None,
+    state: StateOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+) -> None:
+    """Give every client of this edge a bad last mile, both ways. Synthetic; `lab restore NODE` takes it back."""
+    from commcli.lab import faults, wan
+
+    mile = wan.LastMile(kbit_s, delay_ms, jitter_ms, loss, burst, queue_ms)
+    if mile == wan.LastMile(queue_ms=queue_ms):
+        raise Usage("say what it is like: --kbit-s, --delay-ms, --jitter-ms or --loss (with --burst)")
+    with _held(folder, state) as (lab, record):
+        changed = faults.set_last_mile(lab, record, node, mile)
+    document = {
+        "schema": 1,
+        "kind": "lab.lastmile",
+        "node": node,
+        "changed": changed,
+        "last_mile": mile.entry(),
+    }
+    output.emit(document, as_json=as_json, quiet=quiet)
+
+
+@app.command()
 def restore(
-    a: Annotated[str | None, typer.Argument(help="One end of the link (default: every link).")] = None,
+    a: Annotated[
+        str | None, typer.Argument(help="One end of the link (default: everything); alone: its last mile.")
+    ] = None,
     b: Annotated[str | None, typer.Argument(help="The other end.")] = None,
     folder: FolderOpt = None,
     state: StateOpt = None,
     as_json: JsonOpt = False,
     quiet: QuietOpt = False,
 ) -> None:
-    """Set one link, or all, back to the lab's own figures."""
+    """Set one link, the last mile of one node, or everything back to the lab's own figures."""
     from commcli.lab import faults
 
-    if (a is None) != (b is None):
-        raise Usage("a link has two ends: name both nodes, or none for every link")
     with _held(folder, state) as (lab, record):
-        changed = faults.restore(lab, record, a, b)
-    document = {"schema": 1, "kind": "lab.restore", "restored": sorted(sorted(pair) for pair in changed)}
+        miles = faults.restore_last_miles(lab, record, a) if b is None else []
+        changed = faults.restore(lab, record, a, b) if a is None or b is not None else []
+    document = {
+        "schema": 1, "kind": "lab.restore", "restored": sorted(sorted(pair) for pair in changed),
+        "last_miles": miles,
+    }  # fmt: skip
     output.emit(document, as_json=as_json, quiet=quiet)
 
 

@@ -28,7 +28,7 @@ def current(folder: LabFolder, record: Record) -> dict[wan.Pair, wan.Link]:
     found: dict[wan.Pair, wan.Link] = {}
     addresses = record.addresses
     for node in sorted(addresses):
-        entries = _read(folder, node)
+        entries = _body(folder, node)["links"]
         for peer in sorted(addresses):
             if peer > node and addresses[peer] in entries:
                 found[frozenset({node, peer})] = wan.link_of(entries[addresses[peer]])
@@ -43,12 +43,43 @@ def write_all(folder: LabFolder, record: Record) -> None:
         _write(folder, node, wan.faults(node, record.addresses, links))
 
 
+def last_miles(folder: LabFolder, record: Record) -> dict[str, wan.LastMile]:
+    """The last miles in force, by node."""
+    found = {node: _body(folder, node).get("clients") for node in sorted(record.addresses)}
+    return {node: wan.last_mile_of(rule) for node, rule in found.items() if rule is not None}
+
+
+def set_last_mile(folder: LabFolder, record: Record, node: str, mile: wan.LastMile | None) -> bool:
+    """Give the clients of this edge a last mile, or take it from them; whether that changed anything."""
+    _known(record, node)
+    body = _body(folder, node)
+    before = body.pop("clients", None)
+    after = None if mile is None else mile.entry()
+    if after is not None:
+        body["clients"] = after
+    _write(folder, node, body)
+    return bool(before != after)
+
+
+def restore_last_miles(folder: LabFolder, record: Record, node: str | None) -> list[str]:
+    """Take the last mile from one edge's clients, or (None) from all; the edges that had one."""
+    if node is not None:
+        return [node] if set_last_mile(folder, record, node, None) else []
+    try:
+        changed = list(last_miles(folder, record))
+    except BadInput:
+        return []  # a file that can not be read is written anew by `restore`
+    for edge in changed:
+        set_last_mile(folder, record, edge, None)
+    return changed
+
+
 def change(folder: LabFolder, record: Record, a: str, b: str, link: wan.Link) -> None:
     """Put `link` in force between `a` and `b`, in both directions."""
     for node, peer in ((a, b), (b, a)):
-        entries = _read(folder, node)
-        entries[record.addresses[peer]] = wan.entry(link)
-        _write(folder, node, {"links": entries})
+        body = _body(folder, node)
+        body["links"][record.addresses[peer]] = wan.entry(link)
+        _write(folder, node, body)
 
 
 def degrade(
@@ -87,20 +118,24 @@ def _different(folder: LabFolder, record: Record, original: Mapping[wan.Pair, wa
 
 def _pair(record: Record, a: str, b: str) -> wan.Pair:
     for node in (a, b):
-        if node not in record.addresses:
-            raise Usage(f'unknown node "{node}"; the lab has {", ".join(record.addresses)}')
+        _known(record, node)
     if a == b:
         raise Usage(f"{a} and {b} are the same node: a link has two ends")
     return frozenset({a, b})
 
 
-def _read(folder: LabFolder, node: str) -> dict[str, Any]:
+def _known(record: Record, node: str) -> None:
+    if node not in record.addresses:
+        raise Usage(f'unknown node "{node}"; the lab has {", ".join(record.addresses)}')
+
+
+def _body(folder: LabFolder, node: str) -> dict[str, Any]:
     path = folder.faults(node)
     try:
-        links = json.loads(path.read_text())["links"]
+        body = json.loads(path.read_text())
+        return {**body, "links": dict(body["links"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}:1: {error}", hint="commcli lab restore writes it anew") from None
-    return dict(links)
 
 
 def _write(folder: LabFolder, node: str, body: Mapping[str, object]) -> None:

@@ -9,7 +9,9 @@ from commcli.lab.folder import LabFolder, Record
 
 
 def status(folder: LabFolder, record: Record) -> dict[str, Any]:
-    """{"hosts": pid | None, "nodes": [{"node", "city", "address", "ssh", "relay", "processes"}], "degraded": [...]}"""
+    """{"hosts": pid | None, "nodes": [{"node", "city", "address", "ssh", "relay", "processes"}], "degraded": [...],
+    "last_miles": [...]}
+    """
     answer = control.running(folder)
     found = processes.find(folder.path)
     nodes = []
@@ -21,7 +23,14 @@ def status(folder: LabFolder, record: Record) -> dict[str, Any]:
             "relay": any("relay.pyz" in process.command for process in own),
             "processes": len(own),
         })  # fmt: skip
-    return {"hosts": answer["pid"] if answer else None, "nodes": nodes, "degraded": _degraded(folder, record)}
+    return {
+        "hosts": answer["pid"] if answer else None,
+        "nodes": nodes,
+        "degraded": _degraded(folder, record),
+        "last_miles": [
+            {"node": node, **mile.entry()} for node, mile in faults.last_miles(folder, record).items()
+        ],
+    }
 
 
 def links(folder: LabFolder, record: Record) -> list[dict[str, Any]]:

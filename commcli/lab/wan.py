@@ -33,6 +33,37 @@ class Link:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class LastMile:
+    """What every client of an edge has between itself and the edge, each way alike. All of it is synthetic.
+
+    `delay_ms` is one way; `rate_kbit` counts IP and UDP headers; what would wait longer than `queue_ms` is dropped.
+    """
+
+    rate_kbit: float | None = None
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    loss: float = 0.0
+    burst: float = 1.0
+    queue_ms: float = 500.0
+
+    def entry(self) -> dict[str, float | None]:
+        """As faults.json has it."""
+        return asdict(self)
+
+
+def last_mile_of(entry: Mapping[str, float | None]) -> LastMile:
+    """A faults.json entry back as a LastMile."""
+    return LastMile(
+        rate_kbit=entry.get("rate_kbit"),
+        delay_ms=entry.get("delay_ms") or 0.0,
+        jitter_ms=entry.get("jitter_ms") or 0.0,
+        loss=entry.get("loss") or 0.0,
+        burst=entry.get("burst") or 1.0,
+        queue_ms=entry.get("queue_ms") or 0.0,
+    )
+
+
 #: Synthetic: the direct Dubai-Seoul path is made bad on purpose, so that a call over it suffers (2 % in
 #: bursts of 3).
 BAD_PAIRS: Mapping[Pair, tuple[float, float, float]] = {frozenset({"ae-1", "kr-1"}): (0.02, 3.0, 8.0)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -46,6 +46,8 @@ def draw_status(doc: Document) -> RenderableType:
     for title in ("degraded", "links"):
         if rows := doc.get(title):
             parts.append(_links(title, rows))
+    if miles := doc.get("last_miles"):
+        parts.append(_last_miles(miles))
     if doc["hosts"] is None:
         parts.append(
             Text("The hosts process does not answer: commcli lab up starts it again.", style="bold red")
@@ -59,6 +61,19 @@ def _links(title: str, rows: list[Mapping[str, Any]]) -> Table:
         table.add_column(column, justify="left" if column == "link" else "right")
     for row in rows:
         table.add_row(" - ".join(row["pair"]), *_figures(row))
+    return table
+
+
+def _last_miles(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = grid(title="last miles of clients, each way (all synthetic)")
+    for column in ("edge", "kbit/s", "delay ms", "jitter ms", "loss", "burst", "queue ms"):
+        table.add_column(column, justify="left" if column == "edge" else "right")
+    for row in rows:
+        rate = "-" if row["rate_kbit"] is None else f"{row['rate_kbit']:g}"
+        times = ms(row["delay_ms"]), ms(row["jitter_ms"], 1)
+        table.add_row(
+            row["node"], rate, *times, percent(row["loss"]), f"{row['burst']:g}", ms(row["queue_ms"])
+        )
     return table
 
 
@@ -80,10 +95,15 @@ def draw_degrade(doc: Document) -> RenderableType:
     return table
 
 
+def draw_lastmile(doc: Document) -> RenderableType:
+    note = f"The same each way, for every client by itself. commcli lab restore {doc['node']} takes it back."
+    return Group(_last_miles([{"node": doc["node"], **doc["last_mile"]}]), Text(note, style="dim"))
+
+
 def draw_restore(doc: Document) -> RenderableType:
-    if not doc["restored"]:
-        return Text("nothing was degraded")
-    return Text("restored: " + ", ".join(" - ".join(pair) for pair in doc["restored"]))
+    restored = [" - ".join(pair) for pair in doc["restored"]]
+    restored += [f"last mile of {node}" for node in doc["last_miles"]]
+    return Text("restored: " + ", ".join(restored) if restored else "nothing was degraded")
 
 
 def draw_kill(doc: Document) -> RenderableType:
@@ -115,5 +135,5 @@ def _fact(value: Any) -> str:
 
 DRAW: Mapping[str, Callable[[Document], RenderableType]] = {
     "up": draw_up, "down": draw_down, "status": draw_status, "degrade": draw_degrade,
-    "restore": draw_restore, "kill": draw_kill, "start": draw_start, "demo": draw_demo,
+    "lastmile": draw_lastmile, "restore": draw_restore, "kill": draw_kill, "start": draw_start, "demo": draw_demo,
 }  # fmt: skip

@@ -52,6 +52,12 @@ def test_the_whole_life_by_commands(empty: LabFolder, network: str) -> None:
     assert run(empty, "degrade", "ae-1", "kr-1", "--loss", "0.5")["after"]["loss"] == 0.5
     assert [row["pair"] for row in run(empty, "status")["degraded"]] == [["ae-1", "kr-1"]]
     assert run(empty, "restore")["restored"] == [["ae-1", "kr-1"]]
+    mile = run(
+        empty, "lastmile", "kr-1", "--kbit-s", "80", "--delay-ms", "150", "--loss", "0.05", "--burst", "3"
+    )
+    assert (mile["changed"], mile["last_mile"]["rate_kbit"]) == (True, 80.0)
+    assert [row["node"] for row in run(empty, "status")["last_miles"]] == ["kr-1"]
+    assert run(empty, "restore", "kr-1")["last_miles"] == ["kr-1"]
     assert run(empty, "kill", "kr-1")["node"] == "kr-1"
     assert [row["ssh"] for row in run(empty, "status", code=1)["nodes"]] == [True, False, True]
     assert run(empty, "start", "kr-1")["did"] == "no relay installed"
@@ -65,7 +71,13 @@ def test_screens_are_drawn_and_exports_are_talk(empty: LabFolder, network: str) 
     )
     assert "Singapore" in shown.stdout and "synthetic" in shown.stdout and "export" not in shown.stdout
     assert f"export COMMCLI_INVENTORY={empty.inventory}" in shown.stderr
-    for words in (["degrade", "ae-1", "kr-1", "--rtt-ms", "9"], ["status", "--links"], ["restore"], ["down"]):
+    for words in (
+        ["degrade", "ae-1", "kr-1", "--rtt-ms", "9"],
+        ["lastmile", "kr-1", "--loss", "0.1"],
+        ["status", "--links"],
+        ["restore"],
+        ["down"],
+    ):
         done = subprocess.run(command(empty, *words), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0 and done.stdout.strip(), (words, done.stderr)
     quiet = subprocess.run(command(empty, "down", "--quiet"), capture_output=True, text=True, timeout=60)
@@ -76,7 +88,8 @@ def test_screens_are_drawn_and_exports_are_talk(empty: LabFolder, network: str) 
     ("words", "code"),
     [
         (("up", "--nodes", "1"), 2), (("up", "--network", "10.0.0"), 2), (("status",), 4), (("kill", "sg-1"), 4),
-        (("degrade", "ae-1", "kr-1"), 2), (("degrade", "ae-1", "kr-1", "--loss", "2"), 2), (("restore", "a"), 2),
+        (("degrade", "ae-1", "kr-1"), 2), (("degrade", "ae-1", "kr-1", "--loss", "2"), 2), (("restore", "a"), 4),
+        (("lastmile", "ae-1"), 2), (("lastmile", "ae-1", "--loss", "2"), 2), (("lastmile", "ae-1", "--loss", "1"), 4),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_document_and_leaves_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 from dataclasses import replace
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from commcli.errors import BadInput, LockHeld, OutOfReach, Usage
-from commcli.lab import control, faults, ports, processes
+from commcli.lab import control, faults, ports, processes, wan
 from commcli.lab.down import down
 from commcli.lab.folder import LabFolder, Record, alone, locate
 from commcli.lab.keys import Missing
 from commcli.lab.status import links, status
 from commcli.lab.up import PortTaken, Wish, check_network, up
+from commcli.relay.shaping import Link as LinkOfRelay
 from tests.lab import eight
 
 Lab = tuple[LabFolder, Record]
@@ -217,6 +219,22 @@ def test_degrade_changes_both_ends_and_restore_undoes_it(lab: Lab) -> None:
     assert faults.restore(folder, record, "ae-1", "sg-1") == [frozenset({"ae-1", "sg-1"})]
     assert status(folder, record)["degraded"] == [] and len(links(folder, record)) == 3
     assert faults.restore(folder, record, None, None) == []
+
+
+def test_a_last_mile_is_one_edges_and_outlives_a_change_of_a_link(lab: Lab) -> None:
+    folder, record = lab
+    mile = wan.LastMile(rate_kbit=80, delay_ms=150, loss=0.05, burst=3)
+    assert faults.set_last_mile(folder, record, "kr-1", mile)
+    assert not faults.set_last_mile(folder, record, "kr-1", mile), "nothing changed"
+    faults.degrade(folder, record, "ae-1", "kr-1", loss=0.5)
+    assert faults.last_miles(folder, record) == {"kr-1": mile}
+    LinkOfRelay(mile.entry(), random.Random(1))  # the relay takes such a rule
+    assert faults.restore_last_miles(folder, record, "ae-1") == []
+    assert faults.restore_last_miles(folder, record, None) == ["kr-1"]
+    assert faults.last_miles(folder, record) == {}
+    assert faults.current(folder, record)[frozenset({"ae-1", "kr-1"})].loss == 0.5
+    with pytest.raises(Usage, match='unknown node "xx-1"'):
+        faults.set_last_mile(folder, record, "xx-1", mile)
 
 
 def test_restore_repairs_a_broken_faults_file(lab: Lab) -> None:
