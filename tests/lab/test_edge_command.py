@@ -48,7 +48,7 @@ def test_every_door_from_here_and_from_a_node_and_of_a_dead_one(lab: tuple[LabFo
     code, shown = typed(folder, "sg")
     # Over a last mile of 100 ms each way nothing can be faster than two round trips; all of it is synthetic.
     assert code == 0 and all(row["total_ms"] >= 400 and row["given_back"] for row in shown["doors"])
-    with Store(folder.state / "lock") as store:
+    with Store(folder.state / "commcli.sqlite3") as store:
         kept = store.edges_since(0)
     assert len(kept) == 21 and {row["from"] for row in kept} == {None, "sg-1"}
     control.ask(folder, "kill", node="kr-1")
