@@ -1,5 +1,5 @@
-"""The inventory folder -> Fleet: five files, and perhaps a sixth, each a mapping; the example `inventory/` explains
-them.
+"""The inventory folder -> Fleet: five files, and perhaps two more, each a mapping; the example `inventory/`
+explains them.
 
 Everything wrong in all of them is told in one BadInput; what only refers to something broken is not.
 """
@@ -15,12 +15,16 @@ from commcli.fleet.model import Fleet
 from commcli.fleet.nodes import check_production, read_nodes
 from commcli.fleet.places import read_markets, read_regions
 from commcli.fleet.prefixes import read_prefixes
+from commcli.fleet.probes import read_probes
+from commcli.fleet.probing import Probes
 from commcli.fleet.record import Record, nearest
 from commcli.fleet.yamlfile import Problems, YamlMap
 from commcli.fleet.zones import check_reachable, read_zones
 
 FILES = ("fleet.yaml", "regions.yaml", "nodes.yaml", "markets.yaml", "zones.yaml")
 PREFIXES = "prefixes.yaml"  # without it no client is sent to a nearer edge
+PROBES = "probes.yaml"  # without it nothing is probed by itself
+OPTIONAL = (PREFIXES, PROBES)
 
 
 def load(folder: Path) -> Fleet:
@@ -31,8 +35,7 @@ def load(folder: Path) -> Fleet:
     problems = Problems()
     _stray_files(folder, problems)
     files = {name: _open(folder / name, problems) for name in FILES}
-    if (folder / PREFIXES).exists():
-        files[PREFIXES] = _open(folder / PREFIXES, problems)
+    files |= {name: _open(folder / name, problems) for name in OPTIONAL if (folder / name).exists()}
     fleet = _read(folder, files, problems)
     problems.raise_if_any()
     return fleet
@@ -49,6 +52,7 @@ def _read(folder: Path, files: dict[str, Record], problems: Problems) -> Fleet:
     markets = read_markets(market_table, node_table.ids())
     zones = read_zones(zone_table, market_table.ids())
     prefixes = read_prefixes(files[PREFIXES].table("prefixes"), node_table.ids()) if PREFIXES in files else {}
+    probes = read_probes(files[PROBES], market_table.ids()) if PROBES in files else Probes()
     settings = read_fleet_file(files["fleet.yaml"], folder)
     for file in files.values():
         file.finish()
@@ -57,12 +61,20 @@ def _read(folder: Path, files: dict[str, Record], problems: Problems) -> Fleet:
     if not problems.among([file.file for name, file in files.items() if name != "fleet.yaml"]):
         # A broken inventory is not asked whether everyone can still be reached: it would say no to all.
         check_reachable(zone_table, zones, nodes, markets)
-    return Fleet(**settings, regions=regions, nodes=nodes, markets=markets, zones=zones, prefixes=prefixes)
+    return Fleet(
+        **settings,
+        regions=regions,
+        nodes=nodes,
+        markets=markets,
+        zones=zones,
+        prefixes=prefixes,
+        probes=probes,
+    )
 
 
 def _stray_files(folder: Path, problems: Problems) -> None:
     # A zones.yml that nobody reads is a law that nobody obeys.
-    known = (*FILES, PREFIXES)
+    known = (*FILES, *OPTIONAL)
     for path in sorted(folder.iterdir()):
         if path.suffix in (".yaml", ".yml") and path.name not in known:
             problems.add(yamlfile.shown(path), 0, f"is no file of an inventory{nearest(path.name, known)}")

@@ -221,6 +221,15 @@ class Record:
                 self.problem(f'{noun} id "{key}" must be {_ID_IS}', line=line)
             yield key, Record(value, line, self.file, f"{noun} {key}", self._problems)
 
+    def rows(self, key: str, noun: str) -> Iterator[Record]:
+        """The mappings of the list under `key`, each its own Record named `noun`; none if the key is missing."""
+        value = self.take(key)
+        if value is not None and not isinstance(value, YamlList):
+            self._bad_type(key, f"a list of {noun}s", value, None)
+            return
+        for item, line in value.placed() if value is not None else ():
+            yield Record(item, line, self.file, noun, self._problems)
+
     def items(self) -> Iterator[tuple[str, object, int]]:
         """Every key with its value and line; all count as known."""
         for key, value in self._map.items():
