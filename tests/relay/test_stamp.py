@@ -104,6 +104,10 @@ def test_a_sealed_request() -> None:
     assert stamp.unpack_request(data, SEAL) == Request(7, 3976214400 << 32, GOOD_CLOCK.pack())
 
 
+def asked(reply: stamp.Reply) -> Request:
+    return Request(reply.asked_sequence, reply.asked_stamp, reply.asked_error)
+
+
 REQUEST = Request(7, 3976214400 << 32, GOOD_CLOCK.pack())
 TURN_AROUND = (JAN_1 + 0.25, JAN_1 + 0.5)
 STAMPS = stamp.to_timestamp(TURN_AROUND[0]), stamp.to_timestamp(TURN_AROUND[1])
@@ -121,7 +125,7 @@ def test_an_open_reply() -> None:
     reply = stamp.unpack_reply(data, None)
     assert reply is not None
     assert (reply.sequence, reply.received_unix, reply.sent_unix, reply.ttl) == (9, *TURN_AROUND, 61)
-    assert reply.request == REQUEST
+    assert asked(reply) == REQUEST
 
 
 def test_a_sealed_reply() -> None:
@@ -138,7 +142,7 @@ def test_a_sealed_reply() -> None:
     reply = stamp.unpack_reply(data, SEAL)
     assert reply is not None
     assert (reply.sequence, reply.received_unix, reply.sent_unix, reply.ttl) == (9, *TURN_AROUND, 61)
-    assert reply.request == REQUEST
+    assert asked(reply) == REQUEST
 
 
 @pytest.mark.parametrize(("size", "ttl"), [(38, None), (40, None), (41, 61), (44, 61), (60, 61)])
@@ -147,7 +151,7 @@ def test_twamp_light_answers_of_other_lengths(size: int, ttl: int | None) -> Non
     data = (stamp.pack_reply(9, *STAMPS, GOOD_CLOCK.pack(), REQUEST, 61, None) + bytes(30))[:size]
     reply = stamp.unpack_reply(data, None)
     assert reply is not None
-    assert (reply.request, reply.ttl) == (REQUEST, ttl)
+    assert (asked(reply), reply.ttl) == (REQUEST, ttl)
 
 
 @pytest.mark.parametrize("size", range(38))
@@ -197,7 +201,7 @@ def test_packets_that_somebody_else_built() -> None:
     assert (request.sequence, request.sent_unix) == (7, 1800000001.0)
     reply = stamp.unpack_reply(bytes.fromhex(FOREIGN_REPLY), None)
     assert reply is not None
-    assert reply.request == request
+    assert asked(reply) == request
     assert (reply.sequence, reply.received_unix, reply.sent_unix, reply.ttl) == (
         9,
         1800000002.0,

@@ -17,7 +17,7 @@ from commcli.relay.mesh.budget import USUAL, Budget
 from commcli.relay.mesh.session import Addr, Session
 
 # Missed turns of a stall that was longer than this are not made up for: they would measure our own burst.
-STALL_S = 0.1
+STALL_S = 0.2
 # Windows of all peers end together. They are closed within this part of their length, so that no tick takes long.
 CLOSING = 0.5
 # Of all peers together: what goes along to the next process of this relay, which nobody may wait for.
@@ -37,8 +37,9 @@ class Mesh:
         budget: Budget = USUAL,
         clock: stamp.ErrorEstimate = stamp.UNKNOWN_CLOCK,
     ) -> None:
-        self.budget = budget
         self._node, self._random = node, random_bytes
+        self._budget = budget
+        self._interval_s = 1 / budget.per_peer
         self.set_clock(clock)
         self._sessions: Dict[str, Session] = {}
         self._by_addr: Dict[Addr, Session] = {}
@@ -80,6 +81,12 @@ class Mesh:
             turns.insert(place, session)
             self._place += place < self._place
         self._turns, self._place = turns, self._place % max(1, len(turns))
+        self.spend(self._budget)
+
+    def spend(self, budget: Budget) -> None:
+        """So much from now on."""
+        self._budget = budget
+        self._interval_s = max(1 / budget.per_peer, len(self._turns) / budget.packets_a_second)
 
     def _below(self, bound: int) -> int:
         return int.from_bytes(self._random(4), "big") * bound >> 32
@@ -111,15 +118,15 @@ class Mesh:
     @property
     def interval_s(self) -> float:
         """Between two packets to one peer."""
-        return max(1 / self.budget.per_peer, len(self._turns) / self.budget.packets_a_second)
+        return self._interval_s
 
     def due(self, now: float) -> List[Session]:
-        """Whose turn it is: send each a `request`. Closes windows. Call it every 10 to 20 ms."""
+        """Whose turn it is: send each a `request`. Closes windows. Call it every 20 to 50 ms."""
         self._close(now)
         count = len(self._turns)
         if not count:
             return []
-        turn_s = self.interval_s / count
+        turn_s = self._interval_s / count
         if self._next_at is None:
             self._next_at = now + turn_s * self._below(1 << 16) / 65536
         if self._next_at > now:
@@ -132,7 +139,7 @@ class Mesh:
 
     def request(self, session: Session, now: float, unix: float) -> bytes:
         """The packet to this peer (`session.addr`); the times are those of its leaving."""
-        data, begun = session.request(now, unix, 1 / self.interval_s, self._error)
+        data, begun = session.request(now, unix, 1 / self._interval_s, self._error)
         if begun is not None:
             self._opened += 1
             heapq.heappush(self._open, (begun.close_at, self._opened, session))

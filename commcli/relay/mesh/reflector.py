@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, OrderedDict
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from commcli.relay.mesh import neighbours, stamp
 from commcli.relay.mesh.neighbours import Neighbour
@@ -24,6 +24,9 @@ class _Answers:
     __slots__ = ("_highest", "_newest", "_next", "_numbers", "_sequences")
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         # Ours and theirs of the latest packets, each at the place of its sequence modulo MEMORY. Where there was none
         # yet stands a sequence that can not be there.
         self._sequences = array("I", range(1, MEMORY + 1))
@@ -31,24 +34,23 @@ class _Answers:
         self._next = 0
         self._highest, self._newest = -1, 0  # the highest sequence and its timestamp
 
-    def is_over(self, request: stamp.Request) -> bool:
-        """Whether the sender has begun again: this was sent later, but is numbered lower."""
-        return request.sequence <= self._highest and request.stamp > self._newest
-
     def number(self, request: stamp.Request) -> Optional[int]:
         """Our number for a request; None: too old to know whether it was answered before.
 
         A packet that the network (or an attacker) repeats gets the number it had, so that it makes no hole that
-        the sender would take for a loss.
+        the sender would take for a loss. A sender that has begun again is a new session.
         """
-        sequence = request.sequence
+        sequence, sent, _ = request
         place = sequence % MEMORY
-        if self._sequences[place] == sequence:
-            return self._numbers[place]
-        if sequence <= self._highest - MEMORY:
-            return None
         if sequence > self._highest:
-            self._highest, self._newest = sequence, request.stamp
+            self._highest, self._newest = sequence, sent
+        elif sent > self._newest:
+            self._begin()  # sent later, but numbered lower
+            return self.number(request)
+        elif self._sequences[place] == sequence:
+            return self._numbers[place]
+        elif sequence <= self._highest - MEMORY:
+            return None
         number = self._next
         self._next = (number + 1) & 0xFFFFFFFF
         self._sequences[place], self._numbers[place] = sequence, number
@@ -69,15 +71,21 @@ class _Asker:
         ] or [(None, None)]
         self._sessions: "OrderedDict[int, _Answers]" = OrderedDict()  # by source port, the latest last
 
-    def number(self, request: stamp.Request, port: int) -> Optional[int]:
-        """Our number in the session from this port; a new session takes the place of the oldest."""
-        session = self._sessions.pop(port, None)
-        if session is None or session.is_over(request):
-            session = _Answers()
+    def session(self, port: int) -> _Answers:
+        """Of the sender at this port; a new one takes the place of the oldest."""
+        session = self._sessions.pop(port, None) or _Answers()
         if len(self._sessions) >= MAX_SESSIONS:
             self._sessions.popitem(last=False)
         self._sessions[port] = session
-        return session.number(request)
+        return session
+
+
+class _Line(NamedTuple):
+    """A sender that was heard, and the seals it goes by."""
+
+    session: _Answers
+    theirs: Optional[stamp.Seal]
+    ours: Optional[stamp.Seal]
 
 
 class Reflector:
@@ -87,7 +95,7 @@ class Reflector:
         self._node = node
         self.set_clock(clock)
         self._askers: Dict[str, List[_Asker]] = {}
-        self._latest: Dict[Addr, Tuple[_Asker, Pair]] = {}  # by whom a source's last request was sealed
+        self._lines: Dict[Addr, _Line] = {}  # those heard before, by their source
         self.drops: Counter[str] = Counter()
 
     def set_clock(self, clock: stamp.ErrorEstimate) -> None:
@@ -98,7 +106,7 @@ class Reflector:
         """The object under "peers" of etc/peers.json. Raises ValueError, then nothing has changed."""
         known = neighbours.parse(peers)
         before = {asker.peer: asker for askers in self._askers.values() for asker in askers}
-        self._askers, self._latest = {}, {}
+        self._askers, self._lines = {}, {}
         for node, peer in known.items():
             if node != self._node:
                 self._askers.setdefault(peer.address, []).append(before.get(peer) or _Asker(peer))
@@ -107,36 +115,33 @@ class Reflector:
         self, data: bytes, source: Addr, received_unix: float, sent_unix: float, ttl: int = UNKNOWN_TTL
     ) -> Optional[bytes]:
         """The answer to what came from `source` (any port: senders use a port of their own), None for no answer."""
-        found = self._sender(data, source)
-        if found is None:
-            return None
-        asker, (_, seal), request = found
-        number = asker.number(request, source[1])
+        line, request = self._lines.get(source), None
+        if line is not None:
+            request = stamp.unpack_request(data, line.theirs)
+        if line is None or request is None:
+            line, request = self._new_line(data, source)
+            if line is None or request is None:
+                return None
+        number = line.session.number(request)
         if number is None:
             self.drops["replayed"] += 1
             return None
         times = stamp.to_timestamp(received_unix), stamp.to_timestamp(sent_unix)
-        reply = stamp.pack_reply(number, *times, self._error, request, ttl, seal)
-        return reply[: len(data)]
+        return stamp.pack_reply(number, *times, self._error, request, ttl, line.ours)[: len(data)]
 
-    def _sender(self, data: bytes, source: Addr) -> Optional[Tuple[_Asker, Pair, stamp.Request]]:
+    def _new_line(self, data: bytes, source: Addr) -> Tuple[Optional[_Line], Optional[stamp.Request]]:
         """Who asks what; None: nobody who may, which is counted."""
-        latest = self._latest.get(source)
-        if latest is not None:
-            request = stamp.unpack_request(data, latest[1][0])
-            if request is not None:
-                return (*latest, request)
         askers = self._askers.get(source[0])
         if askers is None:
             self.drops["unknown_peer"] += 1
-            return None
+            return None, None
         for asker in askers:
-            for pair in asker.pairs:
-                request = stamp.unpack_request(data, pair[0])
+            for theirs, ours in asker.pairs:
+                request = stamp.unpack_request(data, theirs)
                 if request is not None:
-                    if len(self._latest) >= MAX_SESSIONS * len(self._askers):
-                        self._latest.clear()  # ports without end
-                    self._latest[source] = asker, pair
-                    return asker, pair, request
+                    if len(self._lines) >= MAX_SESSIONS * len(self._askers):
+                        self._lines.clear()  # ports without end
+                    line = self._lines[source] = _Line(asker.session(source[1]), theirs, ours)
+                    return line, request
         self.drops["forged"] += 1
-        return None
+        return None, None

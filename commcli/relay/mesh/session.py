@@ -9,12 +9,12 @@ import json
 import statistics
 from array import array
 from collections import deque
-from typing import Deque, Dict, List, Optional, Sequence, Tuple
+from typing import Deque, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from commcli.relay.mesh import stamp
 from commcli.relay.mesh.losses import NEW_SESSION, UNCERTAIN, Mark, Record, forget, judge, unwrapped
 from commcli.relay.mesh.neighbours import Neighbour
-from commcli.relay.mesh.window import Answer, Jitter, figures, length_s
+from commcli.relay.mesh.window import Answers, Jitter, figures, length_s
 
 Addr = Tuple[str, int]
 
@@ -25,6 +25,8 @@ GRACE_S = 2.0
 OUTAGE_S = 60.0
 # Closed windows that are kept, by their length: a quarter of an hour or more, for controllers that come by seldom.
 MOST_WINDOWS = {10: 60, 30: 30, 60: 15, 300: 6}
+
+_MORE = bytes(16 * 8)  # packets by which the columns of answers grow
 
 Closed = Tuple[int, str]  # a window's end (unix), and its row as JSON
 
@@ -48,12 +50,13 @@ class Session:
     def __init__(self, peer: Neighbour, node: str) -> None:
         self.sequence = self.first = 0
         self._sent_unix, self._sent_now = array("d"), array("d")
-        # Of the answer; `arrival` 0 while there is none.
+        # Of the answers; `arrival` 0 while there is none. They are as long as the others or longer.
         self._number, self._arrival = array("q"), array("q")
         self._received_unix, self._rtt_s, self._back_s = array("d"), array("d"), array("d")
         self._judged: Dict[int, Record] = {}  # unanswered ones, by sequence
         self._mark = NEW_SESSION
         self.open: Deque[OpenWindow] = deque()
+        self._now: Optional[OpenWindow] = None  # the last of them
         self._ended_unix = 0  # the last window's end
         self.closed: Deque[Closed] = deque()
         self._answers = 0
@@ -81,18 +84,15 @@ class Session:
 
     def request(self, now: float, unix: float, rate: float, error: int) -> Tuple[bytes, Optional[OpenWindow]]:
         """The next packet, and the window that begins with it, if one does. rate: packets a second."""
-        sequence, begun = self.sequence, None
-        window = self.open[-1] if self.open else None
+        sequence, window, begun = self.sequence, self._now, None
         if window is None or not 0 <= unix - window.start_unix < window.seconds:
             window = begun = self._begin(now, unix, rate)
         self.sequence = window.end = sequence + 1
         self._sent_unix.append(unix)
         self._sent_now.append(now)
-        self._number.append(0)
-        self._arrival.append(0)
-        self._received_unix.append(0.0)
-        self._rtt_s.append(0.0)
-        self._back_s.append(0.0)
+        if len(self._sent_now) > len(self._arrival):
+            for column in (self._number, self._arrival, self._received_unix, self._rtt_s, self._back_s):
+                column.frombytes(_MORE)
         if len(self._sent_now) > rate * (OUTAGE_S + 2 * window.seconds) + 1:
             self._drop(1)
             self._mark = self._mark._replace(highest=None)  # a long outage: what came before is forgotten
@@ -105,36 +105,41 @@ class Session:
         window = OpenWindow(start, seconds, now + start + seconds - unix + GRACE_S, self.sequence)
         self._ended_unix = start + seconds
         self.open.append(window)
+        self._now = window
         return window
 
     def answered(
         self, reply: stamp.Reply, now: float, unix: float, error_s: Optional[float]
     ) -> Optional[str]:
         """An authentic answer. error_s: of our clock. Returns why it does not count, None if it does."""
-        asked = reply.request
-        place = asked.sequence - self.first
+        number, t3, their_error, t2, sequence, t1, _, _ = reply
+        place = sequence - self.first
         # The timestamp comes back as it went, so without keys it still is a nonce that only the peer saw.
-        if not 0 <= place < len(self._sent_now) or stamp.to_timestamp(self._sent_unix[place]) != asked.stamp:
+        if not 0 <= place < len(self._sent_now) or stamp.to_timestamp(self._sent_unix[place]) != t1:
             return "unasked"
         elapsed_s = now - self._sent_now[place]
-        window = self._window_of(asked.sequence)
+        window = self._window_of(sequence)
         if window is None or elapsed_s > GRACE_S:
             return "late"
         if self._arrival[place]:
             window.duplicates += 1
             return None
-        received_unix, sent_unix = reply.received_unix, reply.sent_unix
+        received_unix, sent_unix = (
+            stamp.from_timestamp(t2, their_error),
+            stamp.from_timestamp(t3, their_error),
+        )
         dwell_s = sent_unix - received_unix
         # A reflector whose clock steps between T2 and T3 would make the round trip negative or endless.
         rtt_s = self._rtt_s[place] = elapsed_s - dwell_s if 0 <= dwell_s <= elapsed_s else elapsed_s
-        self._number[place], self._received_unix[place] = reply.sequence, received_unix
-        self._back_s[place] = unix - sent_unix
+        self._number[place], self._received_unix[place], self._back_s[place] = (
+            number,
+            received_unix,
+            unix - sent_unix,
+        )
         answers = self._arrival[place] = self._answers = self._answers + 1
-        if reply.error != self._their_error:
-            self._their_error, self._their_error_s = (
-                reply.error,
-                stamp.ErrorEstimate.unpack(reply.error).known_s,
-            )
+        if their_error != self._their_error:
+            self._their_error = their_error
+            self._their_error_s = stamp.ErrorEstimate.unpack(their_error).known_s
         if error_s is None or self._their_error_s is None:
             window.error_s = None
         elif window.error_s is not None:
@@ -147,7 +152,7 @@ class Session:
         return [rtt_s for rtt_s, arrival in zip(self._rtt_s, self._arrival) if arrival]
 
     def _window_of(self, sequence: int) -> Optional[OpenWindow]:
-        for window in self.open:
+        for window in reversed(self.open):
             if window.first <= sequence < window.end:
                 return window
         return None
@@ -157,28 +162,42 @@ class Session:
     def close(self) -> None:
         """Close the oldest window."""
         window = self.open.popleft()
+        if not self.open:
+            self._now = None
         begin, end = window.first - self.first, window.end - self.first
         records = self._lossy(end)
         if records is None:
+            counted: Sequence[int] = self._number
+            answered: Iterable[int] = range(begin, end)
             labels: List[Optional[str]] = [None] * (end - begin)
-            base = self._mark.base
-            numbers = [number + base for number in self._number]
         else:
             judge(records, self._mark, window.end - 1)
+            numbers = unwrapped(records, self._mark)
+            counted = [numbers.get(record.sequence, (-1, 0))[0] for record in records]
+            answered = [place for place in range(begin, end) if self._arrival[place]]
             labels = [record.lost for record in records[begin:end]]
-            counted = unwrapped(records, self._mark)
-            numbers = [counted.get(record.sequence, (-1, 0))[0] for record in records]
-        answers = [self._answer(place, numbers[place]) for place in range(begin, end) if self._arrival[place]]
-        later = [
-            (numbers[place], self._arrival[place]) for place in range(end, self.held) if self._arrival[place]
-        ]
+        later = [place for place in range(end, self.held) if self._arrival[place]]
         row: Dict[str, object] = {
             "peer": self.peer.id, "start": window.start_unix, "seconds": window.seconds,
-            **figures(answers, labels, later, window.error_s, self._jitters),
+            **figures(self._answers_at(answered, counted), self._orders(later, counted), labels, window.error_s,
+                      self._jitters),
             "duplicates": window.duplicates,
         }  # fmt: skip
         self.keep(row)
         self._forget(records, begin)
+
+    def _answers_at(self, places: Iterable[int], counted: Sequence[int]) -> Answers:
+        arrival, sent, received = self._arrival, self._sent_unix, self._received_unix
+        return Answers(
+            [counted[place] for place in places],
+            [arrival[place] for place in places],
+            [self._rtt_s[place] for place in places],
+            [received[place] - sent[place] for place in places],
+            [self._back_s[place] for place in places],
+        )
+
+    def _orders(self, places: Iterable[int], counted: Sequence[int]) -> List[Tuple[int, int]]:
+        return [(counted[place], self._arrival[place]) for place in places]
 
     def _lossy(self, end: int) -> Optional[List[Record]]:
         """The records to judge; None if all before `end` was answered in order, so that there is nothing to judge."""
@@ -186,8 +205,8 @@ class Session:
         if highest is not None and all(self._arrival[:end]):
             first = highest + 1 - self._mark.base
             if self._number[:end] == array("q", range(first, first + end)):
-                rest = [n for n, a in zip(self._number[end:], self._arrival[end:]) if a]
-                if min(rest, default=first + end) >= first + end:
+                later = [n for n, a in zip(self._number[end:], self._arrival[end:]) if a]
+                if min(later, default=first + end) >= first + end:
                     return None
         return [self._record(place) for place in range(self.held)]
 
@@ -196,15 +215,6 @@ class Session:
         if not self._arrival[place]:
             return self._judged.get(sequence) or Record(sequence, self._sent_unix[place])
         return Record(sequence, self._sent_unix[place], self._number[place], self._received_unix[place])
-
-    def _answer(self, place: int, number: int) -> Answer:
-        return Answer(
-            number,
-            self._arrival[place],
-            self._rtt_s[place],
-            self._received_unix[place] - self._sent_unix[place],
-            self._back_s[place],
-        )
 
     def keep(self, row: Dict[str, object]) -> None:
         """One more closed window. As many are kept as fits its length."""

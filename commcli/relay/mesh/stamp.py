@@ -11,18 +11,18 @@ import hashlib
 import hmac
 import math
 import struct
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional
 
 OPEN_BYTES = 44
 SEALED_BYTES = 112
 # A TWAMP Light Session-Reflector (RFC 5357 app. I) may answer without the last fields; RFC 8762 s. 4.6 has us bear it.
 SHORTEST_OPEN_BYTES = 38
 HMAC_BYTES = 16
+_BLOCKS_BYTES = SEALED_BYTES - HMAC_BYTES
 
-# Seconds between the NTP era 0 (1900) and the Unix epoch; an era is 2**32 s, and era 1 begins in 2036.
-_NTP_EPOCH_S = 2208988800
-_NTP_EPOCH = _NTP_EPOCH_S << 32
-_ERA_S = 1 << 32
+# Between the NTP era 0 (1900) and the Unix epoch, in 2**-32 s; an era is 2**32 s, and era 1 begins in 2036.
+_NTP_EPOCH = 2208988800 << 32
+_ERA_1 = (1 << 64) - _NTP_EPOCH
 
 _OPEN_REQUEST = struct.Struct(">IQH30x")
 _OPEN_FRONT = struct.Struct(">IQH")
@@ -81,19 +81,23 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A Session-Reflector packet. ttl None: a TWAMP Light answer too short to hold it."""
+    """A Session-Reflector packet. received: the stamp of T2. asked_*: its copy of the request, with the TTL that that
+    came with, None in a TWAMP Light answer too short to hold it.
+    """
 
     sequence: int
     stamp: int
     error: int
-    received_stamp: int
-    request: Request
+    received: int
+    asked_sequence: int
+    asked_stamp: int
+    asked_error: int
     ttl: Optional[int]
 
     @property
     def received_unix(self) -> float:
         """T2, on the reflector's clock."""
-        return from_timestamp(self.received_stamp, self.error)
+        return from_timestamp(self.received, self.error)
 
     @property
     def sent_unix(self) -> float:
@@ -103,17 +107,15 @@ class Reply(NamedTuple):
 
 def to_timestamp(unix: float) -> int:
     """The 64-bit NTP timestamp of a Unix time."""
-    return (round(unix * 4294967296.0) + _NTP_EPOCH) & 0xFFFFFFFFFFFFFFFF
+    return (int(unix * 4294967296.0) + _NTP_EPOCH) & 0xFFFFFFFFFFFFFFFF
 
 
 def from_timestamp(stamp: int, error: int = 0) -> float:
     """The Unix time of a timestamp; `error` says whether it is NTP or truncated PTPv2 (its Z bit)."""
-    seconds, fraction = stamp >> 32, stamp & 0xFFFFFFFF
     if error & 0x4000:
-        return seconds + fraction / 1e9
+        return (stamp >> 32) + (stamp & 0xFFFFFFFF) / 1e9
     # RFC 4330 s. 3: with the top bit clear it is era 1, 2036 to 2104.
-    era_s = 0 if seconds & 0x80000000 else _ERA_S
-    return seconds + era_s - _NTP_EPOCH_S + fraction / 4294967296.0
+    return (stamp - _NTP_EPOCH if stamp >> 63 else stamp + _ERA_1) / 4294967296.0
 
 
 def session_key(pair_key: bytes, sender: str, *, reply: bool) -> bytes:
@@ -150,9 +152,9 @@ class Seal:
 
     def holds(self, data: bytes) -> bool:
         """Is this one of the packets that the key has sealed?"""
-        return len(data) >= SEALED_BYTES and hmac.compare_digest(
-            self.tag(data[: SEALED_BYTES - HMAC_BYTES]), data[SEALED_BYTES - HMAC_BYTES : SEALED_BYTES]
-        )
+        if len(data) < SEALED_BYTES:
+            return False
+        return hmac.compare_digest(self.tag(data[:_BLOCKS_BYTES]), data[_BLOCKS_BYTES:SEALED_BYTES])
 
 
 def pack_request(sequence: int, stamp: int, error: int, seal: Optional[Seal]) -> bytes:
@@ -185,15 +187,8 @@ def pack_reply(
 
 def unpack_reply(data: bytes, seal: Optional[Seal]) -> Optional[Reply]:
     """Of a Session-Reflector packet; None if it is too short or its HMAC is wrong."""
-    if seal is None:
-        if len(data) < SHORTEST_OPEN_BYTES:
-            return None
-        fields: Tuple[int, ...] = _OPEN_REPLY.unpack_from(data)
-        ttl = data[40] if len(data) > 40 else None
-    else:
-        if not seal.holds(data):
-            return None
-        fields = _SEALED_REPLY.unpack_from(data)
-        ttl = fields[7]
-    sequence, stamp, error, received_stamp = fields[:4]
-    return Reply(sequence, stamp, error, received_stamp, Request(*fields[4:7]), ttl)
+    if seal is not None:
+        return Reply(*_SEALED_REPLY.unpack_from(data)) if seal.holds(data) else None
+    if len(data) < SHORTEST_OPEN_BYTES:
+        return None
+    return Reply._make((*_OPEN_REPLY.unpack_from(data), data[40] if len(data) > 40 else None))

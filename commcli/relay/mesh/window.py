@@ -16,17 +16,16 @@ LENGTHS_S = (10, 30, 60, 300)
 ENOUGH_PACKETS = 50
 
 
-class Answer(NamedTuple):
-    """An answered packet. number: the reflector's, counted on over its restarts; arrival: counts the answers here.
-
-    forward_s, back_s: T2-T1 and T4-T3, each with the difference of the two clocks in it.
+class Answers(NamedTuple):
+    """Answered packets, by the sequence of sending. numbers: the reflector's, counted on over its restarts; arrivals:
+    in which order the answers came. forward_s, back_s: T2-T1 and T4-T3, with the difference of the two clocks in them.
     """
 
-    number: int
-    arrival: int
-    rtt_s: float
-    forward_s: float
-    back_s: float
+    numbers: Sequence[int]
+    arrivals: Sequence[int]
+    rtt_s: Sequence[float]
+    forward_s: Sequence[float]
+    back_s: Sequence[float]
 
 
 class Jitter:
@@ -60,31 +59,32 @@ def length_s(packets_a_second: float, start: float, unix: float) -> int:
 
 
 def figures(
-    answers: Sequence[Answer],
-    labels: Sequence[Optional[str]],
+    answers: Answers,
     later: Sequence[Tuple[int, int]],
+    labels: Sequence[Optional[str]],
     clock_error_s: Optional[float],
     jitters: Tuple[Jitter, Jitter],
 ) -> Dict[str, object]:
-    """answers: of the window's packets, by sequence. labels: of all of them, None for answered ones (losses.py).
-    later: (number, arrival) of answered packets that were sent after the window, by sequence. clock_error_s: of both
-    clocks together, None if one is not synchronised.
+    """labels: of all packets of the window, None for answered ones (losses.py). later: (number, arrival) of answers to
+    what was sent after the window. clock_error_s: of both clocks together, None if one is not synchronised.
 
     loss: of the round trip; loss_fwd: share of the sent that did not arrive; loss_back: share of the arrived whose
     answers did not. Those of a direction, and its bursts (runs of loss), are None while some loss is uncertain, as in
     an outage that goes on.
     """
-    forward_reordered, back_reordered = reordered(answers, later)
+    received = len(answers.numbers)
+    orders = list(zip(answers.numbers, answers.arrivals))
+    forward, back = reordered(orders, later)
     return {
         "sent": len(labels),
-        "received": len(answers),
-        "rtt_ms": spread_ms([answer.rtt_s for answer in answers]),
-        "loss": round(1 - len(answers) / len(labels), 6) if labels else None,
+        "received": received,
+        "rtt_ms": spread_ms(answers.rtt_s),
+        "loss": round(1 - received / len(labels), 6) if labels else None,
         **_losses(labels),
         **_delays(answers, clock_error_s, jitters),
-        "reordered": forward_reordered + back_reordered,
-        "reordered_fwd": forward_reordered,
-        "reordered_back": back_reordered,
+        "reordered": forward + back,
+        "reordered_fwd": forward,
+        "reordered_back": back,
     }
 
 
@@ -110,57 +110,49 @@ def runs(labels: Sequence[Optional[str]], label: str) -> List[int]:
 
 
 def _delays(
-    answers: Sequence[Answer], clock_error_s: Optional[float], jitters: Tuple[Jitter, Jitter]
+    answers: Answers, clock_error_s: Optional[float], jitters: Tuple[Jitter, Jitter]
 ) -> Dict[str, object]:
-    forward, back = jitters
-    forward.add([answer.forward_s for answer in sorted(answers, key=_number)])
-    back.add([answer.back_s for answer in sorted(answers, key=_arrival)])
-    is_enough, is_true = len(answers) >= 2, clock_error_s is not None and len(answers) > 0
-    found: Dict[str, object] = {
-        "jitter_fwd_ms": _ms(forward.value_s) if is_enough else None,
-        "jitter_back_ms": _ms(back.value_s) if is_enough else None,
-        "clock_error_ms": _ms(clock_error_s) if clock_error_s is not None and is_true else None,
-    }
-    for way, delays_s in (
-        ("fwd", [answer.forward_s for answer in answers]),
-        ("back", [answer.back_s for answer in answers]),
+    received = len(answers.numbers)
+    error_s = clock_error_s if received else None
+    found: Dict[str, object] = {"clock_error_ms": None if error_s is None else _ms(error_s)}
+    for way, order, delays_s, jitter in (
+        ("fwd", answers.numbers, answers.forward_s, jitters[0]),
+        ("back", answers.arrivals, answers.back_s, jitters[1]),
     ):
+        jitter.add([delay_s for _, delay_s in sorted(zip(order, delays_s))])
         spread = _spread_s(delays_s)
+        found["jitter_%s_ms" % way] = _ms(jitter.value_s) if received >= 2 else None
         found["pdv_%s_ms" % way] = None if spread is None else _variation_ms(spread)
-        found["delay_%s_ms" % way] = None if spread is None or not is_true else _all_ms(spread)
+        found["delay_%s_ms" % way] = None if spread is None or error_s is None else _all_ms(spread)
     return found
 
 
-def _number(answer: Answer) -> int:
-    return answer.number
+def reordered(orders: Sequence[Tuple[int, int]], later: Sequence[Tuple[int, int]]) -> Tuple[int, int]:
+    """How many answers were reordered on the way there and on the way back (RFC 4737 s. 3), and not those of `later`.
 
-
-def _arrival(answer: Answer) -> int:
-    return answer.arrival
-
-
-def reordered(answers: Sequence[Answer], later: Sequence[Tuple[int, int]]) -> Tuple[int, int]:
-    """How many of the answers were reordered on the way there and on the way back (RFC 4737 s. 3).
-
-    Reordered is what comes after something that was sent later: there by our sequence, back by the reflector's number.
+    Of both (number, arrival) by the sequence of sending. Reordered is what comes after something that was sent later:
+    there by our sequence, back by the reflector's number.
     """
-    forward = [number for number, _ in later]
-    lowest, there = min(forward, default=math.inf), 0
-    for answer in reversed(answers):
-        if answer.number > lowest:
+    known = [*orders, *later]
+    if known == sorted(known) and _is_rising([arrival for _, arrival in known]):
+        return 0, 0
+    lowest, there = min((number for number, _ in later), default=math.inf), 0
+    for number, _ in reversed(orders):
+        if number > lowest:
             there += 1
         else:
-            lowest = answer.number
-    known = [(number, arrival, False) for number, arrival in later]
-    known += [(answer.number, answer.arrival, True) for answer in answers]
-    known.sort(reverse=True)
-    earliest, back = math.inf, 0
-    for _, arrival, is_ours in known:
-        if arrival > earliest:
-            back += is_ours
+            lowest = number
+    ours, earliest, back = set(orders), math.inf, 0
+    for row in sorted(known, reverse=True):
+        if row[1] > earliest:
+            back += row in ours
         else:
-            earliest = arrival
+            earliest = row[1]
     return there, back
+
+
+def _is_rising(values: List[int]) -> bool:
+    return values == sorted(values)
 
 
 def spread_ms(times_s: Sequence[float]) -> Optional[Dict[str, float]]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FILES_EVERY_S = 0.5
 CLOCK_EVERY_S = 60.0
+# How long test packets wait, which is in no figure: the more of them at once, the less each costs.
+STAMP_EVERY_S = 0.05
 
 NO_TABLE = {"serial": None, "expires": None, "expired": False, "refused": None}
 
@@ -51,7 +53,7 @@ class Membership:
         self.stamps, self.answers = self._stamped("stamp", self.config.stamp_port), self._stamped("mesh", 0)
         self.services: List[Addr] = []  # the other nodes' overlay and STAMP ports
         self.key_ids: Dict[str, List[str]] = {}  # of the keys in use, by neighbour (neighbours.key_ids)
-        self._next_files = self._next_clock = 0.0
+        self._next_files = self._next_clock = self._next_stamp = 0.0
         self._read_files(start=True)
 
     def _udp(self, name: str, port: Optional[int]) -> Optional[socket.socket]:
@@ -62,7 +64,7 @@ class Membership:
 
     def _stamped(self, name: str, port: Optional[int]) -> Optional[StampedSocket]:
         sock = self._udp(name, port)
-        return None if sock is None else StampedSocket(sock, self.relay.drops)
+        return None if sock is None else StampedSocket(sock, self.relay.drops, ttl=port != 0)
 
     def close(self) -> None:
         if self.overlay_socket is not None:
@@ -121,19 +123,21 @@ class Membership:
 
     def _stamp(self, now: float) -> None:
         """Answer the peers' test packets, take the answers to ours, and send the next ones."""
-        egress, mesh = self.relay.egress, self.mesh
+        send, mesh = self.relay.egress.send, self.mesh
+        monotonic, clock = time.monotonic, time.time
         if self.stamps is not None:
+            sock, answer = self.stamps.sock, self.reflector.receive
             for data, source, age_s, ttl in self._read(self.stamps):
-                unix = time.time()
-                reply = self.reflector.receive(data, source, unix - age_s, unix, ttl)
+                unix = clock()
+                reply = answer(data, source, unix - age_s, unix, ttl)
                 if reply is not None:
-                    egress.send(self.stamps.sock, reply, source, now)
+                    send(sock, reply, source, now)
         if self.answers is not None:
+            sock, take, request = self.answers.sock, mesh.receive_reply, mesh.request
             for data, source, age_s, _ in self._read(self.answers):
-                mesh.receive_reply(data, source, time.monotonic() - age_s, time.time() - age_s)
+                take(data, source, monotonic() - age_s, clock() - age_s)
             for session in mesh.due(now):
-                data = mesh.request(session, time.monotonic(), time.time())
-                egress.send(self.answers.sock, data, session.addr, now)
+                send(sock, request(session, monotonic(), clock()), session.addr, now)
 
     def _read(self, stamped: StampedSocket) -> List[Arrival]:
         """What waits. Where the kernel does not say when it came, from now on at once and not at the next tick."""
@@ -160,7 +164,9 @@ class Membership:
             clock = timesync.clock()
             self.mesh.set_clock(clock)
             self.reflector.set_clock(clock)
-        self._stamp(now)
+        if now >= self._next_stamp:
+            self._next_stamp = now + STAMP_EVERY_S
+            self._stamp(now)
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -207,7 +213,7 @@ class Membership:
 
     def reload(self) -> None:
         """Look at every file again, and let the policy and the mesh follow what the configuration now allows."""
-        self.mesh.budget = self.relay.config.mesh
+        self.mesh.spend(self.relay.config.mesh)
         self.tables.look_again()
         self._next_files = 0.0
         self.relay.obey(self.tables.shard, self.services)

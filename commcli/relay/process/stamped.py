@@ -12,43 +12,39 @@ import struct
 import sys
 import time
 from collections import Counter
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Tuple
 
 from commcli.relay.clients.udp import Addr
 from commcli.relay.mesh.reflector import UNKNOWN_TTL
+from commcli.relay.mesh.session import GRACE_S
 
 # Longer ones are cut: no test packet is.
 MOST_BYTES = 1024
-# At one tick: what a thousand peers send in half a second. A flood costs no more than this.
-MOST_DATAGRAMS = 512
-# Older than this is not what the kernel said, but a clock that was set meanwhile.
-OLDEST_S = 1.0
+# At one tick: what a thousand peers send in a second. A flood costs no more than this.
+MOST_DATAGRAMS = 1024
+# No answer that is older counts. (A clock that was set meanwhile makes any age of it.)
+OLDEST_S = GRACE_S
 SO_TIMESTAMPNS = SCM_TIMESTAMPNS = 35  # asm-generic/socket.h; the socket module does not know it
-IP_RECVTTL = 12  # linux/in.h
-IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT = 51, 52  # linux/in6.h
-_ANCILLARY = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(4)
-_TIMES = {size: struct.Struct(form) for form in ("@ll", "@qq") for size in (struct.calcsize(form),)}
+IP_RECVTTL, IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT = 12, 51, 52  # linux/in.h, linux/in6.h
+_TIMESPEC = struct.Struct("@ll")
+_ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) + socket.CMSG_SPACE(4)
 
-
-class Arrival(NamedTuple):
-    """A datagram, and how many seconds ago it came. ttl: of its IP header."""
-
-    data: bytes
-    source: Addr
-    age_s: float
-    ttl: int
+# A datagram, where it is from, how many seconds ago it came, and the TTL of its IP header.
+Arrival = Tuple[bytes, Addr, float, int]
 
 
 class StampedSocket:
     """Reads what waits, when it is asked to."""
 
-    def __init__(self, sock: socket.socket, drops: "Counter[str]") -> None:
+    def __init__(self, sock: socket.socket, drops: "Counter[str]", *, ttl: bool) -> None:
+        """ttl: whether it is wanted; UNKNOWN_TTL if not."""
         self.sock, self._drops = sock, drops
-        self.is_told = True  # does the kernel say when they came?
         self._receive = sock.recvmsg
-        options = [(socket.SOL_SOCKET, SO_TIMESTAMPNS), (socket.IPPROTO_IP, IP_RECVTTL)]
-        if sock.family == socket.AF_INET6:
-            options[1] = (socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT)
+        self.is_told = True  # does the kernel say when they came?
+        options = [(socket.SOL_SOCKET, SO_TIMESTAMPNS)]
+        if ttl:
+            six = (socket.IPPROTO_IPV6, IPV6_RECVHOPLIMIT)
+            options.append(six if sock.family == socket.AF_INET6 else (socket.IPPROTO_IP, IP_RECVTTL))
         for level, option in options:
             with contextlib.suppress(OSError):
                 sock.setsockopt(level, option, 1)
@@ -56,31 +52,23 @@ class StampedSocket:
     def read(self) -> List[Arrival]:
         """Up to MOST_DATAGRAMS that wait."""
         received: List[Arrival] = []
+        take, clock = self._receive, time.time
         try:
             while len(received) < MOST_DATAGRAMS:
-                data, ancillary, _, source = self._receive(MOST_BYTES, _ANCILLARY)
-                age_s, ttl = _noted(ancillary, time.time())
-                if age_s is None:
+                data, ancillary, _, source = take(MOST_BYTES, _ANCILLARY)
+                age_s, ttl = -1.0, UNKNOWN_TTL
+                for level, kind, value in ancillary:
+                    if kind == SCM_TIMESTAMPNS and level == socket.SOL_SOCKET:
+                        seconds, nanoseconds = _TIMESPEC.unpack(value)
+                        age_s = min(max(0.0, clock() - seconds - nanoseconds / 1e9), OLDEST_S)
+                    else:
+                        ttl = int.from_bytes(value, sys.byteorder)
+                if age_s < 0:
                     self.is_told, age_s = False, 0.0
-                received.append(Arrival(data, source[:2], age_s, ttl))
+                received.append((data, source[:2], age_s, ttl))
         except BlockingIOError:
             pass
         except OSError:
             # The ICMP error of an earlier send is reported here: nothing to read now.
             self._drops["receive_error"] += 1
         return received
-
-
-def _noted(ancillary: Sequence[Tuple[int, int, Any]], unix: float) -> Tuple[Optional[float], int]:
-    """(age, TTL) as the kernel wrote them down; None and UNKNOWN_TTL where it did not."""
-    age_s, ttl = None, UNKNOWN_TTL
-    for level, kind, value in ancillary:
-        if level == socket.SOL_SOCKET:
-            if kind == SCM_TIMESTAMPNS and len(value) in _TIMES:
-                seconds, nanoseconds = _TIMES[len(value)].unpack(value)
-                age_s = unix - seconds - nanoseconds / 1e9
-                if not 0.0 <= age_s <= OLDEST_S:
-                    age_s = 0.0
-        elif kind in (socket.IP_TTL, IPV6_HOPLIMIT):
-            ttl = int.from_bytes(value, sys.byteorder)
-    return age_s, ttl
