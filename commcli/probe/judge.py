@@ -62,16 +62,17 @@ RECEIVER = {"there": "to", "back": "from"}
 
 
 def limits(overrides: Overrides) -> Limits:
-    """The published limits with an inventory's in their place. Raises KeyError for a figure that has none."""
+    """The published limits with an inventory's in their place. Raises KeyError for a figure that has none.
+
+    Where only one of two lines is moved past the other, the other one moves with it.
+    """
     merged = dict(LIMITS)
     for name, (warn, bad) in overrides.items():
         known = merged[name]
-        merged[name] = replace(
-            known,
-            warn=known.warn if warn is None else warn,
-            bad=known.bad if bad is None else bad,
-            source=OWN_LIMIT,
-        )
+        first, second = known.warn if warn is None else warn, known.bad if bad is None else bad
+        if first is not None and second is not None and (first < second) == known.is_floor:
+            first, second = (first, first) if bad is None else (second, second)
+        merged[name] = replace(known, warn=first, bad=second, source=OWN_LIMIT)
     return merged
 
 

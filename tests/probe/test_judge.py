@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from commcli.fleet import probes
 from commcli.probe import judge
 from commcli.probe.evidence import Evidence, measured
 from commcli.probe.hops import Reading
@@ -226,3 +227,16 @@ def test_the_e_model_takes_the_codec_of_the_profile() -> None:
     score = measured(weak)["directions"]["there"]["mos"]
     assert score["codec"].startswith("Opus 16 kbit/s") and score["ie"] == 30.2
     assert score["mouth_to_ear_ms"] == pytest.approx(100 + 60 + 6.5, abs=0.1)
+
+
+def test_a_line_that_is_moved_past_the_other_takes_it_along() -> None:
+    moved = judge.limits(
+        {"rtt_ms": (700, None), "loss": (None, 0.001), "mos": (2.0, None), "setup_ms": (5, None)}
+    )
+    lines = {name: (moved[name].warn, moved[name].bad) for name in ("rtt_ms", "loss", "mos", "setup_ms")}
+    assert lines == {"rtt_ms": (700, 700), "loss": (0.001, 0.001), "mos": (2.0, 2.0), "setup_ms": (5, None)}
+
+
+def test_what_an_inventory_may_limit_is_what_is_judged() -> None:
+    assert set(probes.FIGURES) == set(judge.LIMITS)
+    assert set(probes.FLOORS) == {name for name, limit in judge.LIMITS.items() if limit.is_floor}
