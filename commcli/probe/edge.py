@@ -23,7 +23,7 @@ from commcli.remote.ssh import Pool
 
 # The longest of a good door is five round trips (TCP, TLS, 401, allocation); over UDP four tries fit.
 TIMEOUT_S = 8.0
-PARALLEL = 24
+PARALLEL = 64
 # Nobody needs them for longer, and clocks may disagree a little.
 CREDENTIAL_LIFETIME_S = 600.0
 # As in `health check`: automatic renewal tries from a month before the end; after two weeks it needs a person.

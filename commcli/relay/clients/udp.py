@@ -436,7 +436,7 @@ def _family(address: str) -> int:
 
 
 class Egress:
-    """The way out to other machines: at once, or through the lab's shaper. Clients are never shaped."""
+    """The way out to other machines: at once, or through the lab's shaper. Clients come by lastmile.py."""
 
     def __init__(self, drops: "Counter[str]") -> None:
         self.shaper: "Optional[Shaper]" = None
