@@ -42,6 +42,7 @@ _MODULES = (
     "description",
     "ending",
     "endpoint",
+    "feedback",
     "host",
     "media",
     "pings",
@@ -352,7 +353,7 @@ def _document(
 
 def limits_of(fleet: Fleet, src: End, dst: End) -> judge.Limits:
     """What holds for media from one end's market to the other's, published or the inventory's own."""
-    return judge.LIMITS
+    return judge.limits(fleet.probes.overrides(src.market, dst.market))
 
 
 def set_up_ms(caller: Mapping[str, float | None], callee: Mapping[str, float | None]) -> float | None:

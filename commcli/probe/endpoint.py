@@ -18,6 +18,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from av import VideoFrame
 from commcli.probe import media
 from commcli.probe.description import only_relays, relayed_addresses
 from commcli.probe.ending import Ended
+from commcli.probe.feedback import Feedback
 from commcli.probe.host import CpuClock, LoopLag, kernel_clock, starved
 from commcli.probe.pings import Pinger
 from commcli.probe.profiles import PROFILES, Profile
@@ -44,6 +46,8 @@ from commcli.probe.turn import Turn, abandon, allocate_bare, connection, trust
 MOST_SECONDS = 600.0
 MOST_LIMIT_S = 720
 MEDIA_TIMEOUT_S = 5.0
+# Of a packet to the edge: IPv4, UDP, ChannelData.
+HEADERS = 20 + 8 + 4
 CLOSE_TIMEOUT_S = 3.0
 
 # Browsers send their first ICE checks some 50 ms apart. aioice waits 500 ms, and one check is always lost while the
@@ -258,8 +262,15 @@ class Endpoint:
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         transceiver = next(t for t in self._live_peer().getTransceivers() if t.receiver.track is track)
-        self._taps[track.kind] = Tap(transceiver.receiver, track.kind)
+        feedback = None
+        if track.kind == "video":
+            feedback = Feedback(transceiver.receiver, self._rtt_s)
+            self._spawn(feedback.run())
+        self._taps[track.kind] = Tap(transceiver.receiver, track.kind, feedback)
         self._spawn(self._drain(track))
+
+    def _rtt_s(self) -> float | None:
+        return self._pinger.rtt_s() if self._pinger is not None else None
 
     async def _drain(self, track: MediaStreamTrack) -> None:
         tap = self._taps[track.kind]
@@ -270,11 +281,11 @@ class Endpoint:
                 return
             if isinstance(frame, VideoFrame) and frame.pts is not None:
                 stamp = media.read(frame)
-                tap.received.frames.append(Frame(tap.rtp_timestamp(frame.pts), time.time(), stamp))
+                tap.frame(Frame(tap.rtp_timestamp(frame.pts), time.time(), stamp))
                 self._first_frame.set()
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        self._pinger = Pinger(channel)
+        self._pinger = Pinger(channel, self._argument.profile.ping_interval_s)
         self._spawn(self._pinger.run())
 
     def _on_ice(self) -> None:
@@ -325,16 +336,17 @@ class Endpoint:
     async def _measure(self) -> dict[str, Any]:
         lag, cpu = LoopLag(), CpuClock()
         self._spawn(lag.run())
-        start, audio_before = time.time(), self._audio.sent
+        start, before = time.time(), self._count_sent()
         await asyncio.sleep(self._argument.seconds)
         window = Window(start, time.time())
-        audio_sent = self._audio.sent - audio_before
-        return self._report(window, lag.samples_ms, cpu, audio_sent)
+        sent = self._sent(window, self._count_sent() - before)
+        return self._report(window, lag.samples_ms, cpu, sent)
 
-    def _report(self, window: Window, lag_ms: list[float], cpu: CpuClock, audio_sent: int) -> dict[str, Any]:
-        lag_p99 = percentile(lag_ms, 99)
-        sent = self._sent(window, audio_sent)
-        reason = starved(lag_p99, sent["share"])
+    def _report(
+        self, window: Window, lag_ms: list[float], cpu: CpuClock, sent: dict[str, Any]
+    ) -> dict[str, Any]:
+        lag_p99, lag_max = percentile(lag_ms, 99), max(lag_ms, default=None)
+        reason = starved(lag_p99, sent["share"], lag_max)
         return {
             "role": self._argument.role,
             "window": asdict(window),
@@ -347,18 +359,34 @@ class Endpoint:
             "sent": sent,
             "pings": self._pinger.report(window) if self._pinger else None,
             "host": {
-                "loop_lag_ms": {"p50": percentile(lag_ms, 50), "p99": lag_p99},
+                "loop_lag_ms": {"p50": percentile(lag_ms, 50), "p99": lag_p99, "max": lag_max},
                 "cpu_steal": cpu.steal(),
                 "cpu_cores": cpu.cores(),
             },
             "clock": asdict(kernel_clock()),
         }
 
-    def _sent(self, window: Window, audio_sent: int) -> dict[str, Any]:
-        """What we sent, and the smaller share of what was due (one frame may fall outside either end)."""
+    def _count_sent(self) -> Counter[str]:
+        """Audio packets sent, and all packets and bytes that went to the edge, so far."""
+        dtls = self._live_peer().getTransceivers()[0].sender.transport
+        transport = next(iter(dtls._get_stats().values()))
+        return Counter(audio=self._audio.sent, packets=transport.packetsSent, octets=transport.bytesSent)
+
+    def _sent(self, window: Window, counted: Counter[str]) -> dict[str, Any]:
+        """What we sent, and the smaller share of what was due (one frame may fall outside either end).
+
+        `wire_kbps` is everything, pings and answers too, with the headers of IPv4, UDP and ChannelData: what it takes
+        of the way to the edge over UDP.
+        """
         seconds = window.end_s - window.start_s
-        shares = [(audio_sent + 1) / (seconds / media.AUDIO_PACKET_S)]
-        sent: dict[str, Any] = {"audio_packets": audio_sent, "fps": None, "encode_ms": None}
+        shares = [(counted["audio"] + 1) / (seconds / self._audio.interval_s)]
+        octets = counted["octets"] + counted["packets"] * HEADERS
+        sent: dict[str, Any] = {
+            "audio_packets": counted["audio"],
+            "wire_kbps": 8 * octets / seconds / 1000,
+            "fps": None,
+            "encode_ms": None,
+        }
         if self._video is not None:
             painted = [(at, took) for at, took in self._video.sent if window.holds(at)]
             sent["fps"] = len(painted) / seconds

@@ -13,6 +13,8 @@ from commcli.probe.clock import KernelClock
 
 # Beyond these the figures are about the probe host and not about the network (reference: aiortc).
 MAX_LAG_P99_MS = 20.0
+# One stall as long as this is a freeze to every definition of one, however rare it is.
+MAX_STALL_MS = 150.0
 MIN_FPS_SHARE = 0.95
 
 _TICK_S = 0.02
@@ -93,13 +95,15 @@ def _max_error_ms() -> float | None:
     return float(max_error_us) / 1000
 
 
-def starved(lag_p99_ms: float | None, fps_share: float | None) -> str | None:
+def starved(lag_p99_ms: float | None, fps_share: float | None, longest_ms: float | None = None) -> str | None:
     """How this host was starved, so that its figures are not to be believed; None when they are."""
     reasons = []
     if lag_p99_ms is None:
         reasons.append("event-loop lag not measured")
     elif lag_p99_ms > MAX_LAG_P99_MS:
         reasons.append(f"event-loop lag p99 {lag_p99_ms:.0f} ms")
+    if longest_ms is not None and longest_ms > MAX_STALL_MS:
+        reasons.append(f"event loop stood still for {longest_ms:.0f} ms")
     if fps_share is not None and fps_share < MIN_FPS_SHARE:
         reasons.append(f"sent {100 * fps_share:.0f} % of its frames")
     return ", ".join(reasons) or None

@@ -1,7 +1,8 @@
 """Test media: a video track with the sending time painted into every frame, and a cheap Opus track.
 
-The stamp is 32 cells of 16x16 luma pixels, 235 for a one and 16 for a zero, most significant bit first, on two rows
-of 16 at the top left: unix milliseconds modulo 2^32 in 256x32 pixels, which survive VP8 at a few hundred kbit/s.
+The stamp is 32 cells of 16x16 luma pixels, 235 for a one and 16 for a zero, most significant bit first, at the top
+left: unix milliseconds modulo 2^32 on two rows of 16, or on four rows of 8 where a picture is too narrow for that. A
+cell is a macroblock of VP8's, so that it survives at little bitrate.
 """
 
 from __future__ import annotations
@@ -20,11 +21,7 @@ from aiortc.mediastreams import MediaStreamError
 from commcli.probe.profiles import Profile
 
 CELL = 16
-CELLS_PER_ROW = 16
-ROWS = 2
-BITS = CELLS_PER_ROW * ROWS
-STAMP_WIDTH = CELLS_PER_ROW * CELL
-STAMP_HEIGHT = ROWS * CELL
+BITS = 32
 _ONE, _ZERO = 235, 16
 # A cell's mean must be this near to one of the two, or the stamp is not believed.
 _TOLERANCE = 70
@@ -33,36 +30,42 @@ _GRAIN = 100
 
 VIDEO_CLOCK = 90000
 AUDIO_CLOCK = 48000
-AUDIO_PACKET_S = 0.02
-_AUDIO_SAMPLES = int(AUDIO_CLOCK * AUDIO_PACKET_S)
+_AUDIO_SAMPLES_A_MS = AUDIO_CLOCK // 1000
 
 
 # --- the stamp ------------------------------------------------------------------------------------------------------
 
 
+def _cells_a_row(width: int) -> int:
+    return 16 if width >= 16 * CELL else 8
+
+
 def paint(frame: av.VideoFrame, unix_ms: int) -> None:
-    """Write `unix_ms` modulo 2^32 into the luma of a yuv420p `frame` of at least 256x32."""
+    """Write `unix_ms` modulo 2^32 into the luma of a yuv420p `frame` of at least 256x32 or 128x64."""
     plane = frame.planes[0]
     stride = plane.line_size
     luma = memoryview(plane)
     bits = f"{unix_ms & 0xFFFFFFFF:0{BITS}b}"
-    for row in range(ROWS):
-        cells = bits[row * CELLS_PER_ROW : (row + 1) * CELLS_PER_ROW]
+    columns = _cells_a_row(frame.width)
+    for row in range(BITS // columns):
+        cells = bits[row * columns : (row + 1) * columns]
         line = b"".join(bytes([_ONE if bit == "1" else _ZERO]) * CELL for bit in cells)
         for y in range(row * CELL, (row + 1) * CELL):
-            luma[y * stride : y * stride + STAMP_WIDTH] = line
+            luma[y * stride : y * stride + len(line)] = line
 
 
 def read(frame: av.VideoFrame) -> int | None:
     """The painted milliseconds (0..2^32-1), or None when a cell is neither black nor white."""
-    if frame.format.name != "yuv420p" or frame.width < STAMP_WIDTH or frame.height < STAMP_HEIGHT:
+    columns = _cells_a_row(frame.width)
+    too_small = frame.width < columns * CELL or frame.height < BITS // columns * CELL
+    if frame.format.name != "yuv420p" or too_small:
         return None
     plane = frame.planes[0]
     stride = plane.line_size
     luma = memoryview(plane)
     value = 0
     for cell in range(BITS):
-        row, column = divmod(cell, CELLS_PER_ROW)
+        row, column = divmod(cell, columns)
         mean = _inner_mean(luma, stride, column * CELL, row * CELL)
         if abs(mean - _ONE) <= _TOLERANCE:
             value = value << 1 | 1
@@ -169,8 +172,10 @@ class AudioTrack(MediaStreamTrack):
     def __init__(self, profile: Profile) -> None:
         super().__init__()
         self.sent = 0
-        self._pace = Pace(AUDIO_PACKET_S)
-        self._packets = opus_loop(profile.audio_kbps)
+        self.interval_s = profile.audio_packet_ms / 1000
+        self._pace = Pace(self.interval_s)
+        self._samples = profile.audio_packet_ms * _AUDIO_SAMPLES_A_MS
+        self._packets = opus_loop(profile.audio_kbps, profile.audio_packet_ms)
 
     async def recv(self) -> av.Packet[av.stream.Stream]:
         if self.readyState != "live":
@@ -178,34 +183,35 @@ class AudioTrack(MediaStreamTrack):
         number, wait_s = self._pace.next()
         await asyncio.sleep(wait_s)
         packet = av.Packet(self._packets[number % len(self._packets)])
-        packet.pts = number * _AUDIO_SAMPLES
+        packet.pts = number * self._samples
         packet.time_base = fractions.Fraction(1, AUDIO_CLOCK)
         self.sent += 1
         return packet
 
 
-def opus_loop(kbps: int, seconds: float = 1.0) -> list[bytes]:
-    """Opus packets of 20 ms, all of the same size, that sound for `seconds`."""
+def opus_loop(kbps: int, packet_ms: int = 20, seconds: float = 1.0) -> list[bytes]:
+    """Opus packets of `packet_ms` (20, 40 or 60), all of the same size, that sound for about `seconds`."""
     codec = av.CodecContext.create("libopus", "w")
     codec.bit_rate = 1000 * kbps
     codec.format = "s16"
     codec.layout = "mono"
     codec.sample_rate = AUDIO_CLOCK
     codec.time_base = fractions.Fraction(1, AUDIO_CLOCK)
-    codec.options = {"application": "voip", "vbr": "off"}
+    codec.options = {"application": "voip", "vbr": "off", "frame_duration": str(packet_ms)}
     packets: list[bytes] = []
-    for number in range(int(seconds / AUDIO_PACKET_S)):
-        packets += [bytes(packet) for packet in codec.encode(_tone(number * _AUDIO_SAMPLES))]
+    samples = packet_ms * _AUDIO_SAMPLES_A_MS
+    for number in range(int(1000 * seconds / packet_ms)):
+        packets += [bytes(packet) for packet in codec.encode(_tone(number * samples, samples))]
     return packets
 
 
-def _tone(first_sample: int) -> av.AudioFrame:
-    samples = bytearray()
-    for n in range(first_sample, first_sample + _AUDIO_SAMPLES):
+def _tone(first_sample: int, samples: int) -> av.AudioFrame:
+    wave = bytearray()
+    for n in range(first_sample, first_sample + samples):
         level = math.sin(2 * math.pi * 440 * n / AUDIO_CLOCK) + math.sin(2 * math.pi * 1250 * n / AUDIO_CLOCK)
-        samples += int(6000 * level).to_bytes(2, "little", signed=True)
-    frame = av.AudioFrame(format="s16", layout="mono", samples=_AUDIO_SAMPLES)
-    frame.planes[0].update(bytes(samples))
+        wave += int(6000 * level).to_bytes(2, "little", signed=True)
+    frame = av.AudioFrame(format="s16", layout="mono", samples=samples)
+    frame.planes[0].update(bytes(wave))
     frame.sample_rate = AUDIO_CLOCK
     frame.pts = first_sample
     frame.time_base = fractions.Fraction(1, AUDIO_CLOCK)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any, Protocol
 
 from commcli.probe.clock import Exchange, bounds
 from commcli.probe.stream import Window, spread
 
-INTERVAL_S = 0.1
 # With more than this waiting inside SCTP, a ping would measure our own queue.
 _MAX_BUFFERED = 256
 
@@ -29,10 +29,11 @@ class DataChannel(Protocol):
 class Pinger:
     """Sends pings on `channel` and answers those of the other end."""
 
-    def __init__(self, channel: DataChannel) -> None:
+    def __init__(self, channel: DataChannel, interval_s: float = 0.1) -> None:
         self.sent: dict[int, float] = {}
         self.exchanges: list[Exchange] = []
         self._channel = channel
+        self._interval_s = interval_s
         channel.on("message", self._message)
 
     async def run(self) -> None:
@@ -43,7 +44,7 @@ class Pinger:
                 number += 1
                 self.sent[number] = time.time()
                 self._channel.send(f"ping {number} {1000 * time.time():.3f}")
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(self._interval_s)
 
     def _message(self, message: str | bytes) -> None:
         now_ms = 1000 * time.time()
@@ -52,6 +53,10 @@ class Pinger:
                 self._channel.send(f"pong {number} {t1} {now_ms:.3f} {1000 * time.time():.3f}")
             case ["pong", _, t1, t2, t3]:
                 self.exchanges.append(Exchange(float(t1), float(t2), float(t3), now_ms))
+
+    def rtt_s(self) -> float | None:
+        """The median of the latest pings; None while none was answered."""
+        return median(x.rtt_ms for x in self.exchanges[-9:]) / 1000 if self.exchanges else None
 
     def report(self, window: Window) -> dict[str, Any]:
         """{"sent", "answered", "rtt_ms": spread, "offset_bounds_ms": [low, high] | None} of the window's pings.

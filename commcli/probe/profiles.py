@@ -15,12 +15,14 @@ class Profile:
     video_kbps: int
     audio_kbps: int
     audio_packet_ms: int = 20
+    ping_interval_s: float = 0.1
 
 
 PROFILES = {
     "hd": Profile(640, 360, 30, 900, 40),
     "sd": Profile(320, 180, 15, 250, 40),
     "audio": Profile(0, 0, 0, 0, 40),
-    # Both media in some 65 kbit/s on the wire: a packet costs 60 bytes of headers, so audio sends few of them.
-    "weak": Profile(160, 120, 10, 30, 16, audio_packet_ms=60),
+    # Both media in some 65 kbit/s on the wire: a packet costs 60 bytes of headers, so audio sends few of them, and
+    # pings, which cost twice as much, are rarer too.
+    "weak": Profile(160, 120, 10, 25, 16, audio_packet_ms=60, ping_interval_s=0.5),
 }

@@ -23,13 +23,16 @@ _STAMP_WRAP = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One RTP packet as it arrived. `abs_send` is the sender's 24-bit clock, None where it was not sent."""
+    """One RTP packet as it arrived. `abs_send` is the sender's 24-bit clock, None where it was not sent; `original` is
+    the number of the packet that this one repeats (RTX), else None.
+    """
 
     arrival_s: float
     sequence: int
     timestamp: int
     size: int
     abs_send: int | None
+    original: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ class Received:
     primary: list[Packet] = field(default_factory=list)
     repair: list[Packet] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
+    nacks: list[tuple[float, int]] = field(
+        default_factory=list
+    )  # when we asked for packets again, and how many
+    plis: list[float] = field(default_factory=list)  # when we asked for a key frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +106,12 @@ def summarize(received: Received, window: Window) -> dict[str, Any] | None:
         "expected": counted.expected,
         "lost": counted.lost,
         "loss": counted.loss,
+        "loss_by_second": spread(_loss_by_second(packets, window)),
         "duplicates": counted.duplicates,
         "reordered": counted.reordered,
         "longest_loss_burst": counted.longest_burst,
         "burst_ratio": counted.burst_ratio,
-        "repaired": sum(window.holds(packet.arrival_s) for packet in received.repair),
+        **_repairs(received, packets, window),
         "jitter_ms": quality.jitter_ms(
             arrivals, [packet.timestamp for packet in packets], received.clock_rate
         ),
@@ -118,29 +126,103 @@ def summarize(received: Received, window: Window) -> dict[str, Any] | None:
     return summary
 
 
+def _loss_by_second(packets: Sequence[Packet], window: Window) -> list[float]:
+    """The loss 0..1 of each whole second in which two packets or more came; what is lost between two counts later."""
+    numbers = quality.unwrap16([packet.sequence for packet in packets])
+    seconds: dict[int, set[int]] = {}
+    for packet, number in zip(packets, numbers, strict=True):
+        seconds.setdefault(int(packet.arrival_s - window.start_s), set()).add(number)
+    losses = []
+    before: int | None = None
+    for _, seen in sorted(seconds.items()):
+        first = min(seen) if before is None else before + 1
+        last = max(seen)
+        if last > first:
+            losses.append(1 - sum(number >= first for number in seen) / (last - first + 1))
+        before = last if before is None else max(before, last)
+    return losses
+
+
+def _repairs(received: Received, packets: Sequence[Packet], window: Window) -> dict[str, int]:
+    """What was asked for again, what came again, and which of the lost packets that made good.
+
+    `nacks_sent` counts packets asked for, each time; `retransmitted` RTX packets; `repaired` lost packets that one of
+    those brought after all, `unrepaired` those that never came. Audio is not sent again.
+    """
+    repeats = [packet for packet in received.repair if window.holds(packet.arrival_s)]
+    seen = set(quality.unwrap16([packet.sequence for packet in packets]))
+    lost = {number & 0xFFFF for number in range(min(seen), max(seen)) if number not in seen}
+    # Also what came after the window's end, where it had been asked for before.
+    repaired = lost & {packet.original for packet in received.repair}
+    return {
+        "nacks_sent": sum(count for at, count in received.nacks if window.holds(at)),
+        "plis_sent": sum(window.holds(at) for at in received.plis),
+        "retransmitted": len(repeats),
+        "repaired": len(repaired),
+        "unrepaired": len(lost - repaired),
+    }
+
+
 def _frames(received: Received, window: Window) -> dict[str, Any]:
     frames = [frame for frame in received.frames if window.holds(frame.decoded_s)]
     times = [frame.decoded_s for frame in frames]
-    complete = _completion(received)
     readable = _readable(frames, received.clock_rate)
-    arrived = [
-        _since(frame.stamp_ms, complete[frame.timestamp])
-        for frame in readable
-        if frame.stamp_ms is not None and frame.timestamp in complete
-    ]
-    decoded = [_since(frame.stamp_ms, frame.decoded_s) for frame in readable if frame.stamp_ms is not None]
     return {
         "frames": len(frames),
         "fps": len(frames) / (window.end_s - window.start_s),
         "stamps_unreadable": len(frames) - len(readable),
-        "frame_raw_ms": spread(arrived),
-        "decoded_raw_ms": spread(decoded),
+        **_frame_delays(received, frames, readable),
         "freezes": {
             "webrtc": asdict(quality.freezes_webrtc(times)),
-            "agora_sdk_500_ms": asdict(quality.freezes_over(times, 500)),
-            "agora_analytics_600_ms": asdict(quality.freezes_over(times, 600)),
+            "agora_sdk_500_ms": asdict(quality.freezes_over(_shown(received, times, window), 500)),
+            "agora_analytics_600_ms": asdict(quality.freezes_over(_shown(received, times, window), 600)),
         },
     }
+
+
+def _shown(received: Received, times: Sequence[float], window: Window) -> list[float]:
+    """When the picture changed, and the window's ends where one stood still then: a video that died is frozen."""
+    stood = any(frame.decoded_s < window.start_s for frame in received.frames)
+    return [*([window.start_s] if stood else []), *times, *([window.end_s] if stood or times else [])]
+
+
+def _frame_delays(
+    received: Received, frames: Sequence[Frame], readable: Sequence[Frame]
+) -> dict[str, dict[str, float | int | None]]:
+    """Where a frame's time went: painted, `encoder_ms`, first packet out, the network, last packet in, `decoder_ms`,
+    picture out. The network's delay is in the first two, with the clocks' offset; the shares are each of one clock.
+    aiortc's decoder share is mostly waiting: it gives out a frame when the next one's first packet is there.
+    """
+    complete, sent = _completion(received), _departure(received)
+    stamped = [(frame, frame.stamp_ms) for frame in readable if frame.stamp_ms is not None]
+    return {
+        "frame_raw_ms": spread(
+            [_since(stamp, complete[f.timestamp]) for f, stamp in stamped if f.timestamp in complete]
+        ),
+        "decoded_raw_ms": spread([_since(stamp, frame.decoded_s) for frame, stamp in stamped]),
+        "encoder_ms": spread(
+            [_encoding_ms(f, stamp, sent[f.timestamp]) for f, stamp in stamped if f.timestamp in sent]
+        ),
+        "decoder_ms": spread(
+            [1000 * (f.decoded_s - complete[f.timestamp]) for f in frames if f.timestamp in complete]
+        ),
+    }
+
+
+def _departure(received: Received) -> dict[int, int]:
+    """When the first packet of each frame was sent, by the sender's 24-bit clock, by RTP timestamp."""
+    sent: dict[int, int] = {}
+    for packet in received.primary:
+        if packet.abs_send is not None:
+            sent.setdefault(packet.timestamp, packet.abs_send)
+    return sent
+
+
+def _encoding_ms(frame: Frame, stamp_ms: int, abs_send: int) -> float:
+    """From painted to sent, both by the sender's clock."""
+    painted_s = frame.decoded_s - _since(stamp_ms, frame.decoded_s) / 1000
+    half = _ABS_SEND_WRAP_S / 2
+    return 1000 * ((abs_send / _ABS_SEND_UNITS - painted_s + half) % _ABS_SEND_WRAP_S - half)
 
 
 def _completion(received: Received) -> dict[int, float]:

@@ -15,21 +15,32 @@ from aiortc.codecs import HEADER_EXTENSIONS
 from aiortc.rtp import RtpPacket
 
 from commcli.probe.description import repair_ssrcs
-from commcli.probe.stream import Packet, Received
+from commcli.probe.feedback import Feedback
+from commcli.probe.stream import Frame, Packet, Received
 
 _ABS_SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 _CLOCK_RATES = {"audio": 48000, "video": 90000}
 
 
 class Tap:
-    """Records what `receiver` is given, before aiortc does anything with it."""
+    """Records what `receiver` is given, before aiortc does anything with it. `feedback`: who asks for what is lost."""
 
-    def __init__(self, receiver: RTCRtpReceiver, kind: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        receiver: RTCRtpReceiver,
+        kind: str,
+        feedback: Feedback | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.received = Received(kind, _CLOCK_RATES[kind])
+        self.feedback = feedback
+        if feedback is not None:
+            self.received.nacks, self.received.plis = feedback.nacks, feedback.plis
         self.first_packet_s: float | None = None
         self.first_packet = asyncio.Event()
         self._receiver = receiver
         self._repair_ssrcs: frozenset[int] = frozenset()
+        self._ssrc: int | None = None
         self._clock = clock
         self._inner = receiver._handle_rtp_packet
         # The transport looks the method up on the receiver for each packet, so an instance attribute is enough.
@@ -45,16 +56,34 @@ class Tap:
         origin: int = mapper._origin or 0
         return (pts + origin) & 0xFFFFFFFF
 
+    def frame(self, frame: Frame) -> None:
+        """A picture came out of the decoder."""
+        self.received.frames.append(frame)
+        if self.feedback is not None:
+            self.feedback.frame()
+
     async def _packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         now = self._clock()
         if self.first_packet_s is None:
             self.first_packet_s = now
             self.first_packet.set()
         size = len(packet.payload) + packet.padding_size
-        record = Packet(now, packet.sequence_number, packet.timestamp, size, packet.extensions.abs_send_time)
-        repair = packet.ssrc in self._repair_ssrcs
+        sent, repair = packet.extensions.abs_send_time, packet.ssrc in self._repair_ssrcs
+        original = int.from_bytes(packet.payload[:2], "big") if repair else None
+        record = Packet(now, packet.sequence_number, packet.timestamp, size, sent, original)
         (self.received.repair if repair else self.received.primary).append(record)
+        self._tell_feedback(packet, original)
         await self._inner(packet, arrival_time_ms)
+
+    def _tell_feedback(self, packet: RtpPacket, original: int | None) -> None:
+        if self.feedback is None:
+            return
+        if original is None:
+            self._ssrc = packet.ssrc
+            self.feedback.packet(packet.ssrc, packet.sequence_number, packet.payload)
+        elif self._ssrc is not None:
+            # RFC 4588 4: the payload begins with the number that the packet had at first.
+            self.feedback.packet(self._ssrc, original, packet.payload[2:])
 
 
 def send_times_on_audio() -> None:

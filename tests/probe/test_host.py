@@ -22,6 +22,11 @@ def test_starved(lag_p99_ms: float | None, share: float | None, reason: str | No
     assert starved(lag_p99_ms, share) == reason
 
 
+def test_one_long_stall_is_enough() -> None:
+    assert starved(3.0, 1.0, 150.0) is None
+    assert starved(3.0, 1.0, 480.4) == "event loop stood still for 480 ms"
+
+
 def test_this_machine_says_something_of_itself() -> None:
     clock = CpuClock()
     sum(range(100_000))

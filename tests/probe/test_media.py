@@ -26,9 +26,9 @@ def blank(width: int = 320, height: int = 180) -> av.VideoFrame:
 
 
 @settings(deadline=None)  # time is no property
-@given(st.integers(0, 2**50))
-def test_a_painted_time_reads_back_modulo_2_to_the_32(unix_ms: int) -> None:
-    frame = blank()
+@given(st.integers(0, 2**50), st.sampled_from([(320, 180), (256, 32), (160, 120), (128, 64)]))
+def test_a_painted_time_reads_back_modulo_2_to_the_32(unix_ms: int, size: tuple[int, int]) -> None:
+    frame = blank(*size)
     media.paint(frame, unix_ms)
     assert media.read(frame) == unix_ms & 0xFFFFFFFF
 
@@ -36,6 +36,7 @@ def test_a_painted_time_reads_back_modulo_2_to_the_32(unix_ms: int) -> None:
 def test_a_picture_without_a_stamp_is_not_read_as_one() -> None:
     assert media.read(blank()) is None
     assert media.read(blank(160, 120)) is None
+    assert media.read(blank(64, 48)) is None
 
 
 def test_one_grey_cell_spoils_the_stamp() -> None:
@@ -47,7 +48,7 @@ def test_one_grey_cell_spoils_the_stamp() -> None:
     assert media.read(frame) is None
 
 
-@pytest.mark.parametrize("name", ["sd", "hd"])
+@pytest.mark.parametrize("name", ["weak", "sd", "hd"])
 def test_the_stamp_survives_vp8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     profile = PROFILES[name]
     # aiortc offers no other way to set the bitrate than these (the endpoint does the same).
@@ -69,8 +70,9 @@ def test_the_stamp_survives_vp8(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert read == stamps
 
 
-def test_the_video_costs_about_the_bitrate_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    profile = PROFILES["sd"]
+@pytest.mark.parametrize("name", ["weak", "sd"])
+def test_the_video_costs_about_the_bitrate_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = PROFILES[name]
     for limit in ("MIN_BITRATE", "DEFAULT_BITRATE", "MAX_BITRATE"):
         monkeypatch.setattr(f"aiortc.codecs.vpx.{limit}", 1000 * profile.video_kbps)
     track, encoder = media.VideoTrack(profile), Vp8Encoder()
@@ -82,10 +84,17 @@ def test_the_video_costs_about_the_bitrate_it_says(monkeypatch: pytest.MonkeyPat
     assert 8 * sum(sizes) / 6 / 1000 == pytest.approx(profile.video_kbps, rel=0.15)
 
 
-def test_opus_packets_are_all_of_the_size_that_the_bitrate_asks() -> None:
-    packets = media.opus_loop(40)
-    assert len(packets) == 50
-    assert {len(packet) for packet in packets} == {40_000 // 8 // 50}
+@pytest.mark.parametrize(("kbps", "packet_ms", "octets"), [(40, 20, 100), (16, 60, 120)])
+def test_opus_packets_are_all_of_the_size_that_the_bitrate_asks(
+    kbps: int, packet_ms: int, octets: int
+) -> None:
+    packets = media.opus_loop(kbps, packet_ms)
+    assert len(packets) == 1000 // packet_ms
+    assert {len(packet) for packet in packets} == {octets}
+    decoder = av.CodecContext.create("libopus", "r")
+    decoder.format, decoder.layout, decoder.sample_rate = "s16", "mono", 48000
+    decoded = decoder.decode(av.Packet(packets[3]))
+    assert [frame.samples for frame in decoded if isinstance(frame, av.AudioFrame)] == [48 * packet_ms]
 
 
 class Clock:
