@@ -1,4 +1,4 @@
-"""fleet.yaml: the fleet's name, and what holds for all of it: SSH, signing, TLS, where the secrets are."""
+"""fleet.yaml: the fleet's name, and what holds for all of it: SSH, signing, TLS, the mesh, where the secrets are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from commcli.fleet.model import PROBE_KBIT_S, Signing, SshDefaults
 from commcli.fleet.record import Record
 from commcli.fleet.secrets import SecretRef
 from commcli.fleet.yamlfile import YamlMap, kind_of
+from commcli.relay.mesh.budget import MOST, SMALLEST, USUAL, Budget
 from commcli.relay.table.shard import MAX_PROBE_KBIT_S
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -27,6 +28,7 @@ class FleetSettings(TypedDict):
     signing: Signing
     ssh: SshDefaults
     tls_ca: Path | None
+    mesh: Budget
     probe_kbit_s: int
 
 
@@ -41,6 +43,7 @@ def read_fleet_file(record: Record, folder: Path) -> FleetSettings:
         "signing": _signing(record.section("signing"), folder),
         "ssh": _ssh(record.section("ssh"), folder),
         "tls_ca": _tls_ca(record.section("tls"), folder),
+        "mesh": _mesh(record.section("mesh")),
         "probe_kbit_s": _probe_kbit_s(record.section("overlay")),
     }
 
@@ -75,6 +78,15 @@ def _probe_kbit_s(record: Record) -> int:
     rate = record.integer_or("probe_kbit_s", PROBE_KBIT_S, 0, MAX_PROBE_KBIT_S)
     record.finish()
     return rate
+
+
+def _mesh(record: Record) -> Budget:
+    said = {
+        word: record.number_or(word, usual, SMALLEST, most)
+        for word, usual, most in zip(Budget._fields, USUAL, MOST, strict=True)
+    }
+    record.finish()
+    return Budget(**said)
 
 
 def _ssh(record: Record, folder: Path) -> SshDefaults:

@@ -219,8 +219,8 @@ def _mesh(raw: Any) -> Budget:
 
 
 def _rate(key: str, value: Any, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
-        raise ConfigError(f"{key} {value!r} is not a number above 0, at most {most:g}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not budget.SMALLEST <= value <= most:
+        raise ConfigError(f"{key} {value!r} is not a number from {budget.SMALLEST:g} to {most:g}")
     return float(value)
 
 

@@ -14,6 +14,7 @@ from commcli.errors import BadInput
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
 from commcli.relay.mesh import neighbours
+from commcli.relay.mesh.budget import USUAL
 from commcli.relay.table.signature import NAMESPACE
 
 # `overlay_next` is there while the overlay's secret is being changed (remote/keyring.py).
@@ -76,6 +77,7 @@ def relay_config(fleet: Fleet, node: Node) -> dict[str, object]:
         "tls_port": ports.tls,
         **asdict(node.limits),
         "workers": node.workers,
+        "mesh": None if fleet.mesh == USUAL else fleet.mesh._asdict(),
     }
     return {
         **{key: value for key, value in said.items() if value is not None},

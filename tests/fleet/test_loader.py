@@ -8,6 +8,7 @@ import pytest
 
 from commcli.errors import BadInput
 from commcli.fleet import Capacity, Ports, SecretRef, SshTarget, load
+from commcli.relay.mesh.budget import USUAL, Budget
 from tests.fleet import samples
 from tests.fleet.samples import errors_of
 
@@ -27,6 +28,17 @@ def test_paths_are_relative_to_the_inventory(tmp_path: Path) -> None:
     assert fleet.ssh.known_hosts == folder / "ssh/known_hosts"
     assert fleet.signing.signers == folder / "signers"
     assert fleet.secrets["turn"] == SecretRef("turn", file=folder / "secrets/turn")
+
+
+def test_the_mesh_has_a_budget_that_is_usual_unless_it_is_named(tmp_path: Path) -> None:
+    assert load(samples.write(tmp_path)).mesh == USUAL
+    text = samples.FILES["fleet.yaml"] + "mesh: {packets_a_second: 1000}\n"
+    assert load(samples.write(tmp_path, fleet=text)).mesh == Budget(1000.0, USUAL.per_peer)
+    folder = samples.write(tmp_path, fleet=text.replace("1000}", "0, per_pear: 1}"))
+    assert errors_of(folder) == [
+        "fleet.yaml:9: mesh: packets_a_second must be 0.001 to 10000",
+        'fleet.yaml:9: mesh: unknown key "per_pear"; did you mean "per_peer"?',
+    ]
 
 
 def test_a_private_ca_is_a_file_beside_the_inventory_and_none_unless_it_is_named(tmp_path: Path) -> None:

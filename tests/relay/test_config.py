@@ -54,6 +54,14 @@ def test_a_good_file_with_two_secrets(tmp_path: Path) -> None:
         ({"address": "0.0.0.0"}, "0.0.0.0 is not the address of one machine"),
         ({"address": "::"}, ":: is not the address of one machine"),
         ({"address": "::ffff:127.0.0.1"}, "is not the address of one machine"),
+        ({"mesh": 5}, "mesh is not an object of packets_a_second and per_peer"),
+        ({"mesh": {"packets": 5}}, "mesh is not an object of packets_a_second and per_peer"),
+        ({"mesh": {"per_peer": True}}, "mesh per_peer True is not a number from 0.001 to 100"),
+        ({"mesh": {"per_peer": 0}}, "mesh per_peer 0 is not a number from 0.001 to 100"),
+        (
+            {"mesh": {"packets_a_second": 1e9}},
+            "mesh packets_a_second 1000000000.0 is not a number from 0.001 to 10000",
+        ),
         ({"turn_port": 0}, "turn_port 0 is not a port"),
         ({"turn_port": "3478"}, "turn_port '3478' is not a port"),
         ({"relay_ports": [80, 90]}, "relay_ports 80-90"),
@@ -254,3 +262,4 @@ def test_what_a_running_relay_takes_up_and_what_waits() -> None:
     assert needing_restart(old, new) == ["turn_port"]
     assert changes(old, live(old, new)) == ["users", "user_quota"]
     assert live(old, new).users == (("u", "new"),)
+    assert "mesh" in LIVE

@@ -22,6 +22,7 @@ from commcli.fleet.model import Limits
 from commcli.fleet.secrets import Secret
 from commcli.relay import config as relay_config
 from commcli.relay.mesh import neighbours
+from commcli.relay.mesh.budget import Budget
 from commcli.remote import playbook, relayfiles, zipapp
 from commcli.remote.compile import compile_play
 from tests.remote.sshd import Host
@@ -51,6 +52,16 @@ def test_the_relay_reads_its_configuration(tmp_path: Path) -> None:
     config = relay_config.load(tmp_path / "etc/relay.json")
     assert (config.node, config.overlay_port, config.faults) == ("sg-1", 3479, True)
     assert config.secrets == ("turn-secret-one-long", "turn-secret-two!")
+
+
+def test_a_budget_of_the_mesh_is_told_if_it_is_unusual(tmp_path: Path) -> None:
+    node = replace(FLEET.nodes["sg-1"], base=str(tmp_path))
+    assert "mesh" not in relayfiles.relay_config(FLEET, node)
+    fleet = replace(FLEET, mesh=Budget(1000.0, 1.0))
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/relay.json").write_text(json.dumps(relayfiles.relay_config(fleet, node)))
+    (tmp_path / "etc/turn.secret").write_text("long enough to be one\n")
+    assert relay_config.load(tmp_path / "etc/relay.json").mesh == fleet.mesh
 
 
 def test_the_relay_looks_for_the_same_signer_as_the_controller() -> None:

@@ -12,4 +12,5 @@ class Budget(NamedTuple):
     per_peer: float = 5.0
 
 
+SMALLEST = 0.001
 USUAL, MOST = Budget(), Budget(10_000.0, 100.0)
