@@ -246,19 +246,25 @@ class LossyWorld:
     # --- calls ---------------------------------------------------------------------------------------------
 
     def call(
-        self, one: str, other: str, count: int = 1, shape: Shape | None = None, video: bool = True
+        self,
+        one: str,
+        other: str,
+        count: int = 1,
+        shape: Shape | None = None,
+        video: bool = True,
+        plain: bool = False,
     ) -> list[Stream]:
         """Calls that begin within the next frame, and never end."""
         began = len(self.streams)
         for _ in range(count):
             port = 40001 + len(self.streams) // 4
             for node, egress in ((one, other), (other, one)):
-                self._talk(node, egress, port, AUDIO, shape or Shape())
+                self._talk(node, egress, port, AUDIO, shape or Shape(), plain)
                 if video:
-                    self._talk(node, egress, port, VIDEO, shape or Shape())
+                    self._talk(node, egress, port, VIDEO, shape or Shape(), plain)
         return self.streams[began:]
 
-    def _talk(self, node: str, egress: str, port: int, medium: str, shape: Shape) -> None:
+    def _talk(self, node: str, egress: str, port: int, medium: str, shape: Shape, plain: bool) -> None:
         stream = Stream(len(self.streams), node, egress, port, medium)
         self.streams.append(stream)
         interval_s = shape.audio_s if medium == AUDIO else shape.frame_s
@@ -267,7 +273,7 @@ class LossyWorld:
         def speak() -> None:
             payloads = [stream.payload(size, self.now) for size in next(frames)]
             ends = self.plan.relayed(node, port), self.plan.relayed(egress, port)
-            self.nodes[node].send(egress, *ends, payloads, self.now, self.unix)
+            self.nodes[node].send(egress, *ends, payloads, self.now, self.unix, None, plain)
             self._flush(node)
             self.at(self.now + interval_s * self._random.uniform(0.95, 1.05), speak)
 
