@@ -97,7 +97,10 @@ class _Fleet:
         aside.write_text(json.dumps({"schema": 1, "peers": peers}))
         aside.replace(aside.with_suffix(".json"))
 
-    def publish(self, serial: int, zones: Sequence[object] = (), *, routed: bool = True) -> None:
+    def publish(
+        self, serial: int, zones: Sequence[object] = (), *, routed: bool = True, **words: object
+    ) -> None:
+        """`words`: further ones of each shard."""
         nodes = {
             node: {
                 "address": ADDRESSES[node], "overlay_port": OVERLAY, "relay_ports": [40000, 40100],
@@ -124,6 +127,7 @@ class _Fleet:
                     created=created,
                     expires=expires,
                     zones=list(zones),
+                    **words,
                 )
             )
 

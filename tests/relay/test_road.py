@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from commcli.fleet.secrets import Secret
 from commcli.probe.credentials import USERID, mint
 from commcli.relay.turn import road
+from commcli.relay.turn.allocation import Allocation
 from commcli.relay.turn.auth import road_of, time_limited_password, user_of
 from commcli.relay.turn.road import NOWHERE, OVERLAY, Road
 from commcli.relay.turn.stun import Addr
@@ -125,3 +127,13 @@ def test_all_roads_of_a_user_count_as_one() -> None:
         client = _client(world, userid, addr=(CLIENT[0], CLIENT[1] + port))
         codes.append(client.allocate().code)
     assert codes == [None, None, 486, 486]
+
+
+@pytest.mark.parametrize("userid", ["probe", "probe+direct", "probe+via=sg-1+plain", "alice+plain"])
+def test_the_next_process_of_a_relay_leads_a_call_along_the_same_road(userid: str) -> None:
+    world = World(config(secrets=[SECRET]))
+    world.server.nodes = {"sg-1"}
+    client = _client(world, userid)
+    assert client.allocate().code is None
+    kept = json.loads(json.dumps(client.allocation.kept(world.now)))
+    assert Allocation.taken(kept, world.now).road == client.allocation.road == road_of(client.username)
