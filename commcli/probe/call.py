@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from commcli.errors import CommcliError
+from commcli.errors import CommcliError, LockHeld
 from commcli.fleet.model import Fleet, Node
 from commcli.probe import hops, judge
 from commcli.probe.ask import Ask, End, check
@@ -77,6 +77,7 @@ class _Side:
     connected_unix: float | None = None
     report: dict[str, Any] | None = None
     error: CommcliError | None = None
+    untried: bool = False  # the error is the node's own, and says nothing of the network
     ended: bool = False
 
 
@@ -229,7 +230,8 @@ class _Run:
             case "report":
                 side.report = event["report"]
             case "error":
-                side.error = Failed(str(event["reason"]))
+                side.error = (LockHeld if event["kind"] == "busy" else Failed)(str(event["reason"]))
+                side.untried = event["kind"] != "call"
 
     def _settle(self) -> None:
         """Nothing more is to be expected: both have reported or ended, or one ended before the other connected."""
@@ -252,6 +254,8 @@ class _Run:
 
     def _raise_if_untried(self) -> None:
         for side in self.sides.values():
+            if side.error is not None and side.untried:
+                raise type(side.error)(f"node {side.end.node.id}: {side.error}")
             # Whichever of aiortc and what it needs is imported first.
             if side.error is not None and re.search(r"No module named '(aiortc|aioice|av)'", str(side.error)):
                 node = side.end.node

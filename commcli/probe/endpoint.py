@@ -8,7 +8,7 @@ Argument: {"role": "offer"|"answer", "turn": {"host", "port", "username", "passw
 "server_name": str|None, "ca_pem": str|None}, "peers": [addresses that the other end may relay from], "profile": str,
 "seconds": float, "connect_timeout_s": float, "limit_s": int, "slots": {"folder": str, "most": int}|None}. May be left
 out: transport (udp), server_name (the host), ca_pem (the machine's CAs), slots (as many calls as are asked for).
-An `error` event has "untried": true where this node, and neither the edge nor the network, is why.
+An `error` event has a "kind" (see ending.py): only "call" says something of the network.
 """
 
 from __future__ import annotations
@@ -405,7 +405,7 @@ async def serve(raw: Mapping[str, Any], channel: Channel) -> None:
     try:
         argument = Argument.parse(raw)
     except (KeyError, ValueError, TypeError) as error:
-        controller.tell("error", reason=f"bad argument: {error!r}", untried=True)
+        controller.tell("error", reason=f"bad argument: {error!r}", kind="node")
         return
     # The kernel's alarm, not ours: it works even if this process is stuck.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -414,9 +414,9 @@ async def serve(raw: Mapping[str, Any], channel: Channel) -> None:
         with slot(*argument.slots) if argument.slots else contextlib.nullcontext():
             await _serve(argument, controller)
     except Ended as failure:
-        controller.tell("error", reason=str(failure), untried=failure.untried)
+        controller.tell("error", reason=str(failure), kind=failure.kind)
     except Exception as failure:
-        controller.tell("error", reason=f"{type(failure).__name__}: {failure}", untried=False)
+        controller.tell("error", reason=f"{type(failure).__name__}: {failure}", kind="call")
     controller.tell("end")
 
 

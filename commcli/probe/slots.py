@@ -26,7 +26,7 @@ def slot(folder: str, most: int) -> Iterator[int]:
                 os.close(held)
             return
     calls = "a probe call" if most == 1 else f"{most} probe calls"
-    raise Ended(f"this node is busy with {calls} already, and takes no more at once", untried=True)
+    raise Ended(f"this node is busy with {calls} already, and takes no more at once", "busy")
 
 
 def _usable(folder: Path) -> Path:
@@ -43,14 +43,14 @@ def _try(path: Path) -> int | None:
     try:
         descriptor = _opened(path)
     except OSError as error:
-        raise Ended(f"{path}: {error.strerror}", untried=True) from None
+        raise Ended(f"{path}: {error.strerror}", "node") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return None
-        raise Ended(f"{path}: {error.strerror}", untried=True) from None
+        raise Ended(f"{path}: {error.strerror}", "node") from None
     return descriptor
 
 

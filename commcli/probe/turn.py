@@ -72,7 +72,7 @@ class Turn:
         try:
             context.load_verify_locations(cadata=self.ca_pem)
         except (ssl.SSLError, ValueError, TypeError):
-            raise Ended("the CA that was sent along is no certificate (PEM)", untried=True) from None
+            raise Ended("the CA that was sent along is no certificate (PEM)", "node") from None
         return context
 
 
