@@ -96,10 +96,21 @@ class MeshWindows(Door):
             db.execute("DELETE FROM mesh_hours WHERE hour < ?", (now - HOURS_KEPT_S,))
 
 
+# Peer by peer, so that of two days of windows only those of the hour are looked at: the key is (src, dst, start).
+_OF_AN_HOUR = f"""
+    WITH RECURSIVE peers (peer) AS (
+        SELECT min(dst) FROM mesh WHERE src = :src
+        UNION ALL
+        SELECT (SELECT min(dst) FROM mesh WHERE src = :src AND dst > peer) FROM peers WHERE peer IS NOT NULL
+    )
+    SELECT dst, {", ".join(hours.NEEDED)} FROM peers
+    CROSS JOIN mesh ON src = :src AND dst = peer AND start >= :hour AND start < :hour + {hours.HOUR_S}
+"""
+
+
 def _roll(db: sqlite3.Connection, src: str, hour: int) -> list[Row]:
     """The hour's rows towards every peer, from the windows that are kept."""
     by_peer: dict[str, list[Row]] = defaultdict(list)
-    query = f"SELECT dst, {', '.join(hours.NEEDED)} FROM mesh WHERE src = ? AND start >= ? AND start < ?"
-    for row in db.execute(query, (src, hour, hour + hours.HOUR_S)):
+    for row in db.execute(_OF_AN_HOUR, {"src": src, "hour": hour}):
         by_peer[row["dst"]].append(dict(row))
     return [hours.rolled(src, dst, hour, windows) for dst, windows in by_peer.items()]
