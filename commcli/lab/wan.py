@@ -33,11 +33,15 @@ class Link:
         return asdict(self)
 
 
+MEMORY_MS = 200.0
+
+
 @dataclass(frozen=True, slots=True)
 class LastMile:
     """What every client of an edge has between itself and the edge, each way alike. All of it is synthetic.
 
     `delay_ms` is one way; `rate_kbit` counts IP and UDP headers; what would wait longer than `queue_ms` is dropped.
+    A run of losses is over after a silence of MEMORY_MS, so that a request that is sent again is not lost by the same.
     """
 
     rate_kbit: float | None = None
@@ -49,7 +53,7 @@ class LastMile:
 
     def entry(self) -> dict[str, float | None]:
         """As faults.json has it."""
-        return asdict(self)
+        return {**asdict(self), "memory_ms": MEMORY_MS}
 
 
 def last_mile_of(entry: Mapping[str, float | None]) -> LastMile:

@@ -15,14 +15,21 @@ MAX_QUEUE_S = 0.25
 
 _WORDS = {
     "delay_ms": 0.0, "jitter_ms": 0.0, "loss": 0.0, "burst": 1.0, "rate_kbit": None, "queue_ms": 1000 * MAX_QUEUE_S,
+    "memory_ms": None,
 }  # fmt: skip
 
 
 class Link:
-    """One directed link. loss: share of packets, 0..1. burst: mean length of a run of losses, 1 = independent."""
+    """One directed link. loss: share of packets, 0..1. burst: mean length of a run of losses, 1 = independent.
+
+    memory_ms: after a silence of this length a run of losses is over; None: it goes on whatever the time between.
+    """
 
     def __init__(self, rule: Mapping[str, object], random_source: random.Random) -> None:
-        """rule: {"delay_ms", "jitter_ms", "loss", "burst", "rate_kbit", "queue_ms"}, all optional. ValueError."""
+        """rule: {"delay_ms", "jitter_ms", "loss", "burst", "rate_kbit", "queue_ms", "memory_ms"}, all optional.
+
+        Raises ValueError.
+        """
         unknown = set(rule) - set(_WORDS)
         if unknown:
             raise ValueError("unknown word %s" % ", ".join(sorted(unknown)))
@@ -34,7 +41,10 @@ class Link:
         rate = rule.get("rate_kbit")
         self._queue_s = _number(rule, "queue_ms", 0, 60_000) / 1000
         self._bits_per_s = None if rate is None else _number(rule, "rate_kbit", 1, 1e9) * 1000
+        memory = rule.get("memory_ms")
+        self._memory_s = math.inf if memory is None else _number(rule, "memory_ms", 0, 60_000) / 1000
         self._is_bad = self._random() < self._loss
+        self._last_at = math.inf
         self._free_at = -math.inf  # when the last packet has left a link with a rate
         self._last_release = -math.inf
 
@@ -45,7 +55,7 @@ class Link:
         (TCP). What does not fit the queue is lost all the same.
         """
         again_s = 0.0
-        if self._is_lost():
+        if self._is_lost(now):
             if not reliable:
                 return None
             again_s = 2 * self._delay_s
@@ -62,7 +72,11 @@ class Link:
         self._last_release = max(self._last_release, ready + max(0.0, delay_s))
         return self._last_release
 
-    def _is_lost(self) -> bool:
+    def _is_lost(self, now: float) -> bool:
+        silence_s, self._last_at = now - self._last_at, now
+        if silence_s > self._memory_s:
+            self._is_bad = self._random() < self._loss
+            return self._is_bad
         if self._burst <= 1 or self._loss in (0.0, 1.0):
             return self._random() < self._loss
         # Gilbert-Elliott with nothing lost in the good state and all in the bad: leave the bad state with

@@ -6,6 +6,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -81,6 +82,19 @@ def test_delay_loss_and_its_bursts_are_those_of_the_rule(
     assert sum(lost) / 4000 == pytest.approx(0.05, abs=0.02) and drops["lab_last_mile"] == sum(lost)
     assert sum(lost) / runs == pytest.approx(3, abs=0.8)
     assert all(fate == pytest.approx(0.15, abs=1e-6) for fate in found if fate is not None)
+
+
+def test_a_run_of_losses_ends_with_a_silence(mile: LastMile, clock: Clock) -> None:
+    mile.set_rule({"loss": 0.2, "burst": 50, "memory_ms": 200}, 7)
+    lost = []
+    for _ in range(2000):
+        came: list[int] = []
+        mile.cross(CLIENT, True, 100, partial(came.append, 1))
+        _pass(mile, clock, 0.3)
+        lost.append(not came)
+    again = [after for before, after in pairwise(lost) if before]
+    assert sum(lost) / 2000 == pytest.approx(0.2, abs=0.03)
+    assert sum(again) / len(again) == pytest.approx(0.2, abs=0.07), "as if nothing had been lost before"
 
 
 def test_a_rate_holds_and_its_queue_is_bounded(mile: LastMile, clock: Clock) -> None:
