@@ -38,6 +38,7 @@ CREDENTIAL_LIFETIME_S = 3600.0
 
 ENTRY = "commcli.probe.endpoint:run"
 _MODULES = (
+    "arrival",
     "clock",
     "description",
     "ending",

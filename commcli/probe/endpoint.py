@@ -30,6 +30,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import VideoFrame
 
 from commcli.probe import media
+from commcli.probe.arrival import Arrivals
 from commcli.probe.description import only_relays, relayed_addresses
 from commcli.probe.ending import Ended
 from commcli.probe.feedback import Feedback
@@ -158,6 +159,7 @@ class Endpoint:
         self._peer: RTCPeerConnection | None = None
         self._taps: dict[str, Tap] = {}
         self._pinger: Pinger | None = None
+        self._arrivals: Arrivals | None = None
         self._video = media.VideoTrack(argument.profile) if argument.profile.fps else None
         self._audio = media.AudioTrack(argument.profile)
         self._first_frame = asyncio.Event()
@@ -253,6 +255,8 @@ class Endpoint:
         await self._live_peer().setRemoteDescription(RTCSessionDescription(sdp, kind))
         for tap in self._taps.values():
             tap.expect_repair(sdp)
+        # Everything shares the first transport from here on (BUNDLE).
+        self._arrivals = Arrivals(self._live_peer().getTransceivers()[0].receiver.transport.transport)
 
     def _live_peer(self) -> RTCPeerConnection:
         assert self._peer is not None
@@ -266,8 +270,11 @@ class Endpoint:
         if track.kind == "video":
             feedback = Feedback(transceiver.receiver, self._rtt_s)
             self._spawn(feedback.run())
-        self._taps[track.kind] = Tap(transceiver.receiver, track.kind, feedback)
+        self._taps[track.kind] = Tap(transceiver.receiver, track.kind, feedback, self._arrived_s)
         self._spawn(self._drain(track))
+
+    def _arrived_s(self) -> float:
+        return time.time() if self._arrivals is None else self._arrivals.now()
 
     def _rtt_s(self) -> float | None:
         return self._pinger.rtt_s() if self._pinger is not None else None
@@ -285,7 +292,12 @@ class Endpoint:
                 self._first_frame.set()
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        self._pinger = Pinger(channel, self._argument.profile.ping_interval_s)
+        self._pinger = Pinger(
+            channel,
+            self._argument.profile.ping_interval_s,
+            arrived_s=self._arrived_s,
+            flush=channel.transport._data_channel_flush,
+        )
         self._spawn(self._pinger.run())
 
     def _on_ice(self) -> None:

@@ -1,10 +1,13 @@
-"""Pings over a data channel that neither orders nor repeats: round-trip time of the media's own way, and two clocks."""
+"""Pings over a data channel that neither orders nor repeats: round-trip time of the media's own way, and two clocks.
+
+Times are taken as near to the socket as aiortc lets us, since what a message waits for inside is not the network's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from statistics import median
 from typing import Any, Protocol
 
@@ -26,14 +29,31 @@ class DataChannel(Protocol):
     def on(self, event: str, f: Callable[[Any], None]) -> Any: ...
 
 
-class Pinger:
-    """Sends pings on `channel` and answers those of the other end."""
+async def _leave_it() -> None:
+    """For a channel that sends by itself."""
 
-    def __init__(self, channel: DataChannel, interval_s: float = 0.1) -> None:
+
+class Pinger:
+    """Sends pings on `channel` and answers those of the other end.
+
+    arrived_s: when the message in work came in (unix s). flush: has the channel send at once; aiortc's would when
+    the event loop has done all else.
+    """
+
+    def __init__(
+        self,
+        channel: DataChannel,
+        interval_s: float = 0.1,
+        *,
+        arrived_s: Callable[[], float] = time.time,
+        flush: Callable[[], Awaitable[None]] = _leave_it,
+    ) -> None:
         self.sent: dict[int, float] = {}
         self.exchanges: list[Exchange] = []
         self._channel = channel
         self._interval_s = interval_s
+        self._arrived_s, self._flush = arrived_s, flush
+        self._pongs: set[asyncio.Future[None]] = set()
         channel.on("message", self._message)
 
     async def run(self) -> None:
@@ -42,17 +62,25 @@ class Pinger:
         while True:
             if self._channel.readyState == "open" and self._channel.bufferedAmount < _MAX_BUFFERED:
                 number += 1
-                self.sent[number] = time.time()
-                self._channel.send(f"ping {number} {1000 * time.time():.3f}")
+                self.sent[number] = now = time.time()
+                self._channel.send(f"ping {number} {1000 * now:.3f}")
+                await self._flush()
             await asyncio.sleep(self._interval_s)
 
     def _message(self, message: str | bytes) -> None:
-        now_ms = 1000 * time.time()
+        now_ms = 1000 * self._arrived_s()
         match str(message).split():
             case ["ping", number, t1]:
-                self._channel.send(f"pong {number} {t1} {now_ms:.3f} {1000 * time.time():.3f}")
+                pong = asyncio.ensure_future(self._answer(number, t1, now_ms))
+                self._pongs.add(pong)
+                pong.add_done_callback(self._pongs.discard)
             case ["pong", _, t1, t2, t3]:
                 self.exchanges.append(Exchange(float(t1), float(t2), float(t3), now_ms))
+
+    async def _answer(self, number: str, t1: str, t2_ms: float) -> None:
+        if self._channel.readyState == "open":
+            self._channel.send(f"pong {number} {t1} {t2_ms:.3f} {1000 * time.time():.3f}")
+            await self._flush()
 
     def rtt_s(self) -> float | None:
         """The median of the latest pings; None while none was answered."""
