@@ -53,19 +53,29 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class Frames:
+    """Delays of one direction, p50 in ms: `arrived_ms` from a frame's painting to its last packet, that is `decoded_ms`
+    without the stated share of the decoder, frame by frame. `encoder_ms` is the sender's stated share of both.
+    """
+
+    arrived_ms: float | None
+    decoded_ms: float | None
+    decoder_ms: float | None
+    encoder_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """Set: one way delay and loss (0..1), in both directions. Told: None is unmeasured.
 
-    `losses`, `frames_ms`: by direction; a frame's delay is from its painting to the arrival of its last packet, that
-    is without the stated share of the decoder; `encoders_ms` is the sender's share of it.
+    `losses`, `frames`: by direction.
     """
 
     delay_ms: float
     loss: float
     rtt_ms: float | None
     losses: Mapping[str, Loss]
-    frames_ms: Mapping[str, float | None] = field(default_factory=dict)
-    encoders_ms: Mapping[str, float | None] = field(default_factory=dict)
+    frames: Mapping[str, Frames] = field(default_factory=dict)
 
     @property
     def rtt_limit_ms(self) -> float:
@@ -76,9 +86,9 @@ class Cell:
         found = []
         if self.rtt_ms is None or abs(self.rtt_ms - 2 * self.delay_ms) > self.rtt_limit_ms:
             found.append(f"RTT {_told(self.rtt_ms)} ms, set {2 * self.delay_ms:g}")
-        for name, value in self.frames_ms.items():
-            if value is None or abs(value - self.delay_ms) > FRAME_MS:
-                found.append(f"frame delay {name} {_told(value)} ms, set {self.delay_ms:g}")
+        for name, frames in self.frames.items():
+            if frames.arrived_ms is None or abs(frames.arrived_ms - self.delay_ms) > FRAME_MS:
+                found.append(f"frame delay {name} {_told(frames.arrived_ms)} ms, set {self.delay_ms:g}")
         for name, loss in self.losses.items():
             if loss.told is None or loss.true is None or abs(loss.told - loss.true) > LOSS:
                 found.append(f"loss {name} {_percent(loss.told)} %, made {_percent(loss.true)} %")
@@ -112,18 +122,17 @@ class Site:
 
     def judged(self, document: Mapping[str, Any], delay_ms: float, loss: float) -> Cell:
         """The cell of a call that connected."""
-        losses, frames, encoders = {}, {}, {}
+        losses, frames = {}, {}
         for name, direction in document["directions"].items():
-            src, dst, sender, receiver = _ENDS[name]
+            src, dst, receiver = _ENDS[name]
             window = document["hosts"][receiver]["window"]
             true = self._true(src, dst, _MEDIA, [(window["start_s"], window["end_s"])])
             media = [direction[kind] for kind in ("audio", "video") if direction[kind]]
             expected, lost = (sum(medium[key] for medium in media) for key in ("expected", "lost"))
             losses[name] = Loss(expected, lost, *true)
             if direction["video"]:
-                frames[name] = _p50(direction["video"]["frame_delay_ms"])
-                encoders[name] = _p50(document["hosts"][sender]["sent"]["encode_ms"])
-        return Cell(delay_ms, loss, _p50(document["rtt_ms"]), losses, frames, encoders)
+                frames[name] = Frames(*(_p50(direction["video"][key]) for key in _FRAMES))
+        return Cell(delay_ms, loss, _p50(document["rtt_ms"]), losses, frames)
 
     def read_mesh(self) -> None:
         """`commcli probe mesh`: what the relays have so far is in the store then."""
@@ -139,8 +148,7 @@ class Site:
             ]
         rtts = [window["rtt_ms"]["p50"] for window in windows if window["rtt_ms"]]
         losses = {
-            name: self._mesh_loss(windows, src, dst, delay_ms / 1000)
-            for name, (src, dst, *_) in _ENDS.items()
+            name: self._mesh_loss(windows, src, dst, delay_ms / 1000) for name, (src, dst, _) in _ENDS.items()
         }
         return Cell(delay_ms, loss, median(rtts) if rtts else None, losses)
 
@@ -174,8 +182,9 @@ class Site:
         return packets, lost
 
 
-# Direction -> from, to, and which of the call's ends send and receive it.
-_ENDS = {"there": (ONE, OTHER, "from", "to"), "back": (OTHER, ONE, "to", "from")}
+# Direction -> from, to, and which of the call's ends receives it.
+_ENDS = {"there": (ONE, OTHER, "to"), "back": (OTHER, ONE, "from")}
+_FRAMES = ("frame_delay_ms", "decoded_delay_ms", "decoder_ms", "encoder_ms")
 
 
 def _span(window: Mapping[str, Any], later_s: float) -> tuple[float, float]:

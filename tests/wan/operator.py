@@ -11,6 +11,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -64,7 +65,7 @@ class Operator:
         self.servers: dict[str, subprocess.Popen[Any]] = {}
         self.inventory, self.state = folder / "inventory", folder / "state"
         self._relays, self._wan, self._place = relays, relays.wan, place
-        self._keys = folder / "ssh"
+        self._keys, self._probe_python = folder / "ssh", folder / "probe_python"
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -146,6 +147,9 @@ class Operator:
 
     def _write_inventory(self) -> None:
         self.inventory.mkdir()
+        # A probe's end shares its machine with its relay alone; here it would wait for whatever else runs.
+        self._probe_python.write_text(f'#!/bin/sh\nexec nice -n -5 {shlex.quote(sys.executable)} "$@"\n')
+        self._probe_python.chmod(0o755)
         rows = [self._row(node) for node in self._relays.nodes]
         files = {
             "fleet.yaml": _FLEET.format(folder=self._keys),
@@ -164,7 +168,7 @@ class Operator:
             "address": self._wan.nodes[node],
             "base": str(self._relays.base(node)),
             "ssh": {"user": getpass.getuser(), "port": PORT, "python": node_python()},
-            "probe_python": sys.executable,
+            "probe_python": str(self._probe_python),
             "ports": {"turn": TURN, "overlay": OVERLAY, "stamp": STAMP, "relay_low": low, "relay_high": high},
         }
         # JSON is YAML.
