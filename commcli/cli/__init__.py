@@ -18,6 +18,8 @@ from commcli.errors import CommcliError, Interrupted, Terminated, Usage
 from commcli.health import plugin
 
 NOUNS = ("fleet", "play", "health", "probe", "route", "relay", "key", "lab", "audit")
+# Nouns that need no verb.
+ALONE = ("sla",)
 
 app = typer.Typer(
     name="commcli",
@@ -45,6 +47,8 @@ def root(
 
 for _noun in NOUNS:
     app.add_typer(importlib.import_module(f"commcli.cli.{_noun}").app, name=_noun)
+for _noun in ALONE:
+    app.command(_noun)(getattr(importlib.import_module(f"commcli.cli.{_noun}"), _noun))
 
 # What ends a command early; __main__ holds them back while nobody can answer them yet.
 STOPS = (signal.SIGINT, signal.SIGTERM)
