@@ -105,6 +105,7 @@ def checked(fleet: Fleet) -> Document:
             *_thin_markets(fleet),
             *_idle_regions(fleet),
             *_vain_prefixes(fleet),
+            *_vain_probes(fleet),
             *_missing_files(fleet),
             *_doubtful_secrets(fleet),
         ],
@@ -137,6 +138,26 @@ def _vain_prefixes(fleet: Fleet) -> Iterator[str]:
     ]
     if strange:
         yield f"prefixes {listed(strange)}: no edge of theirs has an address of that family"
+
+
+def _vain_probes(fleet: Fleet) -> Iterator[str]:
+    """Scheduled calls that can not be made, or say little. A market stands for its first active edge."""
+    pairs = fleet.probes.scheduled()
+    edges = {market: _first_active(fleet, market) for pair in pairs for market in (pair.a, pair.b)}
+    deaf = sorted({node.id for node in edges.values() if node is not None and not node.probe_python})
+    if deaf:
+        yield f"probes: calls are scheduled from and to {listed(deaf)}, and no probe_python is named there"
+    by_tls = {market for pair in pairs if pair.transport == "tls" for market in (pair.a, pair.b)}
+    closed = sorted({node.id for market in by_tls if (node := edges[market]) and node.ports.tls is None})
+    if closed:
+        yield f"probes: calls over tls are scheduled from and to {listed(closed)}, and there is no tls port"
+    if alone := [f"{pair.a}-{pair.b}" for pair in pairs if edges[pair.a] and edges[pair.a] is edges[pair.b]]:
+        yield f"probes: one edge serves both ends of {listed(alone)}: these calls cross no network"
+
+
+def _first_active(fleet: Fleet, market: str) -> Node | None:
+    nodes = [fleet.nodes[edge] for edge in fleet.markets[market].edges]
+    return next((node for node in nodes if node.state == "active"), None)
 
 
 def _drains(fleet: Fleet, node_id: str) -> bool:

@@ -54,6 +54,19 @@ def test_check_names_the_networks_whose_clients_nobody_near_can_take(tmp_path: P
     ]
 
 
+def test_check_names_probes_that_can_not_be_made_or_say_little(tmp_path: Path) -> None:
+    folder = samples.write(tmp_path, "nodes.yaml", "192.0.2.1,", "192.0.2.1, probe_python: /usr/bin/python3,")
+    (folder / "probes.yaml").write_text(
+        "pairs:\n  - {between: [sg, cn]}\n  - {between: [sg, de], transport: tls}\n"
+        "  - {between: [sg, br], every: never}\n"
+    )
+    assert [text for text in checked(load(folder))["warnings"] if text.startswith("probes")] == [
+        "probes: calls are scheduled from and to de-1, and no probe_python is named there",
+        "probes: calls over tls are scheduled from and to de-1, sg-1, and there is no tls port",
+        "probes: one edge serves both ends of sg-cn: these calls cross no network",
+    ]
+
+
 def test_an_unknown_node(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match='unknown node "sg1"; did you mean "sg-1"'):
         card(load(samples.write(tmp_path)), "sg1")
