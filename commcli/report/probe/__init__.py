@@ -9,13 +9,15 @@ from rich.console import RenderableType
 
 from commcli.report.probe.call import both, call, compare
 from commcli.report.probe.edge import edge
+from commcli.report.probe.matrix import matrix
 from commcli.report.probe.mesh import mesh
 
-__all__ = ["DRAW", "call", "compare", "edge", "mesh"]
+__all__ = ["DRAW", "call", "compare", "edge", "matrix", "mesh"]
 
 DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {
     "call": call,
     "compare": both,
     "edge": edge,
+    "matrix": matrix,
     "mesh": mesh,
 }
