@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from commcli.fleet.model import Fleet
 from commcli.fleet.probing import Objective, ProbePair, Probes
 from commcli.probe import sla
 from commcli.report.sla import DRAW
+from commcli.store.sqlite import Store
 from tests.probe.fleets import fleet, node
-from tests.probe.test_report import text
+from tests.probe.test_judge import report
+from tests.probe.test_report import call_document, text
 
 H = 3600
 START = H * 1000
@@ -273,3 +276,15 @@ def test_time_adds_up_whatever_was_measured(calls: list[dict[str, Any]], mesh: l
         assert row["verdict"] != "missed" or row["budget"]["left"] < 1e-9
     assert doc["calls"]["counted"] + sum(doc["calls"]["left_out"].values()) <= len(calls)
     text(DRAW["report"](doc))
+
+
+def test_the_figures_that_are_kept_are_those_of_a_calls_document(tmp_path: Path) -> None:
+    document = call_document(report(0.1), report(0.1)) | {"kind": "probe.call", "unix": float(START)}
+    document["to"] |= {"market": "kr"}
+    with Store(tmp_path / "commcli.sqlite3", clock=lambda: float(DAY)) as store:
+        store.record_call(document)
+        rows = store.calls_since(START)
+    unmeasured = {name for name, value in rows[0].items() if value is None}
+    assert unmeasured == {"run", "via"}
+    row = pair(told(rows))
+    assert row["calls"] == 1 and [name for name, found in row["figures"].items() if found is None] == []
