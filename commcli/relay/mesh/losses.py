@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import AbstractSet, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 FORWARD, BACK, UNCERTAIN = "forward", "back", "uncertain"
 
@@ -78,19 +78,28 @@ def judge(records: Sequence[Record], mark: Mark, last: int) -> None:
 def unwrapped(records: Sequence[Record], mark: Mark) -> Dict[int, Tuple[int, int]]:
     """(number, base) by our sequence, where number counts on across restarts of the reflector.
 
-    It numbers in the order of arrival: in the order of t2 they only grow. Where they do not, it has restarted.
+    It numbers in the order of arrival: in the order of t2 they only grow. Where they do not, it has restarted, or a
+    packet came twice: the second has the number of the first. Then the number is still to be had, or the next ones go
+    on as before.
     """
+    rows = sorted(
+        (record.t2, record.number, record.sequence) for record in records if record.number is not None
+    )
     numbers: Dict[int, Tuple[int, int]] = {}
     base, last = mark.base, mark.highest
-    for record in sorted((r for r in records if r.number is not None), key=lambda r: (r.t2, r.number)):
-        assert record.number is not None
-        number = record.number + base
-        if record.t2 > mark.t2:
-            if last is not None and number <= last:
+    had: Set[int] = set()
+    for place, (t2, raw, sequence) in enumerate(rows):
+        number = raw + base
+        if t2 > mark.t2 and last is not None and number <= last:
+            is_free = number not in had and (mark.highest is None or number > mark.highest)
+            is_alone = place + 1 < len(rows) and rows[place + 1][1] + base > last
+            if not is_free and not is_alone:
                 base = last + 1
-                number = record.number + base
-            last = number
-        numbers[record.sequence] = (number, base)
+                number = raw + base
+        if t2 > mark.t2:
+            last = number if last is None else max(last, number)
+        had.add(number)
+        numbers[sequence] = (number, base)
     return numbers
 
 

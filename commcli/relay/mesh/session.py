@@ -14,7 +14,7 @@ from typing import Deque, Dict, Iterable, List, Optional, Sequence, Tuple
 from commcli.relay.mesh import stamp
 from commcli.relay.mesh.losses import NEW_SESSION, UNCERTAIN, Mark, Record, forget, judge, unwrapped
 from commcli.relay.mesh.neighbours import Neighbour
-from commcli.relay.mesh.window import Answers, Jitter, figures, length_s
+from commcli.relay.mesh.window import Answers, Jitter, Orders, figures, length_s
 
 Addr = Tuple[str, int]
 
@@ -176,11 +176,10 @@ class Session:
             counted = [numbers.get(record.sequence, (-1, 0))[0] for record in records]
             answered = [place for place in range(begin, end) if self._arrival[place]]
             labels = [record.lost for record in records[begin:end]]
-        later = [place for place in range(end, self.held) if self._arrival[place]]
+        others = self._orders(range(begin), counted), self._orders(range(end, self.held), counted)
         row: Dict[str, object] = {
             "peer": self.peer.id, "start": window.start_unix, "seconds": window.seconds,
-            **figures(self._answers_at(answered, counted), self._orders(later, counted), labels, window.error_s,
-                      self._jitters),
+            **figures(self._answers_at(answered, counted), others, labels, window.error_s, self._jitters),
             "duplicates": window.duplicates,
         }  # fmt: skip
         self.keep(row)
@@ -196,8 +195,9 @@ class Session:
             [self._back_s[place] for place in places],
         )
 
-    def _orders(self, places: Iterable[int], counted: Sequence[int]) -> List[Tuple[int, int]]:
-        return [(counted[place], self._arrival[place]) for place in places]
+    def _orders(self, places: Iterable[int], counted: Sequence[int]) -> Orders:
+        arrival = self._arrival
+        return [(counted[place], arrival[place]) for place in places if arrival[place]]
 
     def _lossy(self, end: int) -> Optional[List[Record]]:
         """The records to judge; None if all before `end` was answered in order, so that there is nothing to judge."""

@@ -16,6 +16,10 @@ LENGTHS_S = (10, 30, 60, 300)
 ENOUGH_PACKETS = 50
 
 
+# (number, arrival) of answers, see there.
+Orders = Sequence[Tuple[int, int]]
+
+
 class Answers(NamedTuple):
     """Answered packets, by the sequence of sending. numbers: the reflector's, counted on over its restarts; arrivals:
     in which order the answers came. forward_s, back_s: T2-T1 and T4-T3, with the difference of the two clocks in them.
@@ -60,13 +64,13 @@ def length_s(packets_a_second: float, start: float, unix: float) -> int:
 
 def figures(
     answers: Answers,
-    later: Sequence[Tuple[int, int]],
+    others: Tuple[Orders, Orders],
     labels: Sequence[Optional[str]],
     clock_error_s: Optional[float],
     jitters: Tuple[Jitter, Jitter],
 ) -> Dict[str, object]:
-    """labels: of all packets of the window, None for answered ones (losses.py). later: (number, arrival) of answers to
-    what was sent after the window. clock_error_s: of both clocks together, None if one is not synchronised.
+    """labels: of all packets of the window, None for answered ones (losses.py). others: answers to what was sent before
+    the window and after it. clock_error_s: of both clocks together, None if one is not synchronised.
 
     loss: of the round trip; loss_fwd: share of the sent that did not arrive; loss_back: share of the arrived whose
     answers did not. Those of a direction, and its bursts (runs of loss), are None while some loss is uncertain, as in
@@ -74,7 +78,7 @@ def figures(
     """
     received = len(answers.numbers)
     orders = list(zip(answers.numbers, answers.arrivals))
-    forward, back = reordered(orders, later)
+    forward, back = reordered(others[0], orders, others[1])
     return {
         "sent": len(labels),
         "received": received,
@@ -127,13 +131,13 @@ def _delays(
     return found
 
 
-def reordered(orders: Sequence[Tuple[int, int]], later: Sequence[Tuple[int, int]]) -> Tuple[int, int]:
-    """How many answers were reordered on the way there and on the way back (RFC 4737 s. 3), and not those of `later`.
+def reordered(before: Orders, orders: Orders, later: Orders) -> Tuple[int, int]:
+    """How many of the answers `orders` were reordered on the way there and on the way back (RFC 4737 s. 3).
 
-    Of both (number, arrival) by the sequence of sending. Reordered is what comes after something that was sent later:
-    there by our sequence, back by the reflector's number.
+    All by the sequence of sending; `before` and `later` are those of other windows that are known. Reordered is what
+    comes after something that was sent later: there by our sequence, back by the reflector's number.
     """
-    known = [*orders, *later]
+    known = [*before, *orders, *later]
     if known == sorted(known) and _is_rising([arrival for _, arrival in known]):
         return 0, 0
     lowest, there = min((number for number, _ in later), default=math.inf), 0
