@@ -351,15 +351,19 @@ class Routes:
         path = tuple(self.by_number[number] for number in numbers)
         if zones.violated(self.shard.zones, self.shard.nodes, path) is not None:
             return Step("zone")
-        step = self._open_step(path, numbers.index(self.number))
-        if self._is_bound and path not in self._carried:
-            # An echo comes back over the relays of a row, whatever the table says of that direction.
-            is_reverse = path[::-1] in self._carried or path[::-1] in self.monitors
-            may_be_pinned = hops == PINNED_HOPS and self._may_be_pinned(path)
-            step.is_pinned = self._allowance is not None and may_be_pinned
-            step.echo_refusal = None if is_reverse else "not_in_table"
-            step.media_refusal = None if step.is_pinned else "not_in_table"
-            step.probe_refusal = "not_in_table"
+        position = numbers.index(self.number)
+        if not self._is_bound or path in self._carried:
+            return self._open_step(path, position)
+        is_pinned = hops == PINNED_HOPS and self._allowance is not None and self._may_be_pinned(path)
+        # An echo comes back over the relays of a row, whatever the table says of that direction.
+        is_reverse = path[::-1] in self._carried or path[::-1] in self.monitors
+        if not is_pinned and not is_reverse:
+            return Step("not_in_table")
+        step = self._open_step(path, position)
+        step.is_pinned = is_pinned
+        step.media_refusal = None if is_pinned else "not_in_table"
+        step.probe_refusal = "not_in_table"
+        step.echo_refusal = None if is_reverse else "not_in_table"
         return step
 
     def _open_step(self, path: Path, position: int) -> Step:
