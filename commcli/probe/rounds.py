@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,7 @@ class Rounds:
         pool: Pool,
         limits: batch.Limits,
         *,
+        make_call: Callable[[Fleet, Pool, Ask], Awaitable[Mapping[str, Any]]] = call,
         on_begin: Callable[[matrix.Pair], None] = lambda pair: None,
         on_made: Callable[[matrix.Pair, batch.Made], None] = lambda pair, made: None,
     ) -> None:
@@ -56,7 +57,7 @@ class Rounds:
             on_made(pair, result)
 
         async def one(wanted: batch.Wanted) -> Mapping[str, Any]:
-            return await call(self.fleet, pool, wanted.ask)
+            return await make_call(self.fleet, pool, wanted.ask)
 
         queue = [self._wanted(pair) for pair in self.left]
         with self._kept():

@@ -17,7 +17,11 @@ Document = Mapping[str, Any]
 def matrix(doc: Document) -> RenderableType:
     """MOS and RTT of every cell in the colour of its verdict; then the reasons, what failed, and what is left."""
     cells = {(cell["from"], cell["to"]): cell for cell in doc["cells"]}
-    parts: list[RenderableType] = [_table(doc, cells)]
+    ask = doc["ask"]
+    title = (
+        f"calls between markets: MOS and RTT ms ({ask['profile']}, {ask['seconds']:g} s, {ask['transport']})"
+    )
+    parts: list[RenderableType] = [Text(title, style="bold"), _table(doc, cells)]
     parts += [_reason(cell) for cell in doc["cells"] if cell["verdict"] not in ("good", "warn")]
     parts += [
         Text.assemble("not tried: ", " ".join(row["edges"]), " ", styled("failed"), f" {row['reason']}")
@@ -29,10 +33,7 @@ def matrix(doc: Document) -> RenderableType:
 
 
 def _table(doc: Document, cells: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
-    ask = doc["ask"]
-    table = grid(
-        title=f"calls between markets: MOS and RTT ms ({ask['profile']}, {ask['seconds']:g} s, {ask['transport']})"
-    )
+    table = grid()
     table.add_column("from \\ to", no_wrap=True)
     for market in doc["markets"]:
         table.add_column(market, justify="right")
