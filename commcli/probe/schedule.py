@@ -44,6 +44,10 @@ class Due:
         """Grows without end while the job waits, so that nothing waits for ever."""
         return self.job.weight * (1 + self.late)
 
+    def noticed(self) -> dict[str, float]:
+        """What to keep of a job that never ran and has to wait, so that it is known since when."""
+        return {"due_unix": self.slot_unix - self.job.every_s, "ran_unix": 0.0}
+
 
 def jobs_of(probes: Probes) -> list[Job]:
     """Everything that probes.yaml schedules."""

@@ -34,9 +34,12 @@ class Cron:
         first = len(self.runs)
         until = self.now + seconds
         while self.now < until:
-            done = due(self.jobs, self.last, self.now)[: self.most]
+            found = due(self.jobs, self.last, self.now)
+            done, waiting = found[: self.most], found[self.most :]
             for each in done:
                 self.last[each.job.key] = ran(each.slot_unix, self.now)
+            for each in waiting:
+                self.last.setdefault(each.job.key, each.noticed())
             self.runs.append(done)
             self.now += self.step
         return self.runs[first:]
@@ -120,7 +123,8 @@ def test_catching_up_keeps_to_the_budget_and_serves_what_matters_first() -> None
 def test_too_much_work_is_shared_and_nobody_waits_for_ever() -> None:
     high, normal, low = jobs(10, 60, 4.0), jobs(10, 300, 2.0), jobs(10, 3600, 1.0)
     cron = Cron(high + normal + low, most=4)
-    cron.go(24 * HOUR)
+    first = cron.go(24 * HOUR)
+    assert {each.job.key for run in first for each in run} == {job.key for job in cron.jobs}
     counts = Counter(each.job.key for run in cron.go(24 * HOUR) for each in run)
     share = {job.key: counts[job.key] * job.every_s / (24 * HOUR) for job in cron.jobs}
     served = [[share[job.key] for job in own] for own in (high, normal, low)]
