@@ -1,7 +1,7 @@
-"""When the datagram that aiortc works on came from the socket, rather than when aiortc got round to it.
+"""When a datagram came from the socket and went to it, rather than when aiortc got round to it or was asked to send.
 
-Between the two lie a queue, and all that the event loop had to do first: half a millisecond beside a video encoder.
-None of that is the network's.
+Between lie a queue, encryption, and all that the event loop had to do first: half a millisecond each way beside a
+video encoder. None of that is the network's.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ class Arrivals:
         connection = transport._connection
         self._clock = clock
         self._arrived_s: float | None = None
-        self._put, self._get = connection.data_received, transport._recv
-        # Both are looked up on the instance for each datagram, so instance attributes are enough.
+        self.left_s = 0.0  # when the latest datagram went out (unix s)
+        self._put, self._get, self._give = connection.data_received, transport._recv, transport._send
+        # All are looked up on the instance for each datagram, so instance attributes are enough.
         connection.data_received = self._data_received  # type: ignore[method-assign]
-        transport._recv = self._recv
+        transport._recv, transport._send = self._recv, self._send
 
     def now(self) -> float:
         """When the datagram in work came in (unix s); the present before the first one."""
@@ -38,6 +39,10 @@ class Arrivals:
         datagram = _Datagram(data)
         datagram.arrived_s = self._clock()
         self._put(datagram, component)
+
+    async def _send(self, data: bytes) -> None:
+        self.left_s = self._clock()
+        await self._give(data)
 
     async def _recv(self) -> bytes:
         data = await self._get()

@@ -273,6 +273,11 @@ class Endpoint:
         self._taps[track.kind] = Tap(transceiver.receiver, track.kind, feedback, self._arrived_s)
         self._spawn(self._drain(track))
 
+    async def _flush(self, channel: RTCDataChannel) -> float:
+        """Have it send what it has; when the latest datagram of all went out (unix s)."""
+        await channel.transport._data_channel_flush()
+        return 0.0 if self._arrivals is None else self._arrivals.left_s
+
     def _arrived_s(self) -> float:
         return time.time() if self._arrivals is None else self._arrivals.now()
 
@@ -296,7 +301,7 @@ class Endpoint:
             channel,
             self._argument.profile.ping_interval_s,
             arrived_s=self._arrived_s,
-            flush=channel.transport._data_channel_flush,
+            flush=lambda: self._flush(channel),
         )
         self._spawn(self._pinger.run())
 

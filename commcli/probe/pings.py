@@ -29,15 +29,16 @@ class DataChannel(Protocol):
     def on(self, event: str, f: Callable[[Any], None]) -> Any: ...
 
 
-async def _leave_it() -> None:
-    """For a channel that sends by itself."""
+async def _leave_it() -> float:
+    """For a channel that sends by itself, nobody knows when."""
+    return 0.0
 
 
 class Pinger:
     """Sends pings on `channel` and answers those of the other end.
 
-    arrived_s: when the message in work came in (unix s). flush: has the channel send at once; aiortc's would when
-    the event loop has done all else.
+    arrived_s: when the message in work came in (unix s). flush: has the channel send at once, where
+    aiortc would when the event loop has done all else, and tells when the latest datagram went out (unix s).
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Pinger:
         interval_s: float = 0.1,
         *,
         arrived_s: Callable[[], float] = time.time,
-        flush: Callable[[], Awaitable[None]] = _leave_it,
+        flush: Callable[[], Awaitable[float]] = _leave_it,
     ) -> None:
         self.sent: dict[int, float] = {}
         self.exchanges: list[Exchange] = []
@@ -64,7 +65,7 @@ class Pinger:
                 number += 1
                 self.sent[number] = now = time.time()
                 self._channel.send(f"ping {number} {1000 * now:.3f}")
-                await self._flush()
+                self.sent[number] = max(now, await self._flush())
             await asyncio.sleep(self._interval_s)
 
     def _message(self, message: str | bytes) -> None:
@@ -74,8 +75,9 @@ class Pinger:
                 pong = asyncio.ensure_future(self._answer(number, t1, now_ms))
                 self._pongs.add(pong)
                 pong.add_done_callback(self._pongs.discard)
-            case ["pong", _, t1, t2, t3]:
-                self.exchanges.append(Exchange(float(t1), float(t2), float(t3), now_ms))
+            case ["pong", number, _, t2, t3] if int(number) in self.sent:
+                t1_ms = 1000 * self.sent[int(number)]
+                self.exchanges.append(Exchange(t1_ms, float(t2), float(t3), now_ms))
 
     async def _answer(self, number: str, t1: str, t2_ms: float) -> None:
         if self._channel.readyState == "open":

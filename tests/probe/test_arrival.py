@@ -24,9 +24,13 @@ class Transport:
 
     def __init__(self) -> None:
         self._connection = Connection()
+        self.sent: list[bytes] = []
 
     async def _recv(self) -> bytes:
         return await self._connection.queue.get()
+
+    async def _send(self, data: bytes) -> None:
+        self.sent.append(data)
 
 
 async def test_a_datagram_came_when_it_was_read_and_not_when_its_turn_was() -> None:
@@ -46,3 +50,11 @@ async def test_what_waited_before_the_watch_came_now() -> None:
     arrivals = Arrivals(cast(RTCIceTransport, transport), lambda: 5.0)
     assert await transport._recv() == b"early"
     assert arrivals.now() == pytest.approx(5.0)
+
+
+async def test_it_knows_when_the_latest_datagram_left() -> None:
+    transport, times = Transport(), iter([1.0, 2.0])
+    arrivals = Arrivals(cast(RTCIceTransport, transport), lambda: next(times))
+    await transport._send(b"one")
+    await transport._send(b"two")
+    assert (transport.sent, arrivals.left_s) == ([b"one", b"two"], 2.0)

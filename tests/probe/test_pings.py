@@ -18,6 +18,7 @@ class Channel:
     def __init__(self) -> None:
         self.sent: list[str] = []
         self.flushed = 0
+        self.left_s = 0.0
         self._take: Callable[[Any], None] = lambda message: None
 
     def on(self, event: str, f: Callable[[Any], None]) -> None:
@@ -29,8 +30,9 @@ class Channel:
     def receive(self, message: str) -> None:
         self._take(message)
 
-    async def flush(self) -> None:
+    async def flush(self) -> float:
         self.flushed += 1
+        return self.left_s
 
 
 async def test_a_ping_is_answered_with_the_time_that_it_came_in() -> None:
@@ -53,13 +55,24 @@ async def test_a_channel_that_closed_meanwhile_is_not_answered_on() -> None:
     assert channel.sent == []
 
 
-async def test_an_answer_makes_an_exchange_that_ended_when_it_came_in() -> None:
+async def test_an_exchange_is_from_when_the_ping_went_out_to_when_the_answer_came_in() -> None:
     channel = Channel()
-    pinger = Pinger(channel, arrived_s=lambda: 1.1)
+    pinger = Pinger(channel, interval_s=60, arrived_s=lambda: 5e9 + 1.1, flush=channel.flush)
+    channel.left_s = 5e9 + 1
+    running = asyncio.ensure_future(pinger.run())
+    await asyncio.sleep(0)
+    running.cancel()
     channel.receive("pong 1 1000.000 1040.000 1041.000")
     (exchange,) = pinger.exchanges
-    assert exchange.rtt_ms == pytest.approx(99.0)
-    assert pinger.rtt_s() == pytest.approx(0.099)
+    assert exchange.rtt_ms == pytest.approx(99.0, abs=0.01)
+    assert pinger.rtt_s() == pytest.approx(0.099, abs=0.00001)
+
+
+async def test_an_answer_to_nothing_says_nothing() -> None:
+    channel = Channel()
+    pinger = Pinger(channel)
+    channel.receive("pong 1 1000.000 1040.000 1041.000")
+    assert pinger.exchanges == []
 
 
 async def test_it_sends_at_once() -> None:
