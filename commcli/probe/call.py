@@ -235,13 +235,10 @@ class _Run:
                 side.untried = event["kind"] != "call"
 
     def _settle(self) -> None:
-        """Nothing more is to be expected: both have reported or ended, or one ended before the other connected."""
+        """Nothing more is to be expected: both have reported, or one ended without: the other hears nobody then."""
         sides = list(self.sides.values())
-        done = [side.report is not None or side.ended for side in sides]
-        hopeless = any(side.ended and side.report is None for side in sides) and any(
-            side.connected_unix is None for side in sides
-        )
-        if all(done) or hopeless:
+        gone = any(side.ended and side.report is None for side in sides)
+        if gone or all(side.report is not None for side in sides):
             self._settled.set()
 
     async def _wait_settled(self, timeout_s: float) -> None:
