@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import pairwise
 from typing import Any
 
@@ -74,15 +75,12 @@ def document(
     mesh: dict[Pair, dict[int, Row]] = defaultdict(dict)
     for row in mesh_hours:
         mesh[row["src"], row["dst"]][row["hour"]] = row
-    wanted = [
-        pair
-        for pair in _pairs(fleet, markets)
-        if pair in samples or _mesh_of(fleet, pair, mesh) or _is_scheduled(fleet, pair)
-    ]
+    hours_of = {pair: _mesh_of(fleet, pair, mesh) for pair in _pairs(fleet, markets)}
+    wanted = [pair for pair, own in hours_of.items() if own or pair in samples or _is_scheduled(fleet, pair)]
     rows = [
         pair_row(
             pair,
-            slices(samples.get(pair, ()), _mesh_of(fleet, pair, mesh), since, until),
+            slices(samples.get(pair, ()), hours_of[pair], since, until),
             fleet.probes.objective_of(*pair),
             until,
         )
@@ -101,7 +99,7 @@ def document(
         "coverage": _coverage_of(rows),
         "pairs": rows,
         "worst": worst_of_all(rows),
-        "unwatched": len(_pairs(fleet, markets)) - len(wanted),
+        "unwatched": len(hours_of) - len(wanted),
     }
 
 
@@ -303,8 +301,8 @@ def _spread_of_mesh(name: str, rows: Sequence[Row]) -> dict[str, Any] | None:
         samples = len(points)
     else:
         return None
-    ranks = {f"p{q}": hours.percentile(points, q) for q in (50, 95, 99)}
-    return None if ranks["p50"] is None else {**ranks, "samples": samples, "source": "mesh"}
+    p50, p95, p99 = hours.percentiles(points)
+    return None if p50 is None else {"p50": p50, "p95": p95, "p99": p99, "samples": samples, "source": "mesh"}
 
 
 def _judged(
@@ -342,9 +340,14 @@ def _verdict(objectives: Iterable[Row], measured_s: float) -> str:
 
 def worst(own: Sequence[Slice]) -> list[dict[str, Any]]:
     """Down hours first, those in a row as one window, the longest down first; then the hours of the lowest MOS."""
-    windows = [_window(run) for run in _runs([each for each in own if each.measured_s])]
-    windows.sort(key=_badness)
-    return windows[:WORST_OF_PAIR]
+    runs = _runs([each for each in own if each.measured_s])
+    return [_window(run) for run in nsmallest(WORST_OF_PAIR, runs, key=_badness)]
+
+
+def _badness(run: Sequence[Slice]) -> tuple[float, float, float]:
+    down_s = sum(each.down_s for each in run)
+    mos = min((s.figures["mos"] or 5.0 for each in run for s in each.samples), default=5.0)
+    return -down_s, mos, run[0].start
 
 
 def worst_of_all(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -382,11 +385,6 @@ def _extreme(of: Callable[..., Any], windows: Iterable[Row], key: str) -> float 
 
 def _gravity(window: Row) -> tuple[float, float, float]:
     return -window["down_s"] * len(window["pairs"]), -window["down_s"], window["start"]
-
-
-def _badness(window: Row) -> tuple[float, float, float]:
-    mos = 5.0 if window["mos"] is None else window["mos"]
-    return -window["down_s"], mos, window["start"]
 
 
 def _runs(measured: Sequence[Slice]) -> list[list[Slice]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ NEEDED = (
 )
 # Of 100 answers of a window, so many are within its p50, between that and its p95, and beyond.
 _SHARES = (("rtt_p50_ms", 50), ("rtt_p95_ms", 45), ("rtt_p99_ms", 5))
-Points = Iterable[tuple[float, float]]
+Points = Iterable[tuple[float, int]]
 
 
 def hour_of(unix: float) -> int:
@@ -33,7 +32,7 @@ def rolled(src: str, dst: str, hour: int, windows: Sequence[Mapping[str, Any]]) 
     Losses and jitter are means in which a window counts by its packets; `worst_loss` is that of one window;
     `down_seconds` are those of windows without any answer. RTT percentiles are of answers, at most a little too high.
     """
-    points = list(rtt_points(windows))
+    p50, p95, p99 = percentiles(rtt_points(windows))
     return {
         **{"src": src, "dst": dst, "hour": hour, "windows": len(windows)},
         "seconds": sum(window["seconds"] for window in windows),
@@ -43,14 +42,14 @@ def rolled(src: str, dst: str, hour: int, windows: Sequence[Mapping[str, Any]]) 
         "sent": sum(window["sent"] for window in windows),
         "received": sum(window["received"] for window in windows),
         "rtt_min_ms": min((w["rtt_min_ms"] for w in windows if w["rtt_min_ms"] is not None), default=None),
-        **{f"rtt_p{q}_ms": percentile(points, q) for q in (50, 95, 99)},
+        **{"rtt_p50_ms": p50, "rtt_p95_ms": p95, "rtt_p99_ms": p99},
         **{key: mean(windows, key) for key in ("loss", "loss_fwd", "loss_back")},
         "worst_loss": max((w["loss"] for w in windows if w["loss"] is not None), default=None),
         **{key: mean(windows, key) for key in ("jitter_fwd_ms", "jitter_back_ms")},
     }
 
 
-def rtt_points(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[float, float]]:
+def rtt_points(rows: Iterable[Mapping[str, Any]]) -> Points:
     """(RTT, how many answers took that long or less) of windows or of hours, so that their percentiles add up."""
     for row in rows:
         for key, share in _SHARES:
@@ -58,16 +57,20 @@ def rtt_points(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[float, float
                 yield row[key], row["received"] * share
 
 
-def percentile(points: Points, q: float) -> float | None:
-    """The nearest-rank percentile of (value, weight); None when there are none."""
-    ordered = sorted((value, weight) for value, weight in points if weight > 0)
-    # Weights are whole numbers or sums of them: a rank that rounding moved would pick another value.
-    rank, reached = q / 100 * math.fsum(weight for _, weight in ordered) - 1e-9, 0.0
+def percentiles(points: Points, ranks: Sequence[float] = (50, 95, 99)) -> list[float | None]:
+    """The nearest-rank percentiles of (value, weight), weights being whole numbers; None each when there are none.
+
+    `ranks` ascend.
+    """
+    ordered = sorted(point for point in points if point[1] > 0)
+    total, reached, found = sum(weight for _, weight in ordered), 0, []
+    todo = list(ranks)
     for value, weight in ordered:
         reached += weight
-        if reached >= rank:
-            return value
-    return None
+        while todo and 100 * reached >= todo[0] * total:
+            found.append(value)
+            todo.pop(0)
+    return [*found, *(None for _ in todo)]
 
 
 def mean(rows: Iterable[Mapping[str, Any]], key: str) -> float | None:

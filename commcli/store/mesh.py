@@ -56,14 +56,16 @@ class MeshWindows(Door):
         Rows of table `mesh_hours` (hours.py: rolled), "src" measured towards "dst".
         """
         between = (since, float("inf") if until is None else until)
-        query = "SELECT * FROM mesh_hours WHERE hour >= ? AND hour < ?"
-        known = {(row["src"], row["dst"], row["hour"]): dict(row) for row in self._all(query, *between)}
         query = "SELECT src, hour FROM mesh_open_hours WHERE hour >= ? AND hour < ?"
-        for src, hour in self._all(query, *between):
+        still_open = {(src, hour) for src, hour in self._all(query, *between)}
+        query = "SELECT * FROM mesh_hours WHERE hour >= ? AND hour < ?"
+        found = [
+            dict(row) for row in self._all(query, *between) if (row["src"], row["hour"]) not in still_open
+        ]
+        for src, hour in still_open:
             with self._mapped():
-                fresh = _roll(self._db, src, hour)
-            known.update({(row["src"], row["dst"], row["hour"]): row for row in fresh})
-        return sorted(known.values(), key=lambda row: (row["hour"], row["src"], row["dst"]))
+                found += _roll(self._db, src, hour)
+        return sorted(found, key=lambda row: (row["hour"], row["src"], row["dst"]))
 
     def _note(self, db: sqlite3.Connection, src: str, rows: list[tuple[Any, ...]], now: float) -> None:
         """Which hours have to be rolled up (again), and how far we have heard of this node."""

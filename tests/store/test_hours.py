@@ -117,12 +117,11 @@ def test_percentiles_of_weighted_values_are_those_of_the_values_so_often(values:
     ranked = sorted(value for at, value in enumerate(values) for _ in range(at % 3))
     points = [(value, at % 3) for at, value in enumerate(values)]
     expected = ranked[max(0, -(-q * len(ranked) // 100) - 1)] if ranked else None
-    assert hours.percentile(points, q) == expected
+    assert hours.percentiles(points, [q]) == [expected]
 
 
 @given(st.floats(1, 500), st.integers(1, 400))
 def test_an_hour_of_equal_windows_has_their_percentiles(p50: float, count: int) -> None:
     row = {"rtt_min_ms": p50, "rtt_p50_ms": p50, "rtt_p95_ms": p50 + 5, "rtt_p99_ms": p50 + 9}
     windows = [{**row, "received": 7}] * count
-    points = list(hours.rtt_points(windows))
-    assert [hours.percentile(points, q) for q in (50, 95, 99)] == [p50, p50 + 5, p50 + 9]
+    assert hours.percentiles(hours.rtt_points(windows)) == [p50, p50 + 5, p50 + 9]
