@@ -22,14 +22,14 @@ class AnswerLost(BadInput):
     """Stdout takes nothing (a full disk); the word on that must go elsewhere."""
 
 
-def emit(doc: Document, *, as_json: bool, quiet: bool = False, good: bool = True) -> None:
+def emit(doc: Document, *, as_json: bool, quiet: bool = False, good: bool = True) -> bool:
     """Print `doc` ({"schema": 1, "kind": "noun.verb", ...}): JSON, or what report draws of it.
 
-    `quiet` prints nothing when the answer is good.
+    `quiet` prints nothing when the answer is good. False: the reader has gone, more would be for nobody.
     """
     if quiet and good:
-        return
-    _deliver(lambda: _print(doc, as_json=as_json))
+        return True
+    return _deliver(lambda: _print(doc, as_json=as_json))
 
 
 def _print(doc: Document, *, as_json: bool) -> None:
@@ -48,16 +48,18 @@ def flush() -> None:
     _deliver(lambda: None)
 
 
-def _deliver(write: Callable[[], None]) -> None:
-    """Write to stdout and see it arrive. Raises AnswerLost where it can not."""
+def _deliver(write: Callable[[], None]) -> bool:
+    """Write to stdout and see it arrive; False where nobody reads it. Raises AnswerLost where it can not."""
     try:
         write()
         sys.stdout.flush()
     except BrokenPipeError:
         discard_stdout()
+        return False
     except OSError as error:
         discard_stdout()
         raise AnswerLost(f"stdout: {error.strerror}: the answer is lost") from None
+    return True
 
 
 def discard_stdout() -> None:

@@ -1,4 +1,4 @@
-"""The newest windows of the mesh, by direction: what reading goes on from, and what is shown. Table `mesh`, read only."""
+"""The newest windows of the mesh, by direction: what a reading goes on from, and what is shown. Only reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _LATEST = """
     SELECT mesh.* FROM (
         SELECT src, dst, start, row_number() OVER (PARTITION BY src, dst ORDER BY start DESC) AS place
         FROM mesh WHERE start >= :since AND start < :until
-        AND (:nodes IS NULL OR src IN (SELECT value FROM json_each(:nodes)) OR dst IN (SELECT value FROM json_each(:nodes)))
+        AND (:nodes IS NULL OR src IN (SELECT value FROM json_each(:nodes))
+            OR dst IN (SELECT value FROM json_each(:nodes)))
     ) AS newest JOIN mesh USING (src, dst, start)
     WHERE newest.place <= :most
     ORDER BY min(src, dst), max(src, dst), src, start DESC
@@ -51,9 +52,7 @@ class LatestWindows(Door):
         """
         wanted = None if nodes is None else json.dumps(sorted(nodes))
         with self._mapped():
-            found = self._db.execute(
-                _LATEST, {"since": since, "until": until, "most": most, "nodes": wanted}
-            )
+            found = self._db.execute(_LATEST, {"since": since, "until": until, "most": most, "nodes": wanted})
             for row in found:
                 yield from_row(row)
 

@@ -6,6 +6,7 @@ from commcli.store.audits import Audits
 from commcli.store.calls import Calls
 from commcli.store.door import Row
 from commcli.store.edges import Edges
+from commcli.store.latest import LatestWindows
 from commcli.store.mesh import MESH_KEPT_S, MeshWindows
 from commcli.store.plans import Plans
 from commcli.store.tables import StoredTable, Tables
@@ -13,5 +14,5 @@ from commcli.store.tables import StoredTable, Tables
 __all__ = ["MESH_KEPT_S", "Row", "Store", "StoredTable"]
 
 
-class Store(MeshWindows, Calls, Edges, Plans, Tables, Audits):
+class Store(MeshWindows, LatestWindows, Calls, Edges, Plans, Tables, Audits):
     """All of it. Open with `with`; door.py says what it raises."""

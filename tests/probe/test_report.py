@@ -87,11 +87,12 @@ def mesh_document(**more: Any) -> dict[str, Any]:
         for a, b in (("ae-1", "kr-1"), ("kr-1", "ae-1"))
     ]  # fmt: skip
     return {
-        "nodes": ["ae-1", "kr-1", "sg-1"], "pairs": pairs, "new_windows": 4, "market_pairs": [],
+        "unix": 200_000.0, "nodes": ["ae-1", "kr-1", "sg-1"], "pairs": pairs, "new_windows": 4, "market_pairs": [],
         "markets": [{"market": "ae", "name": "", "edge": "ae-1"}, {"market": "kr", "name": "", "edge": "kr-1"},
                     {"market": "kp", "name": "", "edge": "kr-1"}],
         "markets_without_edge": ["zz"],
-        "away": [{"node": "sg-1", "state": "unreachable", "reason": "connection refused", "last_unix": None}],
+        "away": [{"node": "sg-1", "state": "unreachable", "reason": "connection refused", "last_unix": None,
+                  "answered_unix": 199_700.0}],
         **more,
     }  # fmt: skip
 
@@ -100,7 +101,10 @@ def test_mesh_groups_markets_by_edge_and_says_who_is_away() -> None:
     shown = text(probe.mesh(mesh_document()))
     assert "kr kp (kr-1)" in shown
     assert "123 2.0%" in shown
-    assert "away: sg-1 unreachable connection refused (no windows for 15 minutes)" in shown
+    assert (
+        "away: sg-1 unreachable connection refused (never read; heard by its peers 07:28:20Z, 5 min ago)"
+        in shown
+    )
     assert "no active edge: zz" in shown
     assert "2 directions, 10 packets, newest 7 s and oldest 7 s old; 4 new windows kept" in shown
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,13 +24,31 @@ from commcli.cli.options import (
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet, Node
-    from commcli.probe.mesh import Reading
+    from commcli.remote.ssh import Pool
     from commcli.report.terminal import Progress
     from commcli.store.sqlite import Store
+
+By = Literal["market", "node"]
+FigureName = Literal["rtt", "loss", "jitter", "pdv", "delay", "reordered", "duplicates", "burst", "age"]
+Percentile = Literal["p50", "p95", "p99"]
 
 
 def mesh(
     selector: SelectorArg = "all",
+    by: Annotated[
+        By | None,
+        typer.Option("--by", help="One heatmap only (default: markets, and nodes where they say more)."),
+    ] = None,
+    figure: Annotated[FigureName, typer.Option("--figure", help="What the cells show.")] = "rtt",
+    percentile: Annotated[
+        Percentile, typer.Option("--percentile", help="Which of rtt, pdv and delay.")
+    ] = "p50",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Read again and again until Ctrl-C; in place on a terminal.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option("--every", min=1, help="Seconds from one reading to the next with --watch.")
+    ] = 10.0,
     deadline: DeadlineOpt = None,
     inventory: InventoryOpt = None,
     state: StateOpt = None,
@@ -38,36 +60,107 @@ def mesh(
 
     from commcli import fleet as fleets
     from commcli.fleet.selector import select
-    from commcli.probe import mesh
-    from commcli.remote.outcome import exit_code
-    from commcli.report import terminal
     from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
     nodes = select(fleet, selector)
-    with Store(settings.database) as store, terminal.progress("probe mesh", quiet=quiet) as progress:
-        reading = asyncio.run(_mesh(fleet, nodes, store, progress, deadline))
-    code = exit_code(reading.outcomes)
-    doc = mesh.document(fleet, nodes, reading, time.time())
-    output.emit(doc, as_json=as_json, quiet=quiet, good=code == 0)
+    how = _How(by, figure, percentile, every, deadline, as_json, quiet)
+    with Store(settings.database) as store:
+        run = _on_screen if watch and how.is_for_eyes else _appended if watch else _once
+        code = asyncio.run(run(fleet, nodes, store, how))
     raise typer.Exit(code)
 
 
-async def _mesh(
-    fleet: Fleet, nodes: list[Node], store: Store, progress: Progress, deadline_s: float | None
-) -> Reading:
-    from commcli.probe import mesh
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What the command line asks for beside the nodes."""
+
+    by: By | None
+    figure: FigureName
+    percentile: Percentile
+    every_s: float
+    deadline_s: float | None
+    as_json: bool
+    quiet: bool
+
+    @property
+    def is_for_eyes(self) -> bool:
+        return sys.stdout.isatty() and not (self.as_json or self.quiet)
+
+    def emit(self, doc: Mapping[str, Any], code: int) -> bool:
+        return output.emit(doc, as_json=self.as_json, quiet=self.quiet, good=code == 0)
+
+
+async def _once(fleet: Fleet, nodes: list[Node], store: Store, how: _How) -> int:
     from commcli.remote.ssh import Pool
 
-    for node in nodes:
-        progress.update(node.id, "asked")
     async with Pool(fleet) as pool:
-        return await mesh.read(
-            fleet,
-            nodes,
-            pool,
-            store,
-            on_event=progress.take,
-            deadline_s=deadline_s,
+        doc, code = await _read(fleet, nodes, pool, store, how)
+    how.emit(doc, code)
+    return code
+
+
+async def _appended(fleet: Fleet, nodes: list[Node], store: Store, how: _How) -> int:
+    """A document a reading, until the reader has seen enough: then the last one's code."""
+    import asyncio
+
+    from commcli.remote.ssh import Pool
+
+    async with Pool(fleet) as pool:
+        while True:
+            began = time.monotonic()
+            doc, code = await _read(fleet, nodes, pool, store, how)
+            if not how.emit(doc, code):
+                return code
+            await asyncio.sleep(began + how.every_s - time.monotonic())
+
+
+async def _on_screen(fleet: Fleet, nodes: list[Node], store: Store, how: _How) -> int:
+    """The last reading in place of the one before. What stood there when Ctrl-C came stays on the terminal."""
+    import asyncio
+
+    from commcli.remote.ssh import Pool
+    from commcli.report.probe.mesh import mesh_on_screen
+    from commcli.report.watching import screen
+
+    doc = None
+    try:
+        with screen(f"commcli probe mesh, every {how.every_s:g} s; Ctrl-C ends it") as shown:
+            async with Pool(fleet) as pool:
+                while True:
+                    began = time.monotonic()
+                    doc, _ = await _read(fleet, nodes, pool, store, how, shown.progress)
+                    shown.show(mesh_on_screen(doc))
+                    await asyncio.sleep(began + how.every_s - time.monotonic())
+    finally:
+        if doc is not None:
+            output.emit(doc, as_json=False)
+
+
+async def _read(
+    fleet: Fleet,
+    nodes: list[Node],
+    pool: Pool,
+    store: Store,
+    how: _How,
+    watched: Progress | None = None,
+) -> tuple[dict[str, Any], int]:
+    """One reading's document and exit code."""
+    from commcli.probe import mesh
+    from commcli.remote.outcome import exit_code
+    from commcli.report import terminal
+
+    with (
+        contextlib.nullcontext(watched)
+        if watched
+        else terminal.progress("probe mesh", quiet=how.quiet) as progress
+    ):
+        for node in nodes:
+            progress.update(node.id, "asked")
+        reading = await mesh.read(
+            fleet, nodes, pool, store, on_event=progress.take, deadline_s=how.deadline_s
         )
+    doc = mesh.document(fleet, nodes, reading, store, time.time())
+    view = {"by": how.by, "figure": how.figure, "percentile": how.percentile}
+    return {**doc, "view": view}, exit_code(reading.outcomes)

@@ -2,40 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from commcli.report.terminal import grid, styled
+from commcli.report.terminal import capped, grid, styled
 
 Document = Mapping[str, Any]
 
-# Round-trip colours of the heatmap: up to these, and beyond.
-_HEAT = ((100, "black on green"), (200, "black on bright_yellow"), (320, "black on dark_orange"))
-_HOTTEST = "white on red"
+_STYLES = ("black on green", "black on bright_yellow", "black on dark_orange", "white on red")
+_LOST = "lost"
+# Of more nodes a square is no picture: it shows the worst directions then.
+MOST_IN_SQUARE = 40
+WORST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """`key` of a pair, with {} for the percentile. `heat`: the values up to which a cell is fine, fair, and poor."""
+
+    title: str
+    key: str
+    heat: tuple[float, float, float]
+    digits: int = 0
+    scale: float = 1.0
+    unit: str = ""
+
+
+FIGURES = {
+    "rtt": Figure("RTT, ms", "rtt_{}_ms", (100, 200, 320)),
+    # A call is poor from here on: reference/relay-and-probes.md, "Poor call (VIA)".
+    "loss": Figure("loss", "loss", (0.001, 0.005, 0.012), 2, 100, "%"),
+    "jitter": Figure("jitter (RFC 3550), ms", "jitter_ms", (3, 6, 12), 1),
+    "pdv": Figure("delay variation (RFC 5481), ms", "pdv_{}_ms", (5, 12, 30), 1),
+    # ITU-T G.114.
+    "delay": Figure("one-way delay, ms", "delay_{}_ms", (50, 150, 400)),
+    "reordered": Figure("reordered packets", "reordered", (0, 2, 10)),
+    "duplicates": Figure("duplicates of packets or answers", "duplicates", (0, 2, 10)),
+    "burst": Figure("longest run of lost packets", "longest_burst", (0, 1, 3)),
+    "age": Figure("age of the newest window, s", "age_s", (60, 330, 600)),
+}
+_DEFAULT_VIEW = {"by": None, "figure": "rtt", "percentile": "p50"}
 
 
 def mesh(doc: Document) -> RenderableType:
-    """Heatmaps of RTT by market and by node, loss where there is any, and who is away."""
-    parts: list[RenderableType] = []
-    edges = _markets_by_edge(doc)
-    if edges:
-        labels = {edge: f"{' '.join(markets)} ({edge})" for edge, markets in edges.items()}
-        heads = {edge: "\n".join(_wrapped(markets)) for edge, markets in edges.items()}
-        title = "RTT between markets, ms (each by its first active edge)"
-        parts.append(_heatmap(title, labels, heads, doc["pairs"]))
-    if set(doc["nodes"]) != set(edges):
-        names = {node: node for node in doc["nodes"]}
-        parts.append(_heatmap("RTT between nodes, ms", names, names, doc["pairs"]))
-    parts.append(Text(_summary(doc), style="dim"))
-    if doc["markets_without_edge"]:
-        parts.append(Text(f"no active edge: {' '.join(doc['markets_without_edge'])}", style="yellow"))
-    parts += [_away(row) for row in doc["away"]]
-    return Group(*parts)
+    """Heatmaps by market and by node, then who is away."""
+    return Group(*_maps(doc), *_remarks(doc))
+
+
+def mesh_on_screen(doc: Document) -> RenderableType:
+    """As `mesh`, but who is away first: a screen that is too small shows the top."""
+    return Group(*_remarks(doc), Text(), *_maps(doc))
+
+
+def _maps(doc: Document) -> Iterator[RenderableType]:
+    view = doc.get("view", _DEFAULT_VIEW)
+    figure, percentile = FIGURES[view["figure"]], view["percentile"]
+    named = figure.title if "{}" not in figure.key else f"{figure.title}, {percentile}"
+    pairs = {(pair["from"], pair["to"]): pair for pair in doc["pairs"]}
+    edges, nodes = _markets_by_edge(doc), doc["nodes"]
+    others = doc.get("peers", [])
+    rows = [edge for edge in edges if edge in nodes]
+    if rows and view["by"] != "node":
+        columns = [edge for edge in edges if edge in nodes or edge in others]
+        labels = {edge: f"{' '.join(edges[edge])} ({edge})" for edge in rows}
+        heads = {edge: "\n".join(_wrapped(edges[edge])) for edge in columns}
+        yield _Square(
+            f"{named} between markets (each by its first active edge)",
+            labels,
+            heads,
+            pairs,
+            figure,
+            percentile,
+        )
+    is_asked = view["by"] == "node"
+    if is_asked or (view["by"] is None and set(nodes) != set(rows)):
+        if len(nodes) <= MOST_IN_SQUARE and (len(nodes) + len(others) <= MOST_IN_SQUARE or is_asked):
+            names = {node: node for node in nodes}
+            heads = {node: node for node in (*nodes, *others)}
+            yield _Square(f"{named} between nodes", names, heads, pairs, figure, percentile)
+        else:
+            yield _worst(named, doc["pairs"], figure, percentile)
 
 
 def _markets_by_edge(doc: Document) -> dict[str, list[str]]:
@@ -50,46 +102,155 @@ def _wrapped(words: Sequence[str], per_line: int = 3) -> list[str]:
     return [" ".join(words[at : at + per_line]) for at in range(0, len(words), per_line)]
 
 
-def _away(row: Mapping[str, Any]) -> Text:
-    last = row["last_unix"]
-    since = "no windows for 15 minutes" if last is None else f"last window {_time(last)}"
-    return Text.assemble("away: ", row["node"], " ", styled(row["state"]), f" {row['reason']} ({since})")
+# --- cells ----------------------------------------------------------------------------------------------------------
 
 
-def _heatmap(
-    title: str, labels: Mapping[str, str], heads: Mapping[str, str], pairs: Sequence[Mapping[str, Any]]
-) -> Table:
-    """Rows are senders, columns receivers. A cell is the RTT and, if there is any, the loss of that direction."""
-    known = {(pair["from"], pair["to"]): pair for pair in pairs}
-    table = grid(title=title)
-    table.add_column("from \\ to", no_wrap=True)
-    for head in heads.values():
-        table.add_column(head, justify="center")
-    for a, label in labels.items():
-        table.add_row(label, *(_cell(known.get((a, b))) for b in labels))
-    return table
+def _value(pair: Document, figure: Figure, percentile: str) -> float | None:
+    key = figure.key.format(percentile)
+    value: float | None = pair.get("rtt_ms" if key == "rtt_p50_ms" else key)
+    return value
 
 
-def _cell(pair: Mapping[str, Any] | None) -> Text:
-    if pair is None or pair["rtt_ms"] is None:
-        return Text(" - ")
-    style = next((style for limit, style in _HEAT if pair["rtt_ms"] <= limit), _HOTTEST)
-    text = Text(f" {pair['rtt_ms']:.0f} ", style=style)
-    if pair["loss"]:
-        text.append(f"{100 * pair['loss']:.1f}% ", style=style)
+def _is_lost(pair: Document) -> bool:
+    return bool(pair["samples"]) and pair.get("received") == 0
+
+
+def _shown(pair: Document, figure: Figure, percentile: str) -> str:
+    """The figure, beside the RTT also the loss of that direction if there is any; a dash where nothing was measured."""
+    if _is_lost(pair) and figure.key != "age_s":
+        return _LOST
+    value = _value(pair, figure, percentile)
+    if value is None:
+        return "-"
+    text = f"{figure.scale * value:.{figure.digits}f}{figure.unit}"
+    if figure is FIGURES["rtt"] and pair["loss"]:
+        text += f" {100 * pair['loss']:.1f}%"
     return text
+
+
+def _heat(pair: Document, figure: Figure, percentile: str) -> str:
+    value = _value(pair, figure, percentile)
+    if _is_lost(pair) and figure.key != "age_s":
+        return _STYLES[-1]
+    if value is None:
+        return ""
+    return next(
+        (style for style, most in zip(_STYLES, figure.heat, strict=False) if value <= most), _STYLES[-1]
+    )
+
+
+def _cell(pair: Document | None, figure: Figure, percentile: str) -> Text:
+    if pair is None:
+        return Text(" - ")
+    return Text(f" {_shown(pair, figure, percentile)} ", style=_heat(pair, figure, percentile))
+
+
+@dataclass(frozen=True, slots=True)
+class _Square:
+    """Rows are senders, columns receivers. Columns that find no room go on below."""
+
+    title: str
+    rows: Mapping[str, str]  # node -> label
+    columns: Mapping[str, str]
+    pairs: Mapping[tuple[str, str], Document]
+    figure: Figure
+    percentile: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        cells = {
+            column: [_cell(self.pairs.get((row, column)), self.figure, self.percentile) for row in self.rows]
+            for column in self.columns
+        }
+        left = max(len("from \\ to"), *(len(label) for label in self.rows.values()))
+        title: str | None = self.title
+        block: list[str] = []
+        room = options.max_width - left
+        for column in self.columns:
+            width = 1 + max(
+                *map(len, self.columns[column].split("\n")), *(cell.cell_len for cell in cells[column])
+            )
+            if block and width > room:
+                yield self._table(title, block, cells)
+                title, block, room = None, [], options.max_width - left
+            block.append(column)
+            room -= width
+        yield self._table(title, block, cells)
+
+    def _table(self, title: str | None, columns: Sequence[str], cells: Mapping[str, Sequence[Text]]) -> Table:
+        table = grid(title=title)
+        table.add_column("from \\ to", no_wrap=True)
+        for column in columns:
+            table.add_column(self.columns[column], justify="center", no_wrap=True)
+        for place, label in enumerate(self.rows.values()):
+            table.add_row(label, *(cells[column][place] for column in columns))
+        return table
+
+
+def _worst(named: str, pairs: Sequence[Document], figure: Figure, percentile: str) -> RenderableType:
+    """The directions with the largest figures, those first that lose everything."""
+    known = [pair for pair in pairs if _is_lost(pair) or _value(pair, figure, percentile) is not None]
+    known.sort(key=lambda pair: (not _is_lost(pair), -(_value(pair, figure, percentile) or 0)))
+    shown, more = capped(known, WORST)
+    table = grid("from", "to", named, "loss", "packets", title=f"{named}: the worst directions between nodes")
+    for pair in shown:
+        loss = "-" if pair["loss"] is None else f"{100 * pair['loss']:.2f}%"
+        table.add_row(pair["from"], pair["to"], _cell(pair, figure, percentile), loss, f"{pair['samples']}")
+    return Group(table, Text(more, style="dim")) if more else table
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def _remarks(doc: Document) -> list[RenderableType]:
+    parts: list[RenderableType] = [Text(_summary(doc), style="dim")]
+    if doc["markets_without_edge"]:
+        parts.append(Text(f"no active edge: {' '.join(doc['markets_without_edge'])}", style="yellow"))
+    parts += [_away(row, doc["unix"]) for row in doc["away"]]
+    parts += [_silent(row, doc["unix"]) for row in doc.get("silent", [])]
+    return parts
 
 
 def _summary(doc: Document) -> str:
     if not doc["pairs"]:
-        return "nothing measured in the last 15 minutes"
+        return f"nothing measured in the last 15 minutes; {doc['new_windows']} new windows kept."
     samples = sum(pair["samples"] for pair in doc["pairs"])
     ages = [pair["age_s"] for pair in doc["pairs"]]
+    unsure = [pair["clock_error_ms"] for pair in doc["pairs"] if pair.get("clock_error_ms") is not None]
+    clocks = (
+        f" one-way delays within {max(unsure):.1f} ms;"
+        if unsure
+        else " no synchronised clocks for one-way delays;"
+    )
+    is_delay = doc.get("view", _DEFAULT_VIEW)["figure"] == "delay"
     return (
         f"{len(doc['pairs'])} directions, {samples} packets, newest {min(ages):.0f} s and oldest {max(ages):.0f} s old;"
-        f" {doc['new_windows']} new windows kept. % is loss from row to column."
+        f"{clocks if is_delay else ''} {doc['new_windows']} new windows kept. % is loss from row to column."
     )
 
 
-def _time(unix: float) -> str:
-    return datetime.fromtimestamp(unix, UTC).strftime("%H:%M:%SZ")
+def _away(row: Document, now: float) -> Text:
+    last, answered = row["last_unix"], row.get("answered_unix")
+    since = "never read" if last is None else f"last window {_moment(last, now)}"
+    heard = "not heard by its peers within two days" if answered is None else f"heard by its peers {_moment(answered, now)}"
+    return Text.assemble(
+        "away: ", row["node"], " ", styled(row["state"]), f" {row['reason']} ({since}; {heard})"
+    )
+
+
+def _silent(row: Document, now: float) -> Text:
+    last = row["last_unix"]
+    since = "it never measured anything" if last is None else f"its newest window ended {_moment(last, now)}"
+    return Text(f"silent: {row['node']} answers, but {since}", style="yellow")
+
+
+def _moment(unix: float, now: float) -> str:
+    """As 12:04:05Z, 3 min ago; with its day if that is not today's."""
+    then, today = datetime.fromtimestamp(unix, UTC), datetime.fromtimestamp(now, UTC).date()
+    return f"{then:{'' if then.date() == today else '%Y-%m-%d '}%H:%M:%SZ}, {_ago(now - unix)} ago"
+
+
+def _ago(seconds: float) -> str:
+    for unit, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {word}"
+    return f"{max(0.0, seconds):.0f} s"
