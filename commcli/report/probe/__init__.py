@@ -11,8 +11,9 @@ from commcli.report.probe.call import both, call, compare
 from commcli.report.probe.edge import edge
 from commcli.report.probe.matrix import matrix
 from commcli.report.probe.mesh import mesh
+from commcli.report.probe.run import run
 
-__all__ = ["DRAW", "call", "compare", "edge", "matrix", "mesh"]
+__all__ = ["DRAW", "call", "compare", "edge", "matrix", "mesh", "run"]
 
 DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {
     "call": call,
@@ -20,4 +21,5 @@ DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {
     "edge": edge,
     "matrix": matrix,
     "mesh": mesh,
+    "run": run,
 }

@@ -1,0 +1,89 @@
+"""Figures for the textfile collector of Prometheus' node_exporter: rendered here, and replaced by one rename.
+
+Text format 0.0.4, without timestamps: the collector refuses them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from commcli.errors import BadInput
+
+Labels = Mapping[str, str]
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A gauge and its samples, (labels, value) each; None is unmeasured: no line."""
+
+    name: str
+    help: str
+    samples: Sequence[tuple[Labels, float | None]]
+
+
+def render(metrics: Sequence[Metric]) -> str:
+    """The file's text: HELP, TYPE and samples of every metric that has any."""
+    lines = []
+    for metric in metrics:
+        samples = [(labels, value) for labels, value in metric.samples if value is not None]
+        if not samples:
+            continue
+        # In a help text a double quote stays as it is.
+        told = metric.help.replace("\\", r"\\").replace("\n", r"\n")
+        lines += [f"# HELP {metric.name} {told}", f"# TYPE {metric.name} gauge"]
+        lines += [f"{metric.name}{_labels(labels)} {_number(value)}" for labels, value in samples]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def value_of(text: str, name: str) -> float | None:
+    """The value of a metric without labels in such a text; None if it has none."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    try:
+        return None if found is None else float(found[1])
+    except ValueError:
+        return None
+
+
+def read(path: Path) -> str:
+    """What a former run wrote; "" if it is not there or can not be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def write(path: Path, text: str) -> None:
+    """Replace the file: a reader (any user) sees the old text or the new, never half. Raises BadInput.
+
+    The temporary file does not end in `.prom`, so that nobody collects it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(text)
+                file.flush()
+                # Without it a power cut may leave the new name and none of the text.
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BadInput(f"{path}: can not write: {error.strerror}") from None
+
+
+def _labels(labels: Labels) -> str:
+    pairs = [f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items()]
+    return "{" + ",".join(pairs) + "}" if pairs else ""
+
+
+def _number(value: float) -> str:
+    # Whole numbers as such: 1.7e+09 would lose the seconds of a time for a human reader.
+    return str(int(value)) if value == int(value) else repr(round(value, 6))
