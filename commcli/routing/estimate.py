@@ -2,7 +2,8 @@
 
 An edge i -> j is what node i measured about its peer j (STAMP, RFC 8762). RTT is the median over the last
 windows, because one bad window must not move a route; loss is pooled over them, because a window alone holds
-too few packets to tell 0 % from 2 %. Unmeasured is NaN here and null outside, never 0.
+too few packets to tell 0 % from 2 %. Windows are 10 s long, or up to 300 s where a node may send each of many
+peers only little. Unmeasured is NaN here and null outside, never 0.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-# Five windows of 10 s: a median of five is what the back-tests on public data liked best.
+# Five windows of 10 s: a median of five is what the back-tests on public data liked best. Of longer windows fewer
+# make up the time, and a window of a minute has a median over as much by itself.
 ROUNDS = 5
+ROUND_S = 10
 # Nodes keep 60 windows of 10 s; older figures than that belong to a mesh that was not read back.
 MAX_AGE_S = 900.0
 # Fewer packets than this cannot tell a clean edge from a bad one (one lost of eight reads as 12 %):
 # unmeasured.
 MIN_SAMPLES = 20
-# A window that holds less of a full one is a relay's first: it also counts packets to peers that were not up
-# yet.
+# A window that holds less of its neighbour of the same length is a relay's first: it also counts packets to peers
+# that were not up yet.
 FULL_WINDOW = 0.8
 
 
@@ -90,7 +93,8 @@ def estimate(
     """Matrices over `ids` from mesh windows: {"node", "peer", "start", "seconds", "sent", "received",
     "rtt_ms": {"p50"} or null, "loss", "loss_fwd", "jitter_fwd_ms", ...}. Windows of unknown nodes and those
     that ended more than `max_age_s` ago are left out; of the rest the newest full `rounds` of each edge
-    count. An edge with fewer than MIN_SAMPLES packets is unmeasured.
+    count: all of them for the loss, and for times as few as make up so many rounds of 10 s. An edge with fewer
+    than MIN_SAMPLES packets is unmeasured.
     """
     position = {node: index for index, node in enumerate(ids)}
     edges: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
@@ -107,18 +111,43 @@ def estimate(
         last = _last_full(found, rounds)
         if sum(window["sent"] for window in last) < MIN_SAMPLES:
             continue
-        rtt[edge] = _median(window["rtt_ms"]["p50"] for window in last if window["rtt_ms"] is not None)
+        now = _newest(last, rounds * ROUND_S)
+        rtt[edge] = _median(window["rtt_ms"]["p50"] for window in now if window["rtt_ms"] is not None)
         loss[edge] = _pooled_loss(last)
-        jitter[edge] = _median(w["jitter_fwd_ms"] for w in last if w.get("jitter_fwd_ms") is not None)
+        jitter[edge] = _median(w["jitter_fwd_ms"] for w in now if w.get("jitter_fwd_ms") is not None)
         age[edge] = max(0.0, now_unix - (last[-1]["start"] + last[-1]["seconds"]))
         samples[edge] = sum(window["sent"] for window in last)
     return Estimate(tuple(ids), rtt, loss, jitter, age, samples)
 
 
 def _last_full(windows: Sequence[Mapping[str, Any]], rounds: int) -> list[Mapping[str, Any]]:
-    enough = FULL_WINDOW * max(window["sent"] for window in windows)
-    full = [window for window in windows if window["sent"] >= enough]
-    return sorted(full, key=lambda window: window["start"])[-rounds:]
+    ordered = sorted(windows, key=lambda window: window["start"])
+    # As far as it takes: a relay of a day ago began with a window that is no neighbour of these.
+    recent = ordered[-rounds - 2 :]
+    return [window for window, *beside in _neighbours(recent) if _is_full(window, beside)][-rounds:]
+
+
+def _neighbours(
+    windows: Sequence[Mapping[str, Any]],
+) -> Iterable[tuple[Mapping[str, Any], ...]]:
+    """Each window, and the one or two beside it."""
+    for place, window in enumerate(windows):
+        yield window, *windows[max(0, place - 1) : place], *windows[place + 1 : place + 2]
+
+
+def _is_full(window: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> bool:
+    alike = [other["sent"] for other in beside if other["seconds"] == window["seconds"]]
+    return bool(window["sent"] >= FULL_WINDOW * max(alike, default=0))
+
+
+def _newest(windows: Sequence[Mapping[str, Any]], span_s: float) -> Sequence[Mapping[str, Any]]:
+    """The last of them that make up `span_s`. An odd number: the median of two is moved by one bad window."""
+    count, taken_s = 0, 0
+    for window in reversed(windows):
+        if taken_s >= span_s and count % 2:
+            break
+        count, taken_s = count + 1, taken_s + window["seconds"]
+    return windows[-count:]
 
 
 def _median(values: Iterable[float]) -> float:

@@ -53,6 +53,38 @@ def test_a_relays_first_window_does_not_count_beside_full_ones() -> None:
     assert estimate(IDS, [first, full], now_unix=NOW).loss[0, 1] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("seconds", "figures", "rtt_ms"),
+    [
+        (30, [900.0, 900.0, 10.0, 500.0, 11.0], 11.0),  # three windows of 30 s, of which one is bad
+        (60, [900.0, 900.0, 900.0, 900.0, 11.0], 11.0),  # one of a minute is a median over a minute
+        (300, [900.0, 900.0, 11.0], 11.0),
+    ],
+)
+def test_of_longer_windows_fewer_tell_the_time_and_all_the_loss(
+    seconds: int, figures: list[float], rtt_ms: float
+) -> None:
+    last = NOW - 10 - seconds
+    rows = [
+        window("a", "b", rtt, start=last - seconds * n, seconds=seconds, loss=0.02 * (n == 1), sent=60)
+        for n, rtt in enumerate(reversed(figures))
+    ]
+    found = estimate(IDS, rows, now_unix=NOW)
+    assert (found.rtt_ms[0, 1], found.age_s[0, 1]) == (rtt_ms, 10.0)
+    assert found.samples[0, 1] == 60 * len(figures)
+    assert found.loss[0, 1] == pytest.approx(0.02 / len(figures))
+
+
+def test_a_smaller_budget_of_a_node_makes_no_window_a_first_one() -> None:
+    """A quarter of an hour of windows of before would hold more packets for as long."""
+    before = [window("a", "b", 90.0, start=NOW - 130 + 10 * n, sent=100) for n in range(5)]
+    after = [window("a", "b", 10.0, start=NOW - 80 + 10 * n, sent=50) for n in range(7)]
+    found = estimate(IDS, [*before, *after], now_unix=NOW)
+    assert (found.rtt_ms[0, 1], found.samples[0, 1]) == (10.0, 250)
+    longer = [window("a", "b", 10.0, start=NOW - 70, sent=60, seconds=60)]
+    assert estimate(IDS, [*before, *longer], now_unix=NOW).rtt_ms[0, 1] == 10.0
+
+
 def test_a_handful_of_packets_measures_nothing() -> None:
     few = estimate(IDS, [window("a", "b", 10.0, loss=0.125, sent=8)], now_unix=NOW)
     assert not few.measured.any()

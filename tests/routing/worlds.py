@@ -36,6 +36,7 @@ def window(
     loss: float = 0.0,
     jitter_ms: float | None = 0.0,
     sent: int = 50,
+    seconds: int = 10,
 ) -> dict[str, Any]:
     """One closed mesh window as the store gives it."""
     rtt = None if rtt_ms is None else dict.fromkeys(("min", "p50", "p95", "p99"), rtt_ms)
@@ -43,7 +44,7 @@ def window(
         "node": node,
         "peer": peer,
         "start": start,
-        "seconds": 10,
+        "seconds": seconds,
         "sent": sent,
         "received": round(sent * (1 - loss)),
         "rtt_ms": rtt,
