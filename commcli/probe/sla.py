@@ -86,7 +86,7 @@ def document(
         )
         for pair in wanted
     ]
-    rows.sort(key=lambda row: (_GRAVITY.index(row["verdict"]), _left(row), row["from"], row["to"]))
+    rows.sort(key=_rank)
     return {
         "schema": 1,
         "kind": "sla.report",
@@ -106,9 +106,16 @@ def document(
 _GRAVITY = ("missed", "met", "unmeasured")
 
 
-def _left(row: Row) -> float:
+def _rank(row: Row) -> tuple[int, bool, float, str, str]:
+    """The gravest first, and what calls say before what only the mesh does."""
     left: float | None = row["budget"]["left"]
-    return float("inf") if left is None else left
+    return (
+        _GRAVITY.index(row["verdict"]),
+        not row["calls"],
+        float("inf") if left is None else left,
+        row["from"],
+        row["to"],
+    )
 
 
 def _pairs(fleet: Fleet, markets: Sequence[str]) -> list[Pair]:

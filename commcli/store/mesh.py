@@ -11,9 +11,14 @@ from commcli.store import hours
 from commcli.store.door import Door, Row
 from commcli.store.windows import COLUMNS, from_row, to_row
 
-# Sixteen nodes measure two million windows a day (0.3 GB); decisions use a quarter of an hour of them.
+# Sixteen nodes measure two million windows a day (0.2 GB); decisions use a quarter of an hour of them.
 MESH_KEPT_S = 2 * 86_400.0
 HOURS_KEPT_S = 400 * 86_400.0
+# Of a larger fleet less is kept, down to what closing an hour and looking back for a day need: a thousand nodes have a
+# million directions. Beyond that, histories are for a time-series database.
+MOST_WINDOWS, LEAST_MESH_KEPT_S = 20_000_000, 3 * 3600.0
+MOST_HOURS, LEAST_HOURS_KEPT_S = 10_000_000, 86_400.0
+_COUNTED_S = 900.0
 # An hour of a node that nobody reads any more is closed by others, when its last windows can not come any more soon.
 _ABANDONED_S = 3600.0
 
@@ -21,11 +26,14 @@ _ABANDONED_S = 3600.0
 class MeshWindows(Door):
     """The tables `mesh`, `mesh_hours`, `mesh_open_hours` and `mesh_heard`."""
 
+    most_windows, most_hours = MOST_WINDOWS, MOST_HOURS
+    _kept: tuple[float, float] | None = None
+
     def record_mesh(self, src: str, windows: Iterable[Mapping[str, Any]]) -> int:
         """Keep closed mesh windows of node `src` (relay/mesh/window.py); returns how many were new.
 
         A window that is kept already is left as it is, so reading a node twice adds nothing. Windows older than
-        MESH_KEPT_S make room, and leave the figures of their hours.
+        MESH_KEPT_S (less, if there are very many) make room, and leave the figures of their hours.
         Raises BadInput, and keeps none, if one of them lacks what identifies and counts it.
         """
         rows = [to_row(src, window) for window in windows]
@@ -35,9 +43,12 @@ class MeshWindows(Door):
             before = db.total_changes
             db.executemany(f"INSERT OR IGNORE INTO mesh ({', '.join(COLUMNS)}) VALUES ({marks})", rows)
             new = db.total_changes - before
-            self._note(db, src, rows, now)
-            self._close_hours(db, src, now)
-            db.execute("DELETE FROM mesh WHERE start < ?", (now - MESH_KEPT_S,))
+            # Once for a reading of the whole fleet, since counting takes its time.
+            windows_s, hours_s = self._kept = self._kept or self._room(db, now)
+            self._note(db, src, rows, now - windows_s)
+            if self._close_hours(db, src, now):
+                db.execute("DELETE FROM mesh_hours WHERE hour < ?", (now - hours_s,))
+            db.execute("DELETE FROM mesh WHERE start < ?", (now - windows_s,))
             return new
 
     def mesh(self, since: float = 0, until: float | None = None) -> list[Row]:
@@ -67,13 +78,27 @@ class MeshWindows(Door):
                 found += _roll(self._db, src, hour)
         return sorted(found, key=lambda row: (row["hour"], row["src"], row["dst"]))
 
-    def _note(self, db: sqlite3.Connection, src: str, rows: list[tuple[Any, ...]], now: float) -> None:
+    def _room(self, db: sqlite3.Connection, now: float) -> tuple[float, float]:
+        """How long windows and hours can be kept, by how many come."""
+        windows = db.execute(
+            "SELECT count(*) FROM mesh WHERE start >= ? AND start < ?", (now - _COUNTED_S, now)
+        ).fetchone()[0]
+        newest = "SELECT count(*) FROM mesh_hours WHERE hour = (SELECT max(hour) FROM mesh_hours)"
+        rolled = db.execute(newest).fetchone()[0]
+        windows_s = self.most_windows * _COUNTED_S / max(1, windows)
+        hours_s = self.most_hours * hours.HOUR_S / max(1, rolled)
+        return (
+            min(MESH_KEPT_S, max(LEAST_MESH_KEPT_S, windows_s)),
+            min(HOURS_KEPT_S, max(LEAST_HOURS_KEPT_S, hours_s)),
+        )
+
+    def _note(self, db: sqlite3.Connection, src: str, rows: list[tuple[Any, ...]], oldest: float) -> None:
         """Which hours have to be rolled up (again), and how far we have heard of this node."""
         if not rows:
             return
         start, seconds = COLUMNS.index("start"), COLUMNS.index("seconds")
         # Of an older hour some windows may be gone already: what it was is known, what came late is lost to it.
-        touched = {hour for row in rows if (hour := hours.hour_of(row[start])) >= now - MESH_KEPT_S}
+        touched = {hour for row in rows if (hour := hours.hour_of(row[start])) >= oldest}
         db.executemany(
             "INSERT OR IGNORE INTO mesh_open_hours VALUES (?, ?)", [(src, hour) for hour in touched]
         )
@@ -83,7 +108,8 @@ class MeshWindows(Door):
             (src, newest),
         )
 
-    def _close_hours(self, db: sqlite3.Connection, src: str, now: float) -> None:
+    def _close_hours(self, db: sqlite3.Connection, src: str, now: float) -> bool:
+        """Roll up what is over; whether there was any."""
         over = now - hours.HOUR_S
         due = db.execute(
             "SELECT src, hour FROM mesh_open_hours WHERE hour <= ? AND (src = ? OR hour <= ?)",
@@ -94,8 +120,7 @@ class MeshWindows(Door):
             rows = [tuple(row[key] for key in hours.COLUMNS) for row in _roll(db, name, hour)]
             db.executemany(f"INSERT OR REPLACE INTO mesh_hours VALUES ({marks})", rows)
             db.execute("DELETE FROM mesh_open_hours WHERE src = ? AND hour = ?", (name, hour))
-        if due:
-            db.execute("DELETE FROM mesh_hours WHERE hour < ?", (now - HOURS_KEPT_S,))
+        return bool(due)
 
 
 # Peer by peer, so that of two days of windows only those of the hour are looked at: the key is (src, dst, start).

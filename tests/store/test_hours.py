@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commcli.store import hours
-from commcli.store.mesh import HOURS_KEPT_S, MESH_KEPT_S
+from commcli.store.mesh import HOURS_KEPT_S, LEAST_HOURS_KEPT_S, LEAST_MESH_KEPT_S, MESH_KEPT_S
 from commcli.store.sqlite import Store
 from tests.store.test_sqlite import Clock, window
 
@@ -86,6 +86,29 @@ def test_hours_outlive_their_windows_and_end_too(store: Store, clock: Clock) -> 
     clock.now = HOUR + HOURS_KEPT_S + 1
     store.record_mesh("sg-1", [window(start=int(clock.now) - 7200)])
     assert [row["hour"] for row in store.mesh_hours()] == [HOUR + HOURS_KEPT_S - 7200]
+
+
+class Small(Store):
+    """Has room for little."""
+
+    most_windows, most_hours = 24, 24
+
+
+def test_of_very_many_windows_and_hours_less_is_kept(tmp_path: Path, clock: Clock) -> None:
+    def reading(until: int) -> list[dict[str, Any]]:
+        """An hour of windows of 300 s towards two peers."""
+        starts = range(until - 3600, until, 300)
+        return [window(peer, start=start, seconds=300) for peer in ("hk-1", "de-1") for start in starts]
+
+    for at in range(30):
+        clock.now = HOUR + 3600.0 * at
+        with Small(tmp_path / "small.sqlite3", clock=clock) as small:
+            small.record_mesh("sg-1", reading(int(clock.now)))
+    with Small(tmp_path / "small.sqlite3", clock=clock) as small:
+        starts = {row["start"] for row in small.mesh()}
+        assert min(starts) == clock.now - LEAST_MESH_KEPT_S, "an hour must be over before its windows go"
+        kept = {row["hour"]: row["windows"] for row in small.mesh_hours()}
+    assert min(kept) == clock.now - LEAST_HOURS_KEPT_S and set(kept.values()) == {12}
 
 
 def test_a_node_that_nobody_reads_any_more_keeps_its_hours(store: Store, clock: Clock) -> None:
