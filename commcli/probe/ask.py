@@ -106,6 +106,9 @@ def _check_path(fleet: Fleet, ends: tuple[End, End], ask: Ask) -> None:
             raise Usage(f"no node is called {ask.via!r}")
         if ask.via in edges:
             raise Usage(f"{ask.via} is an edge of this call: it can not be the relay between them")
+        state = fleet.nodes[ask.via].state
+        if state != "active":
+            raise Refused(f"node {ask.via} is {state}: it relays for no others")
         edges.insert(1, ask.via)
     elif not ask.direct:
         return

@@ -279,7 +279,7 @@ class _Run:
             answer = await control.ask(
                 await self._pool.connect(node), node, "flows", timeout_s=FLOWS_TIMEOUT_S
             )
-            return hops.Reading(answer["flows"], answer.get("segments", ()))
+            return hops.Reading(answer["flows"], answer.get("segments", ()), answer.get("sends", ()))
 
         nodes = [node for node in self._fleet.nodes.values() if node.id not in away]
         outcomes = await each(nodes, one, parallel=self._fleet.ssh.parallel, node_timeout_s=FLOWS_TIMEOUT_S)

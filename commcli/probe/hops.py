@@ -3,7 +3,7 @@
 Rows are those of the relays' `flows` answer: "flows" {"src", "dst": "ip:port", "role", "path", "packets", "bytes",
 "first_unix", "last_unix"} and "segments", the directed segments that end at the relay, with what all their traffic
 met ({"from", "to", "expected", "lost", "repaired", ...}, counted since `started_unix`). A relay reports only its own
-part; a path is believed as far as its relays counted it.
+part; a path is believed as far as its relays counted it. What a segment's sender repeated is in the sender's "sends".
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ Segment = tuple[str, str]
 _Key = tuple[str, str, str, tuple[str, ...]]
 
 # What a segment's receiver counts on and on; the rest of its row is how it is now.
-COUNTED = ("expected", "lost", "repaired", "unrepaired", "reordered", "duplicates", "sent_again")
+COUNTED = ("expected", "lost", "repaired", "unrepaired", "reordered", "duplicates")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one relay counted so far. `segments` is empty for a relay that does not tell."""
+    """What one relay counted so far. `segments` end at it, `sends` begin there; empty where a relay does not tell."""
 
     flows: Sequence[Row] = ()
     segments: Sequence[Row] = ()
+    sends: Sequence[Row] = ()
 
 
 # node -> what it told; None for a node that could not be asked.
@@ -157,13 +158,32 @@ def _grew(node: str, row: Row, earlier: Mapping[str, Mapping[_Key, int]]) -> boo
 
 def _segments(before: Readings, after: Readings) -> dict[Segment, Row]:
     """What each directed segment met between the readings: counts since then, delays as they are."""
-    earlier = _by_segment(before)
-    return {key: _since(row, earlier.get(key)) for key, row in _by_segment(after).items()}
+    earlier, repeated = _by_segment(before), _repeated(after)
+    then = _repeated(before)
+    return {
+        key: {
+            **_since(row, earlier.get(key)),
+            "sent_again": _less(repeated.get(key), then.get(key, 0)),
+        }
+        for key, row in _by_segment(after).items()
+    }
+
+
+def _told(readings: Readings) -> Iterable[Reading]:
+    return (reading for reading in readings.values() if reading is not None)
 
 
 def _by_segment(readings: Readings) -> dict[Segment, Row]:
-    told: Iterable[Reading] = (reading for reading in readings.values() if reading is not None)
-    return {(str(row["from"]), str(row["to"])): row for reading in told for row in reading.segments}
+    return {(str(row["from"]), str(row["to"])): row for told in _told(readings) for row in told.segments}
+
+
+def _repeated(readings: Readings) -> dict[Segment, int]:
+    """How many datagrams each segment's sender has sent again since its start."""
+    return {
+        (str(row["from"]), str(row["to"])): int(row["sent_again"])
+        for told in _told(readings)
+        for row in told.sends
+    }
 
 
 def _since(row: Row, earlier: Row | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ ZONE = Zone("hk-law", (frozenset({"aa"}), frozenset({"*"})), forbid=frozenset({"
 
 def fleet() -> Fleet:
     nodes = [fleets.node(name, python="python3") for name in ("aa-1", "bb-1", "hk-1", "cc-1")]
+    nodes.append(fleets.node("dd-1", state="no-transit"))
     nodes[0] = replace(nodes[0], ports=Ports(tls=443))
     markets: dict[str, tuple[str, ...]] = {"aa": ("aa-1",), "bb": ("bb-1",), "hk": ("hk-1",)}
     return replace(fleets.fleet(*nodes, markets=markets), zones=(ZONE,))
@@ -36,6 +37,7 @@ def test_a_lawful_call_gives_both_ends() -> None:
         (Ask("aa", "bb", transport="tls"), BadInput, "node bb-1: no tls port in the inventory"),
         (Ask("aa", "bb", via="zz-1"), Usage, "no node is called 'zz-1'"),
         (Ask("aa", "bb", via="bb-1"), Usage, "bb-1 is an edge of this call: it can not be the relay between them"),
+        (Ask("aa", "bb", via="dd-1"), Refused, "node dd-1 is no-transit: it relays for no others"),
         (Ask("aa", "bb", via="cc-1", direct=True), Usage,
          "--direct and --via exclude each other: one passes no relay between the edges"),
         (Ask("aa", "bb", via="hk-1"), Refused, "zone hk-law forbids aa-1 → hk-1 → bb-1: media law"),

@@ -95,15 +95,21 @@ def test_other_calls_and_relays_that_are_not_on_the_path_are_left_out() -> None:
 def segment(src: str, dst: str, expected: int, lost: int, repaired: int, started: float = 1.0) -> Row:
     return {
         "from": src, "to": dst, "expected": expected, "lost": lost, "repaired": repaired, "unrepaired": 0,
-        "reordered": 0, "duplicates": 0, "sent_again": None, "delay_ms": {"p50": 40.0, "p95": 41.0}, "rtt_ms": 80.0,
+        "reordered": 0, "duplicates": 0, "delay_ms": {"p50": 40.0, "p95": 41.0}, "rtt_ms": 80.0,
         "started_unix": started,
     }  # fmt: skip
 
 
 def test_each_hop_has_the_calls_own_loss_and_what_its_segment_met_meanwhile() -> None:
-    before = {"sg-1": Reading((), [segment("ae-1", "sg-1", 1000, 50, 49)]), "kr-1": Reading()}
+    before = {
+        "ae-1": Reading((), (), [{"from": "ae-1", "to": "sg-1", "sent_again": 9}]),
+        "sg-1": Reading((), [segment("ae-1", "sg-1", 1000, 50, 49)]),
+        "kr-1": Reading(),
+    }
     after = {
-        "ae-1": Reading([flow("ingress", VIA_SG, 500)]),
+        "ae-1": Reading(
+            [flow("ingress", VIA_SG, 500)], (), [{"from": "ae-1", "to": "sg-1", "sent_again": 40}]
+        ),
         "sg-1": Reading([flow("transit", VIA_SG, 495)], [segment("ae-1", "sg-1", 1600, 80, 74)]),
         "kr-1": Reading([flow("egress", VIA_SG, 495)]),
     }
@@ -118,7 +124,7 @@ def test_each_hop_has_the_calls_own_loss_and_what_its_segment_met_meanwhile() ->
         name: first.segment[name] for name in ("expected", "lost", "repaired", "loss", "rtt_ms", "sent_again")
     }
     assert told == {
-        "expected": 600, "lost": 30, "repaired": 25, "loss": 0.05, "rtt_ms": 80.0, "sent_again": None,
+        "expected": 600, "lost": 30, "repaired": 25, "loss": 0.05, "rtt_ms": 80.0, "sent_again": 31,
     }  # fmt: skip
 
 

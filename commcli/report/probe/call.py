@@ -77,9 +77,9 @@ def _hop(hop: Mapping[str, Any]) -> str:
     if row is None:
         return f"{text}; {hop['to']} tells no more"
     return (
-        f"{text}; all traffic: {_count(row['lost'])} of {_count(row['expected'])} lost before repair,"
-        f" {_count(row['repaired'])} repaired, delay {_ms1(_at(row, 'delay_ms', 'p50'))},"
-        f" RTT {_ms1(row['rtt_ms'])}"
+        f"{text}; all datagrams: {_count(row['lost'])} of {_count(row['expected'])} lost before repair,"
+        f" {_count(row['sent_again'])} sent again, {_count(row['repaired'])} repaired,"
+        f" RTT {_ms1(row['rtt_ms'])}, one way by their clocks {_ms1(_at(row, 'delay_ms', 'p50'))}"
     )
 
 
@@ -171,8 +171,8 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
 
 
-def _pair(counts: Mapping[str, Any] | None, one: str, other: str) -> str:
-    return f"{_count(_at(counts, one))} / {_count(_at(counts, other))}"
+def _each(counts: Mapping[str, Any] | None, *names: str) -> str:
+    return " / ".join(_count(_at(counts, name)) for name in names)
 
 
 def _mos(value: float | None) -> str:
@@ -190,11 +190,11 @@ _FIGURES: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
     ("video jitter", ("video", "jitter_ms"), _ms1),
     ("video loss", ("video", "loss"), _loss),
     ("video bitrate", ("video", "bitrate_kbps"), _kbps),
-    ("packets lost / retransmitted", ("counts",), lambda value: _pair(value, "lost", "retransmitted")),
+    ("packets lost / retransmitted", ("counts",), lambda value: _each(value, "lost", "retransmitted")),
     (
-        "  lost / repaired by the relays",
+        "  relays: lost / sent again / repaired",
         ("counts",),
-        lambda value: _pair(value, "lost_between_relays", "repaired"),
+        lambda value: _each(value, "lost_between_relays", "sent_again", "repaired"),
     ),
     ("frames a second", ("video", "fps"), lambda value: "-" if value is None else f"{value:.1f}"),
     ("freezes (webrtc-stats)", ("video", "freezes", "webrtc", "count"), _count),
