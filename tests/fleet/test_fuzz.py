@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from commcli.errors import BadInput
 from commcli.fleet import Fleet, load
 from tests.fleet import samples
+from tests.fleet.test_probes import WHOLE as PROBES
 
 SECRET = "hunter2"
 # What slips of the hand and copy-paste leave behind, and the words of YAML.
@@ -67,17 +68,20 @@ SCRAPS = st.sampled_from(
 
 
 @st.composite
+def slipped(draw: st.DrawFn, text: str) -> str:
+    """The text with up to three pieces cut out, doubled or replaced by a scrap."""
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 12)))
+        text = text[:start] + draw(st.one_of(SCRAPS, st.just(text[start:end] * 2))) + text[end:]
+    return text
+
+
+@st.composite
 def slips(draw: st.DrawFn) -> dict[str, str]:
-    """Some files of the sample, each with up to three pieces cut out, doubled or replaced by a scrap."""
-    broken = {}
-    for name in draw(st.lists(st.sampled_from(sorted(samples.FILES)), min_size=1, max_size=2, unique=True)):
-        text = samples.FILES[name]
-        for _ in range(draw(st.integers(1, 3))):
-            start = draw(st.integers(0, len(text)))
-            end = min(len(text), start + draw(st.integers(0, 12)))
-            text = text[:start] + draw(st.one_of(SCRAPS, st.just(text[start:end] * 2))) + text[end:]
-        broken[name.removesuffix(".yaml")] = text
-    return broken
+    """Some files of the sample, each so."""
+    names = draw(st.lists(st.sampled_from(sorted(samples.FILES)), min_size=1, max_size=2, unique=True))
+    return {name.removesuffix(".yaml"): draw(slipped(samples.FILES[name])) for name in names}
 
 
 @given(slips())
@@ -94,6 +98,22 @@ def test_a_fleet_or_errors_with_places(broken: dict[str, str]) -> None:
             assert isinstance(fleet, Fleet)
             assert all(node.region in fleet.regions for node in fleet.nodes.values())
             assert all(edge in fleet.nodes for market in fleet.markets.values() for edge in market.edges)
+
+
+@given(slipped(PROBES))
+@settings(max_examples=150, deadline=None)
+def test_probes_or_errors_with_places(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        inventory = samples.write(Path(folder))
+        (inventory / "probes.yaml").write_text(text, encoding="utf-8")
+        try:
+            probes = load(inventory).probes
+        except BadInput as error:
+            assert error.errors
+            assert all(line.startswith(f"{inventory}/probes.yaml") for line in error.errors)
+        else:
+            assert all(pair.a != pair.b and 1 <= pair.seconds <= 600 for pair in probes.pairs)
+            assert len({frozenset((pair.a, pair.b)) for pair in probes.pairs}) == len(probes.pairs)
 
 
 WRONG_PLACES = (
