@@ -12,6 +12,7 @@ waits until half of it has been idle for a second, but no longer than a minute.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import tempfile
 import time
@@ -210,6 +211,35 @@ def _measure(site: Site, wanted: argparse.Namespace) -> None:
     _summary("mesh", mesh, 0)
 
 
+def _starve(site: Site, operator: Operator) -> None:
+    """An end that gets half of the CPU it needs: the call is to be worth nothing, and to say so."""
+    process = site.start("--seconds", "5", "--json")
+    with operator.starved(OTHER):
+        out, _ = process.communicate(timeout=120)
+    told = json.loads(out)
+    print(
+        f"  {OTHER} starved: exit code {process.returncode}, verdict {told['verdict']}: {told['invalid_reason']}"
+    )
+
+
+def _cut(site: Site, operator: Operator, wan: Wan, relays: Relays) -> None:
+    """The operator's way to one end swallows everything from the middle of a call on."""
+    began = time.monotonic()
+    process = site.start("--seconds", "5", "--json")
+    wan.link(DESK, OTHER, loss=1.0)
+    out, _ = process.communicate(timeout=240)
+    took_s = time.monotonic() - began
+    told = json.loads(out)
+    left = sum(relays.ask(node, "status")["allocations"] for node in (ONE, OTHER))
+    print(
+        f"  SSH to {OTHER} cut: exit code {process.returncode} after {took_s:.0f} s, verdict {told['verdict']}:"
+        f" {'; '.join(told['problems'])}; left on the nodes: {len(operator.endpoints())} endpoints,"
+        f" {left} allocations; clocks {_shown(told['clock']['offset_ms'], 2, '+')} +-"
+        f" {told['clock']['error_ms']:.1f} ms by {told['clock']['method']} (true: 0)"
+    )
+    wan.link(DESK, OTHER, loss=0.0)
+
+
 def main() -> None:
     """Print set beside told."""
     wanted = _arguments()
@@ -223,7 +253,11 @@ def main() -> None:
         relays = stack.enter_context(Relays(wan, folder, [ONE, OTHER], settings=MESH))
         operator = stack.enter_context(Operator(relays, DESK, folder))
         relays.publish(both_ways((ONE, OTHER)))
-        _measure(Site(wan, operator), wanted)
+        site = Site(wan, operator)
+        _measure(site, wanted)
+        site.set(40, 0)
+        _starve(site, operator)
+        _cut(site, operator, wan, relays)
         told = wan.figures()
         late = ", ".join(f"{told.late_ms[share] or 0:.2f}" for share in (0.5, 0.99, 1.0))
         print(

@@ -6,6 +6,7 @@ very packets of media that were due in its window; of the mesh, against the very
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ LINKS = {(DESK, ONE): Weather(delay_ms=10), (DESK, OTHER): Weather(delay_ms=10)}
 # Payload types that aiortc offers for Opus and for VP8.
 _MEDIA = ("rtp-96", "rtp-97")
 _SETTLE_S = 0.5
+_FLOWS, _STARTS_WITHIN_S = 100, 60.0
 
 # What is asked of the figures.
 RTT_MS, RTT_SHARE, FRAME_MS, LOSS = 2.0, 0.02, 5.0, 0.003
@@ -119,6 +121,17 @@ class Site:
     def call(self, *words: str) -> dict[str, Any]:
         """The document of `commcli probe call --direct` between the two."""
         return self._operator.document("probe", "call", ONE, OTHER, "--direct", *words)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start such a call, and wait until media flows. Raises AssertionError when it does not."""
+        began = time.time()
+        process = self._operator.popen("probe", "call", ONE, OTHER, "--direct", *words)
+        while (
+            sum(seen.packets for seen in self._wan.seen(began, time.time()) if seen.kind in _MEDIA) < _FLOWS
+        ):
+            assert process.poll() is None and time.time() < began + _STARTS_WITHIN_S, "no media"
+            time.sleep(0.05)
+        return process
 
     def judged(self, document: Mapping[str, Any], delay_ms: float, loss: float) -> Cell:
         """The cell of a call that connected."""

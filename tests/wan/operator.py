@@ -8,16 +8,19 @@ The command runs in the namespace of a node of the WAN that is no relay, and rea
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -125,6 +128,37 @@ class Operator:
             ) from None
         return told
 
+    def endpoints(self, *nodes: str) -> list[int]:
+        """The processes of probe calls on these nodes; on all without."""
+        found = []
+        for pid in (pid for node in nodes or self._relays.nodes for pid in self._wan.inhabitants(node)):
+            # Only a probe's python is this one; relays and their control run with the system's.
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0] == sys.executable.encode():
+                    found.append(pid)
+        return found
+
+    @contextlib.contextmanager
+    def starved(self, *nodes: str) -> Iterator[None]:
+        """The endpoints on these nodes get no CPU for half of the time, 60 ms at once."""
+        pids, done = self.endpoints(*nodes), threading.Event()
+
+        def pulse() -> None:
+            while not done.is_set():
+                for number in (signal.SIGSTOP, signal.SIGCONT):
+                    for pid in pids:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, number)
+                    time.sleep(0.06)
+
+        thread = threading.Thread(target=pulse)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     # Files
 
     def _environment(self) -> Mapping[str, str]:
@@ -148,7 +182,7 @@ class Operator:
     def _write_inventory(self) -> None:
         self.inventory.mkdir()
         # A probe's end shares its machine with its relay alone; here it would wait for whatever else runs.
-        self._probe_python.write_text(f'#!/bin/sh\nexec nice -n -5 {shlex.quote(sys.executable)} "$@"\n')
+        self._probe_python.write_text(f'#!/bin/sh\nexec nice -n -10 {shlex.quote(sys.executable)} "$@"\n')
         self._probe_python.chmod(0o755)
         rows = [self._row(node) for node in self._relays.nodes]
         files = {

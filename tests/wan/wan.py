@@ -141,6 +141,10 @@ class Wan:
         self._processes.append(process)
         return process
 
+    def inhabitants(self, node: str) -> list[int]:
+        """Ids of the processes that live in the node's namespace."""
+        return namespace.inhabitants(frozenset([self._namespaces[node].inode]))
+
     def inside(self, node: str) -> AbstractContextManager[None]:
         """This thread in the node's namespace: sockets made meanwhile stay there. Nothing to await in."""
         return namespace.inside(self._namespaces[node].fd)
@@ -223,10 +227,15 @@ class Wan:
 
 @contextlib.contextmanager
 def wan_or_skip(
-    nodes: Mapping[str, str], links: Mapping[Pair, Weather] | None = None, *, seed: int = 1, mtu: int = 1500
+    nodes: Mapping[str, str],
+    links: Mapping[Pair, Weather] | None = None,
+    *,
+    seed: int = 1,
+    mtu: int = 1500,
+    ports: Mapping[int, str] | None = None,
 ) -> Iterator[Wan]:
     """A Wan for a test: where namespaces are not permitted, a skip that says so (tests/conftest.py lists them)."""
     if reason := namespace.refusal():
         pytest.skip(reason)
-    with Wan(nodes, links, seed=seed, mtu=mtu) as wan:
+    with Wan(nodes, links, seed=seed, mtu=mtu, ports=ports) as wan:
         yield wan
