@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import dropwhile
 from typing import Any
 
 from commcli.store import hours
@@ -140,4 +141,18 @@ def _roll(db: sqlite3.Connection, src: str, hour: int) -> list[Row]:
     by_peer: dict[str, list[Row]] = defaultdict(list)
     for row in db.execute(_OF_AN_HOUR, {"src": src, "hour": hour}):
         by_peer[row["dst"]].append(dict(row))
-    return [hours.rolled(src, dst, hour, windows) for dst, windows in by_peer.items()]
+    served = ((dst, _in_service(db, src, dst, hour, windows)) for dst, windows in by_peer.items())
+    return [hours.rolled(src, dst, hour, windows) for dst, windows in served if windows]
+
+
+def _in_service(db: sqlite3.Connection, src: str, dst: str, hour: int, windows: list[Row]) -> list[Row]:
+    """The windows from the first answer on that `dst` ever gave: until then it was not down, it was not there."""
+    if windows[0]["received"]:
+        return windows
+    earlier = (
+        "SELECT EXISTS (SELECT 1 FROM mesh_hours WHERE src = ? AND dst = ? AND hour < ? AND received > 0)"
+        " OR EXISTS (SELECT 1 FROM mesh WHERE src = ? AND dst = ? AND start < ? AND received > 0)"
+    )
+    if db.execute(earlier, (src, dst, hour, src, dst, hour)).fetchone()[0]:
+        return windows
+    return list(dropwhile(lambda window: not window["received"], windows))

@@ -61,6 +61,18 @@ def test_an_hour_is_the_sum_of_its_windows(store: Store) -> None:
     assert (here["rtt_min_ms"], here["rtt_p50_ms"], here["rtt_p95_ms"], here["rtt_p99_ms"]) == (9, 12, 20, 30)
 
 
+def test_a_peer_that_has_never_answered_is_not_down_but_not_there_yet(store: Store) -> None:
+    first, second = window(start=HOUR + 20), silent(HOUR + 30)
+    store.record_mesh("sg-1", [silent(HOUR), silent(HOUR + 10), first, second])
+    (row,) = store.mesh_hours()
+    assert (row["windows"], row["seconds"], row["down_seconds"]) == (2, 20, 10)
+    # Once it has answered, an hour of silence is one.
+    store.record_mesh("sg-1", [silent(HOUR + 3600), silent(HOUR + 3610)])
+    assert [row["down_seconds"] for row in store.mesh_hours()] == [10, 20]
+    store.record_mesh("hk-1", [silent(HOUR)])
+    assert len(store.mesh_hours()) == 2
+
+
 def test_a_window_that_comes_late_counts_and_one_that_comes_again_does_not(
     store: Store, clock: Clock
 ) -> None:
