@@ -129,8 +129,7 @@ def test_every_socket_of_a_fleets_relay_is_bound_to_the_private_address(tmp_path
     relay = Relay(load(written(tmp_path)), "test", Log(out=io.StringIO()))
     try:
         assert relay.fleet is not None
-        stamped = [found.sock for found in (relay.fleet.stamps, relay.fleet.answers) if found is not None]
-        socks = [relay.fleet.overlay_socket, *stamped]
+        socks = [relay.fleet.overlay_socket, *relay.fleet.measuring.socks]
         assert [sock.getsockname()[0] for sock in socks if sock is not None] == [ADDRESS] * 3
     finally:
         relay.close()

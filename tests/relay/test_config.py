@@ -56,8 +56,8 @@ def test_a_good_file_with_two_secrets(tmp_path: Path) -> None:
         ({"address": "::ffff:127.0.0.1"}, "is not the address of one machine"),
         ({"mesh": 5}, "mesh is not an object of packets_a_second and per_peer"),
         ({"mesh": {"packets": 5}}, "mesh is not an object of packets_a_second and per_peer"),
-        ({"mesh": {"per_peer": True}}, "mesh per_peer True is not a number from 0.001 to 100"),
-        ({"mesh": {"per_peer": 0}}, "mesh per_peer 0 is not a number from 0.001 to 100"),
+        ({"mesh": {"per_peer": True}}, "mesh per_peer True is not a number from 0.001 to 50"),
+        ({"mesh": {"per_peer": 0}}, "mesh per_peer 0 is not a number from 0.001 to 50"),
         (
             {"mesh": {"packets_a_second": 1e9}},
             "mesh packets_a_second 1000000000.0 is not a number from 0.001 to 10000",

@@ -165,6 +165,12 @@ def test_slower_means_longer_windows_from_the_next_that_fits() -> None:
     assert len(windows(pair.mesh, UNIX_0 + 60)) == 1
 
 
+def test_a_budget_that_all_but_ends_leaves_open_windows_whole() -> None:
+    pair = Pair().run(8)
+    pair.mesh.spend(Budget(0.5, 0.5))
+    assert [(row["sent"], row["received"]) for row in pair.run(20).windows][0] == (41, 41)
+
+
 def test_a_clock_that_is_set_back_begins_a_short_window() -> None:
     mesh = Mesh(A, bytes, Budget(1.0, 1.0))
     mesh.set_peers(peers((B, THERE), keys=[]))

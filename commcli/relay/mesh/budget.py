@@ -13,4 +13,5 @@ class Budget(NamedTuple):
 
 
 SMALLEST = 0.001
-USUAL, MOST = Budget(), Budget(10_000.0, 100.0)
+# A relay's timers are 20 ms apart.
+USUAL, MOST = Budget(), Budget(10_000.0, 50.0)

@@ -93,7 +93,8 @@ class Session:
         if len(self._sent_now) > len(self._arrival):
             for column in (self._number, self._arrival, self._received_unix, self._rtt_s, self._back_s):
                 column.frombytes(_MORE)
-        if len(self._sent_now) > rate * (OUTAGE_S + 2 * window.seconds) + 1:
+        most = rate * (OUTAGE_S + 2 * window.seconds)
+        if len(self._sent_now) > most and self.first < self.open[0].first:
             self._drop(1)
             self._mark = self._mark._replace(highest=None)  # a long outage: what came before is forgotten
         data = stamp.pack_request(sequence, stamp.to_timestamp(unix), error, self.request_seal)

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 from commcli.relay import shaping
 from commcli.relay.clients.udp import Addr, BatchSocket, bound_udp, train_size
 from commcli.relay.mesh import neighbours
-from commcli.relay.mesh.mesh import Mesh
-from commcli.relay.mesh.reflector import Reflector
 from commcli.relay.overlay.overlay import Overlay
-from commcli.relay.process import timesync
 from commcli.relay.process.control import Reply, Text
-from commcli.relay.process.stamped import Arrival, StampedSocket
+from commcli.relay.process.measuring import Measuring
+from commcli.relay.process.stamped import StampedSocket
 from commcli.relay.table.files import TableFiles
 from commcli.relay.watched import WatchedJson
 
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
     from commcli.relay.process.daemon import Relay
 
 FILES_EVERY_S = 0.5
-CLOCK_EVERY_S = 60.0
-# How long test packets wait, which is in no figure: the more of them at once, the less each costs.
-STAMP_EVERY_S = 0.05
 
 NO_TABLE = {"serial": None, "expires": None, "expired": False, "refused": None}
 
@@ -37,8 +32,6 @@ class Membership:
     def __init__(self, relay: Relay) -> None:
         self.relay, self.config = relay, relay.config
         self.overlay = Overlay(self.config.node, os.urandom)
-        self.mesh = Mesh(self.config.node, os.urandom, self.config.mesh)
-        self.reflector = Reflector(self.config.node)
         self.tables = TableFiles(self.config, relay.log)
         self.files = [WatchedJson(self.config.path("etc/peers.json"), self._use_peers)]
         if self.config.faults:
@@ -50,10 +43,14 @@ class Membership:
         if self.overlay_socket is not None and self._overlay_batches is not None:
             relay.loop.add(self.overlay_socket, self._on_overlay)
             self._overlay_batches.may_be_cut()
-        self.stamps, self.answers = self._stamped("stamp", self.config.stamp_port), self._stamped("mesh", 0)
+        stamps, answers = self._stamped("stamp", self.config.stamp_port), self._stamped("mesh", 0)
+        self.measuring = Measuring(
+            self.config.node, stamps, answers, relay.egress, relay.loop, self.config.mesh
+        )
+        self.mesh = self.measuring.mesh
         self.services: List[Addr] = []  # the other nodes' overlay and STAMP ports
         self.key_ids: Dict[str, List[str]] = {}  # of the keys in use, by neighbour (neighbours.key_ids)
-        self._next_files = self._next_clock = self._next_stamp = 0.0
+        self._next_files = 0.0
         self._read_files(start=True)
 
     def _udp(self, name: str, port: Optional[int]) -> Optional[socket.socket]:
@@ -70,11 +67,7 @@ class Membership:
         if self.overlay_socket is not None:
             self.relay.loop.remove(self.overlay_socket)
             self.overlay_socket.close()
-        for stamped in (self.stamps, self.answers):
-            if stamped is not None:
-                if not stamped.is_told:
-                    self.relay.loop.remove(stamped.sock)
-                stamped.sock.close()
+        self.measuring.close()
 
     def kept(self, now: float) -> Dict[str, Any]:
         """What the next process of this relay goes on with (JSON)."""
@@ -121,32 +114,6 @@ class Membership:
             for src, dst, payloads in found:
                 self.relay.deliver(src, dst, payloads, now)
 
-    def _stamp(self, now: float) -> None:
-        """Answer the peers' test packets, take the answers to ours, and send the next ones."""
-        send, mesh = self.relay.egress.send, self.mesh
-        monotonic, clock = time.monotonic, time.time
-        if self.stamps is not None:
-            sock, answer = self.stamps.sock, self.reflector.receive
-            for data, source, age_s, ttl in self._read(self.stamps):
-                unix = clock()
-                reply = answer(data, source, unix - age_s, unix, ttl)
-                if reply is not None:
-                    send(sock, reply, source, now)
-        if self.answers is not None:
-            sock, take, request = self.answers.sock, mesh.receive_reply, mesh.request
-            for data, source, age_s, _ in self._read(self.answers):
-                take(data, source, monotonic() - age_s, clock() - age_s)
-            for session in mesh.due(now):
-                send(sock, request(session, monotonic(), clock()), session.addr, now)
-
-    def _read(self, stamped: StampedSocket) -> List[Arrival]:
-        """What waits. Where the kernel does not say when it came, from now on at once and not at the next tick."""
-        was_told = stamped.is_told
-        arrivals = stamped.read()
-        if was_told and not stamped.is_told:
-            self.relay.loop.add(stamped.sock, lambda _events: self._stamp(self.relay.loop.now))
-        return arrivals
-
     def tick(self, now: float, unix: float) -> None:
         """Keepalives, STAMP packets, and twice a second a look at the files."""
         if now >= self._next_files:
@@ -159,14 +126,7 @@ class Membership:
                 "path_switched", **{word: value for word, value in switch.items() if word != "unix"}
             )
         self.flush(now)
-        if now >= self._next_clock:
-            self._next_clock = now + CLOCK_EVERY_S
-            clock = timesync.clock()
-            self.mesh.set_clock(clock)
-            self.reflector.set_clock(clock)
-        if now >= self._next_stamp:
-            self._next_stamp = now + STAMP_EVERY_S
-            self._stamp(now)
+        self.measuring.tick(now)
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -183,7 +143,7 @@ class Membership:
         known = content.get("peers")
         if content.get("schema") != 1 or not isinstance(known, dict):
             raise ValueError('not {"schema": 1, "peers": {...}}')
-        for user in (self.overlay, self.mesh, self.reflector):
+        for user in (self.overlay, self.measuring):
             user.set_peers(known)
         parsed = neighbours.parse(known)
         self.key_ids = neighbours.key_ids(parsed)
