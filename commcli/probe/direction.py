@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 SPAN_S = 50
@@ -31,9 +31,9 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """`sent` and `received` count test packets of the round trip, all else is of this direction alone but `rtt_*` and
+    """`samples` and `received` count test packets of the round trip, all else is of this direction alone but `rtt_*` and
     `duplicates`. `told_by`: who measured it; `seconds` of windows that it is of; `age_s` is the newest's. None:
-    unmeasured.
+    unmeasured. `unanswered_s`: of the newest windows in a row in which nothing came back.
 
     pdv: delay variation over the window's smallest (RFC 5481). delay: one-way, true within +-clock_error_ms.
     """
@@ -60,6 +60,7 @@ class Direction:
     samples: int
     received: int
     seconds: int
+    unanswered_s: int
     age_s: float
 
     def row(self) -> dict[str, Any]:
@@ -138,8 +139,13 @@ def _direction(own: Sequence[Window], reverse: Sequence[Window], now: float) -> 
         samples=sum(window["sent"] for window in first),
         received=sum(window["received"] for window in first),
         seconds=sum(window["seconds"] for window in first),
+        unanswered_s=sum(window["seconds"] for window in takewhile(_is_unanswered, first)),
         age_s=max(0.0, now - _end(first)),
     )
+
+
+def _is_unanswered(window: Window) -> bool:
+    return bool(window["sent"]) and not window["received"]
 
 
 def _known(windows: Sequence[Window], key: str) -> list[Any]:

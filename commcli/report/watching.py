@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +12,11 @@ from rich.live import Live
 from rich.text import Text
 
 from commcli.report import terminal
+
+
+def is_possible() -> bool:
+    """Whether stdout is a terminal that can be drawn on in place."""
+    return sys.stdout.isatty() and not terminal.stdout().is_dumb_terminal
 
 
 class Screen:

@@ -85,7 +85,14 @@ def test_unmeasured_stays_none() -> None:
     got = directions([window("a", "b", rtt=None, received=0, **nothing)], NOW)["a", "b"]
     assert (got.rtt_ms, got.rtt_p95_ms, got.loss, got.jitter_ms) == (None, None, None, None)
     assert (got.pdv_p95_ms, got.delay_p50_ms, got.bursts, got.reordered) == (None, None, None, None)
-    assert (got.samples, got.received) == (10, 0)
+    assert (got.samples, got.received, got.unanswered_s) == (10, 0, 10)
+
+
+def test_an_outage_shows_with_its_first_window() -> None:
+    windows = [window("a", "b", 9_990 - 10 * n, received=0 if n in (0, 1, 3) else 10) for n in range(5)]
+    got = directions(windows, NOW)
+    assert (got["a", "b"].unanswered_s, got["b", "a"].unanswered_s) == (20, 20)
+    assert directions(windows[2:], NOW)["a", "b"].unanswered_s == 0
 
 
 def test_each_direction_has_its_own_variation_delay_bursts_and_reordering() -> None:

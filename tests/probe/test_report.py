@@ -83,7 +83,7 @@ def test_compare_leaves_unmeasured_a_dash_and_claims_no_gain() -> None:
 def mesh_document(**more: Any) -> dict[str, Any]:
     pairs = [
         {"from": a, "to": b, "rtt_ms": 123.4 if a == "ae-1" else None, "loss": 0.02, "jitter_ms": None,
-         "samples": 5, "age_s": 7.0}
+         "samples": 5, "unanswered_s": 0, "age_s": 7.0}
         for a, b in (("ae-1", "kr-1"), ("kr-1", "ae-1"))
     ]  # fmt: skip
     return {

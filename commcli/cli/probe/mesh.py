@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +85,9 @@ class _How:
 
     @property
     def is_for_eyes(self) -> bool:
-        return sys.stdout.isatty() and not (self.as_json or self.quiet)
+        from commcli.report import watching
+
+        return not (self.as_json or self.quiet) and watching.is_possible()
 
     def emit(self, doc: Mapping[str, Any], code: int) -> bool:
         return output.emit(doc, as_json=self.as_json, quiet=self.quiet, good=code == 0)

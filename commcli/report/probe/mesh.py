@@ -17,8 +17,8 @@ Document = Mapping[str, Any]
 
 _STYLES = ("black on green", "black on bright_yellow", "black on dark_orange", "white on red")
 _LOST = "lost"
-# Of more nodes a square is no picture: it shows the worst directions then.
-MOST_IN_SQUARE = 40
+# More of them are no picture: the worst directions are shown then.
+MOST_CELLS = 40 * 40
 WORST = 20
 
 
@@ -65,29 +65,29 @@ def _maps(doc: Document) -> Iterator[RenderableType]:
     figure, percentile = FIGURES[view["figure"]], view["percentile"]
     named = figure.title if "{}" not in figure.key else f"{figure.title}, {percentile}"
     pairs = {(pair["from"], pair["to"]): pair for pair in doc["pairs"]}
-    edges, nodes = _markets_by_edge(doc), doc["nodes"]
-    others = doc.get("peers", [])
+    edges, nodes, others = _markets_by_edge(doc), doc["nodes"], doc.get("peers", [])
     rows = [edge for edge in edges if edge in nodes]
     if rows and view["by"] != "node":
-        columns = [edge for edge in edges if edge in nodes or edge in others]
-        labels = {edge: f"{' '.join(edges[edge])} ({edge})" for edge in rows}
-        heads = {edge: "\n".join(_wrapped(edges[edge])) for edge in columns}
-        yield _Square(
-            f"{named} between markets (each by its first active edge)",
-            labels,
-            heads,
-            pairs,
-            figure,
-            percentile,
-        )
-    is_asked = view["by"] == "node"
-    if is_asked or (view["by"] is None and set(nodes) != set(rows)):
-        if len(nodes) <= MOST_IN_SQUARE and (len(nodes) + len(others) <= MOST_IN_SQUARE or is_asked):
-            names = {node: node for node in nodes}
-            heads = {node: node for node in (*nodes, *others)}
-            yield _Square(f"{named} between nodes", names, heads, pairs, figure, percentile)
-        else:
+        names = {edge: f"{' '.join(markets)} ({edge})" for edge, markets in edges.items()}
+        heads = {edge: "\n".join(_wrapped(markets)) for edge, markets in edges.items()}
+        far = [edge for edge in edges if edge in others]
+        yield Text(f"{named} between markets (each by its first active edge)", style="bold")
+        yield _Square(_only(names, rows), _only(heads, [*rows, *far]), pairs, figure, percentile)
+        if far:
+            yield _Square(_only(names, far), _only(heads, rows), pairs, figure, percentile)
+    if view["by"] == "node" or (view["by"] is None and set(nodes) != set(rows)):
+        yield Text(f"{named} between nodes", style="bold")
+        if len(nodes) * (len(nodes) + len(others)) > MOST_CELLS:
             yield _worst(named, doc["pairs"], figure, percentile)
+            return
+        names = {node: node for node in (*nodes, *others)}
+        yield _Square(_only(names, nodes), names, pairs, figure, percentile)
+        if others:
+            yield _Square(_only(names, others), _only(names, nodes), pairs, figure, percentile)
+
+
+def _only(labels: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
+    return {node: labels[node] for node in labels if node in wanted}
 
 
 def _markets_by_edge(doc: Document) -> dict[str, list[str]]:
@@ -112,7 +112,7 @@ def _value(pair: Document, figure: Figure, percentile: str) -> float | None:
 
 
 def _is_lost(pair: Document) -> bool:
-    return bool(pair["samples"]) and pair.get("received") == 0
+    return bool(pair["unanswered_s"])
 
 
 def _shown(pair: Document, figure: Figure, percentile: str) -> str:
@@ -149,7 +149,6 @@ def _cell(pair: Document | None, figure: Figure, percentile: str) -> Text:
 class _Square:
     """Rows are senders, columns receivers. Columns that find no room go on below."""
 
-    title: str
     rows: Mapping[str, str]  # node -> label
     columns: Mapping[str, str]
     pairs: Mapping[tuple[str, str], Document]
@@ -162,7 +161,6 @@ class _Square:
             for column in self.columns
         }
         left = max(len("from \\ to"), *(len(label) for label in self.rows.values()))
-        title: str | None = self.title
         block: list[str] = []
         room = options.max_width - left
         for column in self.columns:
@@ -170,14 +168,14 @@ class _Square:
                 *map(len, self.columns[column].split("\n")), *(cell.cell_len for cell in cells[column])
             )
             if block and width > room:
-                yield self._table(title, block, cells)
-                title, block, room = None, [], options.max_width - left
+                yield self._table(block, cells)
+                block, room = [], options.max_width - left
             block.append(column)
             room -= width
-        yield self._table(title, block, cells)
+        yield self._table(block, cells)
 
-    def _table(self, title: str | None, columns: Sequence[str], cells: Mapping[str, Sequence[Text]]) -> Table:
-        table = grid(title=title)
+    def _table(self, columns: Sequence[str], cells: Mapping[str, Sequence[Text]]) -> Table:
+        table = grid()
         table.add_column("from \\ to", no_wrap=True)
         for column in columns:
             table.add_column(self.columns[column], justify="center", no_wrap=True)
@@ -191,7 +189,7 @@ def _worst(named: str, pairs: Sequence[Document], figure: Figure, percentile: st
     known = [pair for pair in pairs if _is_lost(pair) or _value(pair, figure, percentile) is not None]
     known.sort(key=lambda pair: (not _is_lost(pair), -(_value(pair, figure, percentile) or 0)))
     shown, more = capped(known, WORST)
-    table = grid("from", "to", named, "loss", "packets", title=f"{named}: the worst directions between nodes")
+    table = grid("from", "to", named, "loss", "packets", title=f"the {len(shown)} worst directions")
     for pair in shown:
         loss = "-" if pair["loss"] is None else f"{100 * pair['loss']:.2f}%"
         table.add_row(pair["from"], pair["to"], _cell(pair, figure, percentile), loss, f"{pair['samples']}")
@@ -216,22 +214,25 @@ def _summary(doc: Document) -> str:
     samples = sum(pair["samples"] for pair in doc["pairs"])
     ages = [pair["age_s"] for pair in doc["pairs"]]
     unsure = [pair["clock_error_ms"] for pair in doc["pairs"] if pair.get("clock_error_ms") is not None]
-    clocks = (
-        f" one-way delays within {max(unsure):.1f} ms;"
-        if unsure
-        else " no synchronised clocks for one-way delays;"
-    )
-    is_delay = doc.get("view", _DEFAULT_VIEW)["figure"] == "delay"
+    figure = doc.get("view", _DEFAULT_VIEW)["figure"]
+    notes = {
+        "rtt": " % is loss from row to column.",
+        "delay": f" Clocks agree within {max(unsure):.1f} ms." if unsure else " No synchronised clocks.",
+    }
     return (
         f"{len(doc['pairs'])} directions, {samples} packets, newest {min(ages):.0f} s and oldest {max(ages):.0f} s old;"
-        f"{clocks if is_delay else ''} {doc['new_windows']} new windows kept. % is loss from row to column."
+        f" {doc['new_windows']} new windows kept.{notes.get(figure, '')}"
     )
 
 
 def _away(row: Document, now: float) -> Text:
     last, answered = row["last_unix"], row.get("answered_unix")
     since = "never read" if last is None else f"last window {_moment(last, now)}"
-    heard = "not heard by its peers within two days" if answered is None else f"heard by its peers {_moment(answered, now)}"
+    heard = (
+        "not heard by its peers within two days"
+        if answered is None
+        else f"heard by its peers {_moment(answered, now)}"
+    )
     return Text.assemble(
         "away: ", row["node"], " ", styled(row["state"]), f" {row['reason']} ({since}; {heard})"
     )
