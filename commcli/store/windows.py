@@ -31,9 +31,12 @@ def _column(spread: str, key: str) -> str:
     return f"{spread.removesuffix('_ms')}_{key}_ms"
 
 
+_SPREAD_COLUMNS = {
+    spread: tuple((key, _column(spread, key)) for key in keys) for spread, keys in _SPREADS.items()
+}
 COLUMNS = (
     *("src", "dst", *_COUNTED),
-    *(_column(spread, key) for spread, keys in _SPREADS.items() for key in keys),
+    *(column for columns in _SPREAD_COLUMNS.values() for _, column in columns),
     *_MEASURED,
 )
 
@@ -60,7 +63,7 @@ def from_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spread(row: Mapping[str, Any], spread: str) -> dict[str, Any] | None:
-    times = {key: row[_column(spread, key)] for key in _SPREADS[spread]}
+    times = {key: row[column] for key, column in _SPREAD_COLUMNS[spread]}
     return None if times["p50"] is None else times
 
 

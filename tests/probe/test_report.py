@@ -109,5 +109,54 @@ def test_mesh_groups_markets_by_edge_and_says_who_is_away() -> None:
     assert "2 directions, 10 packets, newest 7 s and oldest 7 s old; 4 new windows kept" in shown
 
 
+def wide_mesh(count: int, **view: Any) -> dict[str, Any]:
+    nodes = [f"n-{number:02}" for number in range(count)]
+    pairs = [
+        {"from": a, "to": b, "rtt_ms": 100.0 + nodes.index(b), "rtt_p95_ms": 300.0, "loss": 0.0, "samples": 50,
+         "unanswered_s": 10 * (b == "n-01"), "age_s": 7.0, "reordered": 0}
+        for a in nodes for b in nodes if a != b
+    ]  # fmt: skip
+    asked = {"by": None, "figure": "rtt", "percentile": "p50"} | view
+    return mesh_document(nodes=nodes, pairs=pairs, markets=[], markets_without_edge=[], away=[], view=asked)
+
+
+def test_columns_that_find_no_room_go_on_below() -> None:
+    lines = text(probe.mesh(wide_mesh(20)), width=60).splitlines()
+    heads = [line.split()[3:] for line in lines if line.startswith("from")]
+    assert len(heads) > 2
+    assert [name for names in heads for name in names] == [f"n-{number:02}" for number in range(20)]
+    assert max(map(len, lines)) <= 60
+    assert sum(line.startswith("n-19 ") for line in lines) == len(heads)
+
+
+def test_of_too_many_nodes_the_worst_directions_are_shown_and_the_lost_ones_first() -> None:
+    lines = text(probe.mesh(wide_mesh(41))).splitlines()
+    assert "the 20 worst directions" in lines[1]
+    assert lines[3].split()[:3] == ["n-00", "n-01", "lost"]
+    assert any("and 1620 more (--json has all)" in line for line in lines)
+
+
+def test_a_figure_and_a_percentile_are_what_was_asked_for() -> None:
+    shown = text(probe.mesh(wide_mesh(3, percentile="p95")))
+    assert "RTT, ms, p95 between nodes" in shown and " 300 " in shown and "lost" in shown
+    shown = text(probe.mesh(wide_mesh(3, figure="reordered", percentile="p95")))
+    assert "reordered packets between nodes" in shown and "p95" not in shown
+    shown = text(probe.mesh(wide_mesh(3, figure="age")))
+    assert "lost" not in shown
+
+
+def test_of_a_selection_both_directions_are_shown() -> None:
+    doc = {**wide_mesh(3), "nodes": ["n-00"], "peers": ["n-01", "n-02"]}
+    lines = text(probe.mesh(doc)).splitlines()
+    assert [line.split()[0] for line in lines[1:6]] == ["from", "n-00", "from", "n-01", "n-02"]
+
+
+def test_who_answers_and_measures_nothing_is_named() -> None:
+    doc = mesh_document(silent=[{"node": "kr-1", "last_unix": 100.0}, {"node": "ae-1", "last_unix": None}])
+    shown = text(probe.mesh(doc))
+    assert "silent: kr-1 answers, but its newest window ended 1970-01-01 00:01:40Z, 2 d ago" in shown
+    assert "silent: ae-1 answers, but it never measured anything" in shown
+
+
 def test_mesh_without_any_figure() -> None:
     assert "nothing measured in the last 15 minutes" in text(probe.mesh(mesh_document(pairs=[], markets=[])))

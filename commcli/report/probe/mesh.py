@@ -68,22 +68,34 @@ def _maps(doc: Document) -> Iterator[RenderableType]:
     edges, nodes, others = _markets_by_edge(doc), doc["nodes"], doc.get("peers", [])
     rows = [edge for edge in edges if edge in nodes]
     if rows and view["by"] != "node":
+        yield Text(f"{named} between markets (each by its first active edge)", style="bold")
         names = {edge: f"{' '.join(markets)} ({edge})" for edge, markets in edges.items()}
         heads = {edge: "\n".join(_wrapped(markets)) for edge, markets in edges.items()}
         far = [edge for edge in edges if edge in others]
-        yield Text(f"{named} between markets (each by its first active edge)", style="bold")
-        yield _Square(_only(names, rows), _only(heads, [*rows, *far]), pairs, figure, percentile)
-        if far:
-            yield _Square(_only(names, far), _only(heads, rows), pairs, figure, percentile)
+        yield from _squares(rows, far, names, heads, pairs, figure, percentile)
     if view["by"] == "node" or (view["by"] is None and set(nodes) != set(rows)):
         yield Text(f"{named} between nodes", style="bold")
-        if len(nodes) * (len(nodes) + len(others)) > MOST_CELLS:
-            yield _worst(named, doc["pairs"], figure, percentile)
-            return
         names = {node: node for node in (*nodes, *others)}
-        yield _Square(_only(names, nodes), names, pairs, figure, percentile)
-        if others:
-            yield _Square(_only(names, others), _only(names, nodes), pairs, figure, percentile)
+        yield from _squares(nodes, others, names, names, pairs, figure, percentile)
+
+
+def _squares(
+    own: Sequence[str],
+    others: Sequence[str],
+    names: Mapping[str, str],
+    heads: Mapping[str, str],
+    pairs: Mapping[tuple[str, str], Document],
+    figure: Figure,
+    percentile: str,
+) -> Iterator[RenderableType]:
+    """From `own` nodes to all, and from all others to them."""
+    if len(own) * (len(own) + len(others)) > MOST_CELLS:
+        known = [pair for (a, b), pair in pairs.items() if a in names and b in names]
+        yield _worst(known, figure, percentile)
+        return
+    yield _Square(_only(names, own), _only(heads, [*own, *others]), pairs, figure, percentile)
+    if others:
+        yield _Square(_only(names, others), _only(heads, own), pairs, figure, percentile)
 
 
 def _only(labels: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
@@ -184,12 +196,12 @@ class _Square:
         return table
 
 
-def _worst(named: str, pairs: Sequence[Document], figure: Figure, percentile: str) -> RenderableType:
+def _worst(pairs: Sequence[Document], figure: Figure, percentile: str) -> RenderableType:
     """The directions with the largest figures, those first that lose everything."""
     known = [pair for pair in pairs if _is_lost(pair) or _value(pair, figure, percentile) is not None]
     known.sort(key=lambda pair: (not _is_lost(pair), -(_value(pair, figure, percentile) or 0)))
     shown, more = capped(known, WORST)
-    table = grid("from", "to", named, "loss", "packets", title=f"the {len(shown)} worst directions")
+    table = grid("from", "to", figure.title, "loss", "packets", title=f"the {len(shown)} worst directions")
     for pair in shown:
         loss = "-" if pair["loss"] is None else f"{100 * pair['loss']:.2f}%"
         table.add_row(pair["from"], pair["to"], _cell(pair, figure, percentile), loss, f"{pair['samples']}")
@@ -203,8 +215,10 @@ def _remarks(doc: Document) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(_summary(doc), style="dim")]
     if doc["markets_without_edge"]:
         parts.append(Text(f"no active edge: {' '.join(doc['markets_without_edge'])}", style="yellow"))
-    parts += [_away(row, doc["unix"]) for row in doc["away"]]
-    parts += [_silent(row, doc["unix"]) for row in doc.get("silent", [])]
+    for rows, told in ((doc["away"], _away), (doc.get("silent", []), _silent)):
+        shown, more = capped(rows, WORST)
+        parts += [told(row, doc["unix"]) for row in shown]
+        parts += [Text(f"{told.__name__.strip('_')}: {more}")] if more else []
     return parts
 
 
