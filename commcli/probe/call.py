@@ -39,6 +39,7 @@ CREDENTIAL_LIFETIME_S = 3600.0
 ENTRY = "commcli.probe.endpoint:run"
 _MODULES = (
     "arrival",
+    "assembly",
     "clock",
     "description",
     "ending",

@@ -31,6 +31,7 @@ from av import VideoFrame
 
 from commcli.probe import media
 from commcli.probe.arrival import Arrivals
+from commcli.probe.assembly import Assembly
 from commcli.probe.description import only_relays, relayed_addresses
 from commcli.probe.ending import Ended
 from commcli.probe.feedback import Feedback
@@ -266,11 +267,12 @@ class Endpoint:
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         transceiver = next(t for t in self._live_peer().getTransceivers() if t.receiver.track is track)
-        feedback = None
+        feedback = assembly = None
         if track.kind == "video":
+            assembly = Assembly(transceiver.receiver)
             feedback = Feedback(transceiver.receiver, self._rtt_s)
             self._spawn(feedback.run())
-        self._taps[track.kind] = Tap(transceiver.receiver, track.kind, feedback, self._arrived_s)
+        self._taps[track.kind] = Tap(transceiver.receiver, track.kind, feedback, assembly, self._arrived_s)
         self._spawn(self._drain(track))
 
     async def _flush(self, channel: RTCDataChannel) -> float:

@@ -113,7 +113,7 @@ def _audio(figures: Mapping[str, Any] | None, offset: Offset | None) -> dict[str
 
 
 def _video(figures: Mapping[str, Any] | None, offset: Offset | None) -> dict[str, Any] | None:
-    """`frame_delay_ms`: painted to last packet in. `decoded_delay_ms` adds aiortc's wait for the frame after."""
+    """`frame_delay_ms`: painted to last packet in. `decoded_delay_ms` adds the decoder and what it waited for."""
     if figures is None:
         return None
     raw = ("one_way_raw_ms", "frame_raw_ms", "decoded_raw_ms")

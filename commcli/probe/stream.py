@@ -191,7 +191,7 @@ def _frame_delays(
 ) -> dict[str, dict[str, float | int | None]]:
     """Where a frame's time went: painted, `encoder_ms`, first packet out, the network, last packet in, `decoder_ms`,
     picture out. The network's delay is in the first two, with the clocks' offset; the shares are each of one clock.
-    aiortc's decoder share is mostly waiting: it gives out a frame when the next one's first packet is there.
+    The decoder's holds its wait for frames before this one, too: after a loss that is most of it.
     """
     complete, sent = _completion(received), _departure(received)
     stamped = [(frame, frame.stamp_ms) for frame in readable if frame.stamp_ms is not None]

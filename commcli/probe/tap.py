@@ -14,6 +14,7 @@ from aiortc import RTCRtpReceiver
 from aiortc.codecs import HEADER_EXTENSIONS
 from aiortc.rtp import RtpPacket
 
+from commcli.probe.assembly import Assembly
 from commcli.probe.description import repair_ssrcs
 from commcli.probe.feedback import Feedback
 from commcli.probe.stream import Frame, Packet, Received
@@ -23,13 +24,17 @@ _CLOCK_RATES = {"audio": 48000, "video": 90000}
 
 
 class Tap:
-    """Records what `receiver` is given, before aiortc does anything with it. `feedback`: who asks for what is lost."""
+    """Records what `receiver` is given, before aiortc does anything with it.
+
+    `feedback`: who asks for what is lost; `assembly`: who takes out what is whole.
+    """
 
     def __init__(
         self,
         receiver: RTCRtpReceiver,
         kind: str,
         feedback: Feedback | None = None,
+        assembly: Assembly | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.received = Received(kind, _CLOCK_RATES[kind])
@@ -41,6 +46,8 @@ class Tap:
         self._receiver = receiver
         self._repair_ssrcs: frozenset[int] = frozenset()
         self._ssrc: int | None = None
+        self._payload_type: int | None = None
+        self._assembly = assembly
         self._clock = clock
         self._inner = receiver._handle_rtp_packet
         # The transport looks the method up on the receiver for each packet, so an instance attribute is enough.
@@ -74,14 +81,17 @@ class Tap:
         (self.received.repair if repair else self.received.primary).append(record)
         self._tell_feedback(packet, original)
         await self._inner(packet, arrival_time_ms)
+        if self._assembly is not None and self._payload_type is not None:
+            self._assembly.release(self._payload_type)
 
     def _tell_feedback(self, packet: RtpPacket, original: int | None) -> None:
-        if self.feedback is None:
+        if original is None:
+            self._ssrc, self._payload_type = packet.ssrc, packet.payload_type
+        if self.feedback is None or self._ssrc is None:
             return
         if original is None:
-            self._ssrc = packet.ssrc
-            self.feedback.packet(packet.ssrc, packet.sequence_number, packet.payload)
-        elif self._ssrc is not None:
+            self.feedback.packet(self._ssrc, packet.sequence_number, packet.payload)
+        else:
             # RFC 4588 4: the payload begins with the number that the packet had at first.
             self.feedback.packet(self._ssrc, original, packet.payload[2:])
 
