@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from commcli.probe.profiles import PROFILES
+from commcli.relay.mesh import budget
 from tests.wan import accuracy, namespace
 from tests.wan.accuracy import DESK, LINKS, NODES, ONE, OTHER, PORTS, Cell, Frames, Loss, Site
 from tests.wan.operator import Operator
@@ -29,11 +30,13 @@ from tests.wan.relays import Relays, both_ways
 from tests.wan.wan import Wan
 
 TRIES = 4
-# The most that a node may be told to send to one peer: 5 000 packets in less than a minute.
-MESH = {"mesh": {"packets_a_second": 100, "per_peer": 100}}
+# The most that a node may be told to send to one peer.
+MESH_RATE = budget.MOST.per_peer
+MESH = {"mesh": {"packets_a_second": MESH_RATE, "per_peer": MESH_RATE}}
 # The mesh's longest window at this rate, and its wait for the last answers.
 CLOSES_S = 14.0
-CALM_WITHIN_S = 60.0
+CALM_WITHIN_S, GONE_WITHIN_S = 60.0, 120.0
+OVERLAY_DELAY_MS, OVERLAY_CALL_S = 40.0, 60.0
 
 Row = tuple[float, float, Cell | None, int]
 
@@ -51,7 +54,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _calls(site: Site, wanted: argparse.Namespace) -> Iterator[tuple[Row, tuple[float, float]]]:
+def _straight(site: Site, wanted: argparse.Namespace) -> Iterator[tuple[Row, tuple[float, float]]]:
     """A row a cell as it is measured, and the time (unix s) in which the link was so."""
     words = ("--profile", wanted.profile, "--seconds", f"{wanted.seconds:g}")
     for delay_ms in wanted.delays:
@@ -59,15 +62,36 @@ def _calls(site: Site, wanted: argparse.Namespace) -> Iterator[tuple[Row, tuple[
             loss = percent / 100
             since = site.set(delay_ms, loss)
 
-            def call() -> dict[str, Any]:
-                _wait_for_calm()
-                return site.call(*words)
-
-            document, tries = accuracy.until_valid(call, TRIES, _say)
+            document, tries = _valid(site, *words)
             until = time.time()
             site.read_mesh()
             cell = None if document is None else site.judged(document, delay_ms, loss)
             yield (delay_ms, loss, cell, tries), (since, until)
+
+
+def _overlay(site: Site, wanted: argparse.Namespace) -> list[Cell]:
+    """At one delay, each loss: what the relays say of their segment, while they repair what it loses."""
+    words = ("--profile", wanted.profile, "--seconds", f"{OVERLAY_CALL_S:g}")
+    print(
+        f"  probe call {' '.join(words)}, through the overlay: the loss is the segment's, before repair",
+        flush=True,
+    )
+    found = []
+    for percent in wanted.losses:
+        site.set(OVERLAY_DELAY_MS, percent / 100)
+        document, tries = _valid(site, *words, direct=False)
+        cell = None if document is None else site.judged_overlay(document, OVERLAY_DELAY_MS, percent / 100)
+        _call_row((OVERLAY_DELAY_MS, percent / 100, cell, tries))
+        found += [] if cell is None else [cell]
+    return found
+
+
+def _valid(site: Site, *words: str, direct: bool = True) -> tuple[dict[str, Any] | None, int]:
+    def call() -> dict[str, Any]:
+        _wait_for_calm()
+        return site.call(*words, direct=direct)
+
+    return accuracy.until_valid(call, TRIES, _say)
 
 
 def _wait_for_calm() -> None:
@@ -113,7 +137,7 @@ def _call_row(row: Row) -> None:
 
 
 def _mesh_rows(site: Site, spans: Sequence[tuple[float, float, float, float]]) -> list[Cell]:
-    print("  probe mesh: windows of 10 s, 100 packets a second each way, while those calls were made")
+    print(f"  probe mesh: windows of 10 s, {MESH_RATE:g} packets a second each, while those calls were made")
     print("    set           RTT, ms         loss, %: told / made by the link / off           packets")
     found = []
     for delay_ms, loss, since, until in spans:
@@ -197,18 +221,20 @@ def _summary(name: str, cells: Sequence[Cell], invalid: int) -> None:
 def _measure(site: Site, wanted: argparse.Namespace) -> None:
     _call_head(wanted)
     rows, spans = [], []
-    for row, (since, until) in _calls(site, wanted):
+    for row, (since, until) in _straight(site, wanted):
         _call_row(row)
         rows.append(row)
         spans.append((*row[:2], since, until))
     time.sleep(CLOSES_S)
     site.read_mesh()
     mesh = _mesh_rows(site, spans)
+    overlay = _overlay(site, wanted)
     calls = [cell for _, _, cell, _ in rows if cell is not None]
     for name, cells in (("calls", calls), ("mesh", mesh)):
         _against_set(name, cells)
     _summary("calls", calls, len(rows) - len(calls))
     _summary("mesh", mesh, 0)
+    _summary("overlay", overlay, len(wanted.losses) - len(overlay))
 
 
 def _starve(site: Site, operator: Operator) -> None:
@@ -230,11 +256,14 @@ def _cut(site: Site, operator: Operator, wan: Wan, relays: Relays) -> None:
     out, _ = process.communicate(timeout=240)
     took_s = time.monotonic() - began
     told = json.loads(out)
+    while operator.endpoints() and time.monotonic() < began + GONE_WITHIN_S:
+        time.sleep(0.1)
+    gone_s = time.monotonic() - began
     left = sum(relays.ask(node, "status")["allocations"] for node in (ONE, OTHER))
     print(
         f"  SSH to {OTHER} cut: exit code {process.returncode} after {took_s:.0f} s, verdict {told['verdict']}:"
-        f" {'; '.join(told['problems'])}; left on the nodes: {len(operator.endpoints())} endpoints,"
-        f" {left} allocations; clocks {_shown(told['clock']['offset_ms'], 2, '+')} +-"
+        f" {'; '.join(told['problems'])}; left on the nodes after {gone_s:.0f} s:"
+        f" {len(operator.endpoints())} endpoints, {left} allocations; clocks {_shown(told['clock']['offset_ms'], 2, '+')} +-"
         f" {told['clock']['error_ms']:.1f} ms by {told['clock']['method']} (true: 0)"
     )
     wan.link(DESK, OTHER, loss=0.0)

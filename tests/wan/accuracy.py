@@ -1,7 +1,8 @@
 """One cell of the accuracy table: what was set, what `commcli probe` told of it, and what the links really did.
 
 A call is taken straight from edge to edge, since the overlay repairs losses. What it says of loss is held against the
-very packets of media that were due in its window; of the mesh, against the very test packets of its windows.
+very packets of media that were due in its window; of the mesh, against the very test packets of its windows. Of a call
+through the overlay, it is the relays' word of the segment before repair, against their packets while the call lasted.
 """
 
 from __future__ import annotations
@@ -118,9 +119,10 @@ class Site:
         time.sleep(_SETTLE_S)
         return time.time()
 
-    def call(self, *words: str) -> dict[str, Any]:
-        """The document of `commcli probe call --direct` between the two."""
-        return self._operator.document("probe", "call", ONE, OTHER, "--direct", *words)
+    def call(self, *words: str, direct: bool = True) -> dict[str, Any]:
+        """The document of `commcli probe call` between the two."""
+        way = ("--direct",) if direct else ()
+        return self._operator.document("probe", "call", ONE, OTHER, *way, *words)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start such a call, and wait until media flows. Raises AssertionError when it does not."""
@@ -135,7 +137,8 @@ class Site:
 
     def judged(self, document: Mapping[str, Any], delay_ms: float, loss: float) -> Cell:
         """The cell of a call that connected."""
-        losses, frames = {}, {}
+        losses: dict[str, Loss] = {}
+        frames: dict[str, Frames] = {}
         for name, direction in document["directions"].items():
             src, dst, receiver = _ENDS[name]
             window = document["hosts"][receiver]["window"]
@@ -143,8 +146,20 @@ class Site:
             media = [direction[kind] for kind in ("audio", "video") if direction[kind]]
             expected, lost = (sum(medium[key] for medium in media) for key in ("expected", "lost"))
             losses[name] = Loss(expected, lost, *true)
-            if direction["video"]:
-                frames[name] = Frames(*(_p50(direction["video"][key]) for key in _FRAMES))
+            frames |= _frames(name, direction)
+        return Cell(delay_ms, loss, _p50(document["rtt_ms"]), losses, frames)
+
+    def judged_overlay(self, document: Mapping[str, Any], delay_ms: float, loss: float) -> Cell:
+        """The cell of a call through the overlay that ended just now; without losses where no segment was told of."""
+        losses: dict[str, Loss] = {}
+        frames: dict[str, Frames] = {}
+        for name, direction in document["directions"].items():
+            src, dst, _ = _ENDS[name]
+            rows = [hop["segment"] for path in direction["paths"] for hop in path["hops"] if hop["segment"]]
+            if rows:
+                true = self._true(src, dst, ("overlay",), [(document["unix"], time.time())])
+                losses[name] = Loss(rows[0]["expected"], rows[0]["lost"], *true)
+            frames |= _frames(name, direction)
         return Cell(delay_ms, loss, _p50(document["rtt_ms"]), losses, frames)
 
     def read_mesh(self) -> None:
@@ -198,6 +213,11 @@ class Site:
 # Direction -> from, to, and which of the call's ends receives it.
 _ENDS = {"there": (ONE, OTHER, "to"), "back": (OTHER, ONE, "from")}
 _FRAMES = ("frame_delay_ms", "decoded_delay_ms", "decoder_ms", "encoder_ms")
+
+
+def _frames(name: str, direction: Mapping[str, Any]) -> dict[str, Frames]:
+    video = direction["video"]
+    return {name: Frames(*(_p50(video[key]) for key in _FRAMES))} if video else {}
 
 
 def _span(window: Mapping[str, Any], later_s: float) -> tuple[float, float]:
