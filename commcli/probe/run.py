@@ -1,4 +1,4 @@
-"""One `probe run`: what is due by probes.yaml is done, kept and told, the mesh, the edges and the calls all at once.
+"""One `probe run`: what is due by probes.yaml is done, kept and told: the mesh, and beside it the edges and then calls.
 
 A job's trouble is a row of the report. What the budget does not hold waits for the next run; what was begun is kept
 as it ends, so that a run that is cut off loses only what was under way.
@@ -27,6 +27,8 @@ Row = dict[str, Any]
 # A starved probe host learnt nothing: nobody is to blame, and nothing is in order either.
 CODES = {"good": 0, "warn": 0, "bad": 1, "invalid": OutOfReach.exit_code}
 HOUR_S = 3600.0
+# Within this a run has begun its first call.
+BEGIN_S = 1.0
 # How its calls are marked in the store.
 MARK = "run"
 
@@ -39,6 +41,7 @@ class Run:
     pool: Pool
     store: Store
     on_event: Callable[[str, str, str], None] = lambda key, text, state: None
+    make_call: Callable[[Fleet, Pool, Ask], Awaitable[Mapping[str, Any]]] = call
     clock: Callable[[], float] = time.time
     rows: list[Row] = field(default_factory=list)
     begun: dict[str, tuple[Due, float]] = field(default_factory=dict)
@@ -49,9 +52,8 @@ class Run:
         began = self.clock()
         due = schedule.due(schedule.jobs_of(self.fleet.probes), self.store.last_runs(), began)
         self.waiting = [each for each in due if each.job.pair is not None]
-        work = [self._calls(deadline_s)]
+        work = [self._edges_and_calls([each for each in due if each.job.key == schedule.EDGES], deadline_s)]
         work += [self._mesh(each) for each in due if each.job.key == schedule.MESH]
-        work += [self._edges(each) for each in due if each.job.key == schedule.EDGES]
         try:
             async with asyncio.timeout(deadline_s):
                 await _together(work)
@@ -89,6 +91,12 @@ class Run:
 
     # Jobs
 
+    async def _edges_and_calls(self, edges: Sequence[Due], deadline_s: float | None) -> None:
+        # One after the other: where calls begin, this machine is busy, and the times at the edges would show it.
+        for each in edges:
+            await self._edges(each)
+        await self._calls(deadline_s)
+
     async def _calls(self, deadline_s: float | None) -> None:
         queue, by_key = [], {}
         for each in list(self.waiting):
@@ -104,7 +112,7 @@ class Run:
             self._made(by_key[result.wanted.key], result)
 
         async def one(wanted: batch.Wanted) -> Mapping[str, Any]:
-            return await call(self.fleet, self.pool, wanted.ask)
+            return await self.make_call(self.fleet, self.pool, wanted.ask)
 
         limits = self._limits(queue, deadline_s)
         await batch.make(queue, limits, one, on_begin=begun, on_made=made)
@@ -132,7 +140,7 @@ class Run:
     def _limits(self, queue: Sequence[batch.Wanted], deadline_s: float | None) -> batch.Limits:
         budget = self.fleet.probes.budget
         # The longest call that probes.yaml may ask for fits into an empty run, with what is around it.
-        seconds = max([budget.seconds_a_run, *(wanted.seconds for wanted in queue)])
+        seconds = max([budget.seconds_a_run, *(wanted.seconds + BEGIN_S for wanted in queue)])
         cpu_s = budget.cpu_seconds_an_hour
         if cpu_s is not None:
             past = self._past(self.clock() - HOUR_S)
