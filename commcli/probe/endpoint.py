@@ -359,7 +359,7 @@ class Endpoint:
         await asyncio.sleep(self._argument.seconds)
         window = Window(start, time.time())
         sent = self._sent(window, self._count_sent() - before)
-        return self._report(window, lag.samples_ms, cpu, sent)
+        return self._report(window, lag.samples_ms(), cpu, sent)
 
     def _report(
         self, window: Window, lag_ms: list[float], cpu: CpuClock, sent: dict[str, Any]

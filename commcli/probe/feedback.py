@@ -111,7 +111,8 @@ class Feedback:
     ) -> None:
         self.nacks: list[tuple[float, int]] = []
         self.plis: list[float] = []
-        self._receiver = receiver
+        self._buffer = receiver._RTCRtpReceiver__jitter_buffer
+        self._broken = False
         self._rtt_s = rtt_s
         self._clock = clock
         self._ssrc: int | None = None
@@ -129,13 +130,23 @@ class Feedback:
         self._ssrc = ssrc
         if self._missing.came(number):
             self._woken.set()
-        if self._stall.waiting and starts_key_frame(payload):
+        if (self._stall.waiting or self._broken) and starts_key_frame(payload):
             self._skip_to(number)
+            self._broken = False
             self._stall.moved(self._clock())
+        elif self._buffer.capacity <= self._ahead(number) < 0x8000:
+            # aiortc makes room by dropping what it waited for, and asks for a key frame.
+            self._broken = True
 
-    def frame(self) -> None:
-        """A picture came out of the decoder."""
-        self._stall.moved(self._clock())
+    def is_past(self, number: int) -> bool:
+        """Whether this packet comes too late to be of use: aiortc would take it for a stream that began anew."""
+        return self._ahead(number) >= 0x8000
+
+    def frame(self) -> bool:
+        """A picture came out of the decoder; whether it is whole, and not one made from others that never came."""
+        if not self._broken:
+            self._stall.moved(self._clock())
+        return not self._broken
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -164,12 +175,15 @@ class Feedback:
     def _skip_to(self, number: int) -> None:
         """Nothing before this packet is waited for any more."""
         self._missing.forget()
-        buffer = self._receiver._RTCRtpReceiver__jitter_buffer
-        if buffer._origin is not None:
-            ahead = (number - buffer._origin) & 0xFFFF
-            if ahead < 0x8000:
-                buffer.remove(min(ahead, buffer.capacity))
-                buffer._origin = number
+        ahead = self._ahead(number)
+        if 0 < ahead < 0x8000:
+            self._buffer.remove(min(ahead, self._buffer.capacity))
+            self._buffer._origin = number
+
+    def _ahead(self, number: int) -> int:
+        """How far this packet is after the first one that aiortc waits for, modulo 2^16."""
+        origin = self._buffer._origin
+        return 0 if origin is None else (number - origin) & 0xFFFF
 
 
 def starts_key_frame(payload: bytes) -> bool:

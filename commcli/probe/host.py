@@ -7,6 +7,7 @@ import ctypes
 import resource
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from commcli.probe.clock import KernelClock
@@ -23,17 +24,30 @@ _TIME_ERROR = 5
 
 
 class LoopLag:
-    """Samples how late the event loop wakes a sleeper. `samples_ms` grows by 50 a second while it runs."""
+    """Samples how late the event loop wakes a sleeper, since it was made: 50 times a second while it runs."""
 
-    def __init__(self) -> None:
-        self.samples_ms: list[float] = []
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._woken_s = clock()
+        self._samples_ms: list[float] = []
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            due = time.monotonic() + _TICK_S
             await asyncio.sleep(_TICK_S)
-            self.samples_ms.append(1000 * max(0.0, time.monotonic() - due))
+            self.woken()
+
+    def woken(self) -> None:
+        """The sleeper is awake: a sample."""
+        self._samples_ms.append(self._late_ms())
+        self._woken_s = self._clock()
+
+    def samples_ms(self) -> list[float]:
+        """All samples, and how late the next one is already: a stall at the end shows too."""
+        return [*self._samples_ms, self._late_ms()]
+
+    def _late_ms(self) -> float:
+        return 1000 * max(0.0, self._clock() - self._woken_s - _TICK_S)
 
 
 class CpuClock:

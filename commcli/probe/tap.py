@@ -65,9 +65,8 @@ class Tap:
 
     def frame(self, frame: Frame) -> None:
         """A picture came out of the decoder."""
-        self.received.frames.append(frame)
-        if self.feedback is not None:
-            self.feedback.frame()
+        if self.feedback is None or self.feedback.frame():
+            self.received.frames.append(frame)
 
     async def _packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         now = self._clock()
@@ -80,6 +79,8 @@ class Tap:
         record = Packet(now, packet.sequence_number, packet.timestamp, size, sent, original)
         (self.received.repair if repair else self.received.primary).append(record)
         self._tell_feedback(packet, original)
+        if original is not None and self.feedback is not None and self.feedback.is_past(original):
+            return
         await self._inner(packet, arrival_time_ms)
         if self._assembly is not None and self._payload_type is not None:
             self._assembly.release(self._payload_type)

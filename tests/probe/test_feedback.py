@@ -156,6 +156,29 @@ async def test_a_key_frame_frees_the_jitter_buffer() -> None:
     assert len(feedback.plis) == 1
 
 
+def test_what_was_given_up_does_not_start_the_stream_anew() -> None:
+    receiver = Receiver()
+    feedback = Feedback(receiver, lambda: None)
+    assert not feedback.is_past(5)
+    feedback.packet(77, 65535, b"")
+    receiver.add(65535, 900, b"a")
+    assert [feedback.is_past(number) for number in (65534, 65535, 0, 400)] == [True, False, False, False]
+
+
+def test_pictures_made_from_others_that_never_came_do_not_count() -> None:
+    now = [0.0]
+    receiver = Receiver()
+    feedback = Feedback(receiver, lambda: None, clock=lambda: now[0])
+    feedback.packet(77, 9, b"")
+    receiver.add(9, 900, b"a")
+    assert feedback.frame()
+    feedback.packet(77, 9 + 512, b"")
+    receiver.add(9 + 512, 1900, b"b")
+    assert not feedback.frame()
+    feedback.packet(77, 9 + 513, key_frame())
+    assert feedback.frame()
+
+
 def key_frame() -> bytes:
     frame = av.VideoFrame(160, 120, "yuv420p")
     frame.pts, frame.time_base = 0, fractions.Fraction(1, 90000)

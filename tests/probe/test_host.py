@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.probe.host import CpuClock, kernel_clock, starved
+from commcli.probe.host import CpuClock, LoopLag, kernel_clock, starved
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,18 @@ def test_starved(lag_p99_ms: float | None, share: float | None, reason: str | No
 def test_one_long_stall_is_enough() -> None:
     assert starved(3.0, 1.0, 150.0) is None
     assert starved(3.0, 1.0, 480.4) == "event loop stood still for 480 ms"
+
+
+def test_a_stall_shows_wherever_it_falls() -> None:
+    now = [10.0]
+    lag = LoopLag(lambda: now[0])
+    now[0] += 0.52  # before the first sample
+    assert lag.samples_ms() == [pytest.approx(500)]
+    lag.woken()
+    now[0] += 0.021
+    lag.woken()
+    now[0] += 0.32  # after the last one
+    assert lag.samples_ms() == pytest.approx([500, 1, 300])
 
 
 def test_this_machine_says_something_of_itself() -> None:
