@@ -1,6 +1,7 @@
 """The Session-Sender's side of one peer: what was sent to it, what came back, and the windows of that. Pure.
 
-A thousand peers are a hundred thousand packets in memory, so packets are columns of arrays and closed windows JSON.
+A thousand peers are a hundred thousand packets in memory, and each of them is long out of the processor's cache when
+its turn comes again. So packets are numbers in one array, and closed windows JSON.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ import json
 import statistics
 from array import array
 from collections import deque
-from typing import Deque, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Deque, Dict, List, Optional, Sequence, Tuple
 
 from commcli.relay.mesh import stamp
 from commcli.relay.mesh.losses import NEW_SESSION, UNCERTAIN, Mark, Record, forget, judge, unwrapped
 from commcli.relay.mesh.neighbours import Neighbour
-from commcli.relay.mesh.window import Answers, Jitter, Orders, figures, length_s
+from commcli.relay.mesh.window import Answer, Jitter, Orders, figures, length_s
 
 Addr = Tuple[str, int]
 
@@ -26,7 +27,10 @@ OUTAGE_S = 60.0
 # Closed windows that are kept, by their length: a quarter of an hour or more, for controllers that come by seldom.
 MOST_WINDOWS = {10: 60, 30: 30, 60: 15, 300: 6}
 
-_MORE = bytes(16 * 8)  # packets by which the columns of answers grow
+# The numbers of a packet: T1 and when that was on the monotonic clock; then of its answer the reflector's number, T2,
+# the round trip, T4-T3, and how many answers of the session there are with it, 0 while there is none.
+SENT_UNIX, SENT_NOW, NUMBER, RECEIVED_UNIX, RTT_S, BACK_S, ARRIVAL = range(7)
+WIDTH = 7
 
 Closed = Tuple[int, str]  # a window's end (unix), and its row as JSON
 
@@ -45,14 +49,16 @@ class OpenWindow:
 
 
 class Session:
-    """`request`, `answered` and `close` in the order of time. Columns hold the packets from `first` on, by sequence."""
+    """`request`, `answered` and `close` in the order of time. `_cells` are the packets from `first` on, by sequence."""
+
+    __slots__ = (
+        "_answers", "_cells", "_ended_unix", "_jitters", "_judged", "_mark", "_now", "_their_error", "_their_error_s",
+        "addr", "closed", "first", "open", "peer", "reply_seals", "request_seal", "rtt_ms", "sequence",
+    )  # fmt: skip
 
     def __init__(self, peer: Neighbour, node: str) -> None:
         self.sequence = self.first = 0
-        self._sent_unix, self._sent_now = array("d"), array("d")
-        # Of the answers; `arrival` 0 while there is none. They are as long as the others or longer.
-        self._number, self._arrival = array("q"), array("q")
-        self._received_unix, self._rtt_s, self._back_s = array("d"), array("d"), array("d")
+        self._cells = array("d")
         self._judged: Dict[int, Record] = {}  # unanswered ones, by sequence
         self._mark = NEW_SESSION
         self.open: Deque[OpenWindow] = deque()
@@ -78,7 +84,11 @@ class Session:
     @property
     def held(self) -> int:
         """How many packets are remembered."""
-        return len(self._sent_now)
+        return len(self._cells) // WIDTH
+
+    def _column(self, which: int, begin: int = 0, end: Optional[int] = None) -> "array[float]":
+        """One of their numbers, of the packets at these places."""
+        return self._cells[begin * WIDTH + which : None if end is None else end * WIDTH : WIDTH]
 
     # --- packets ---------------------------------------------------------------------------------------------
 
@@ -88,13 +98,9 @@ class Session:
         if window is None or not 0 <= unix - window.start_unix < window.seconds:
             window = begun = self._begin(now, unix, rate)
         self.sequence = window.end = sequence + 1
-        self._sent_unix.append(unix)
-        self._sent_now.append(now)
-        if len(self._sent_now) > len(self._arrival):
-            for column in (self._number, self._arrival, self._received_unix, self._rtt_s, self._back_s):
-                column.frombytes(_MORE)
+        self._cells.extend((unix, now, 0.0, 0.0, 0.0, 0.0, 0.0))
         most = rate * (OUTAGE_S + 2 * window.seconds)
-        if len(self._sent_now) > most and self.first < self.open[0].first:
+        if len(self._cells) > most * WIDTH and self.first < self.open[0].first:
             self._drop(1)
             self._mark = self._mark._replace(highest=None)  # a long outage: what came before is forgotten
         data = stamp.pack_request(sequence, stamp.to_timestamp(unix), error, self.request_seal)
@@ -114,15 +120,14 @@ class Session:
     ) -> Optional[str]:
         """An authentic answer. error_s: of our clock. Returns why it does not count, None if it does."""
         number, t3, their_error, t2, sequence, t1, _, _ = reply
-        place = sequence - self.first
+        cells, at = self._cells, (sequence - self.first) * WIDTH
         # The timestamp comes back as it went, so without keys it still is a nonce that only the peer saw.
-        if not 0 <= place < len(self._sent_now) or stamp.to_timestamp(self._sent_unix[place]) != t1:
+        if not 0 <= at < len(cells) or stamp.to_timestamp(cells[at + SENT_UNIX]) != t1:
             return "unasked"
-        elapsed_s = now - self._sent_now[place]
-        window = self._window_of(sequence)
+        elapsed_s, window = now - cells[at + SENT_NOW], self._window_of(sequence)
         if window is None or elapsed_s > GRACE_S:
             return "late"
-        if self._arrival[place]:
+        if cells[at + ARRIVAL]:
             window.duplicates += 1
             return None
         received_unix, sent_unix = (
@@ -131,13 +136,12 @@ class Session:
         )
         dwell_s = sent_unix - received_unix
         # A reflector whose clock steps between T2 and T3 would make the round trip negative or endless.
-        rtt_s = self._rtt_s[place] = elapsed_s - dwell_s if 0 <= dwell_s <= elapsed_s else elapsed_s
-        self._number[place], self._received_unix[place], self._back_s[place] = (
-            number,
-            received_unix,
-            unix - sent_unix,
-        )
-        answers = self._arrival[place] = self._answers = self._answers + 1
+        rtt_s = cells[at + RTT_S] = elapsed_s - dwell_s if 0 <= dwell_s <= elapsed_s else elapsed_s
+        cells[at + NUMBER] = number
+        cells[at + RECEIVED_UNIX] = received_unix
+        cells[at + BACK_S] = unix - sent_unix
+        answers = self._answers = self._answers + 1
+        cells[at + ARRIVAL] = answers
         if their_error != self._their_error:
             self._their_error = their_error
             self._their_error_s = stamp.ErrorEstimate.unpack(their_error).known_s
@@ -150,7 +154,7 @@ class Session:
         return None
 
     def _rtts_s(self) -> List[float]:
-        return [rtt_s for rtt_s, arrival in zip(self._rtt_s, self._arrival) if arrival]
+        return [rtt_s for rtt_s, arrival in zip(self._column(RTT_S), self._column(ARRIVAL)) if arrival]
 
     def _window_of(self, sequence: int) -> Optional[OpenWindow]:
         for window in reversed(self.open):
@@ -166,56 +170,59 @@ class Session:
         if not self.open:
             self._now = None
         begin, end = window.first - self.first, window.end - self.first
-        records = self._lossy(end)
+        arrivals = self._column(ARRIVAL)
+        records = self._lossy(arrivals, end)
         if records is None:
-            counted: Sequence[int] = self._number
-            answered: Iterable[int] = range(begin, end)
+            counted: Sequence[float] = self._column(NUMBER)
             labels: List[Optional[str]] = [None] * (end - begin)
         else:
             judge(records, self._mark, window.end - 1)
             numbers = unwrapped(records, self._mark)
             counted = [numbers.get(record.sequence, (-1, 0))[0] for record in records]
-            answered = [place for place in range(begin, end) if self._arrival[place]]
             labels = [record.lost for record in records[begin:end]]
-        others = self._orders(range(begin), counted), self._orders(range(end, self.held), counted)
+        orders = list(zip(counted, arrivals))
+        others = (
+            [order for order in orders[:begin] if order[1]],
+            [order for order in orders[end:] if order[1]],
+        )
         row: Dict[str, object] = {
             "peer": self.peer.id, "start": window.start_unix, "seconds": window.seconds,
-            **figures(self._answers_at(answered, counted), others, labels, window.error_s, self._jitters),
+            **figures(self._answers_of(orders, begin, end), others, labels, window.error_s, self._jitters),
             "duplicates": window.duplicates,
         }  # fmt: skip
         self.keep(row)
         self._forget(records, begin)
 
-    def _answers_at(self, places: Iterable[int], counted: Sequence[int]) -> Answers:
-        arrival, sent, received = self._arrival, self._sent_unix, self._received_unix
-        return Answers(
-            [counted[place] for place in places],
-            [arrival[place] for place in places],
-            [self._rtt_s[place] for place in places],
-            [received[place] - sent[place] for place in places],
-            [self._back_s[place] for place in places],
-        )
+    def _answers_of(self, orders: Orders, begin: int, end: int) -> List[Answer]:
+        return [
+            Answer(order, rtt_s, received_unix - sent_unix, back_s)
+            for order, rtt_s, received_unix, sent_unix, back_s in zip(
+                orders[begin:end],
+                self._column(RTT_S, begin, end),
+                self._column(RECEIVED_UNIX, begin, end),
+                self._column(SENT_UNIX, begin, end),
+                self._column(BACK_S, begin, end),
+            )
+            if order[1]
+        ]
 
-    def _orders(self, places: Iterable[int], counted: Sequence[int]) -> Orders:
-        arrival = self._arrival
-        return [(counted[place], arrival[place]) for place in places if arrival[place]]
-
-    def _lossy(self, end: int) -> Optional[List[Record]]:
+    def _lossy(self, arrivals: "array[float]", end: int) -> Optional[List[Record]]:
         """The records to judge; None if all before `end` was answered in order, so that there is nothing to judge."""
         highest = self._mark.highest
-        if highest is not None and all(self._arrival[:end]):
-            first = highest + 1 - self._mark.base
-            if self._number[:end] == array("q", range(first, first + end)):
-                later = [n for n, a in zip(self._number[end:], self._arrival[end:]) if a]
+        if highest is not None and all(arrivals[:end]):
+            first, numbers = highest + 1 - self._mark.base, self._column(NUMBER)
+            if numbers[:end] == array("d", range(first, first + end)):
+                later = [number for number, arrival in zip(numbers[end:], arrivals[end:]) if arrival]
                 if min(later, default=first + end) >= first + end:
                     return None
         return [self._record(place) for place in range(self.held)]
 
     def _record(self, place: int) -> Record:
-        sequence = self.first + place
-        if not self._arrival[place]:
-            return self._judged.get(sequence) or Record(sequence, self._sent_unix[place])
-        return Record(sequence, self._sent_unix[place], self._number[place], self._received_unix[place])
+        sequence, at = self.first + place, place * WIDTH
+        sent_unix = self._cells[at + SENT_UNIX]
+        if not self._cells[at + ARRIVAL]:
+            return self._judged.get(sequence) or Record(sequence, sent_unix)
+        return Record(sequence, sent_unix, int(self._cells[at + NUMBER]), self._cells[at + RECEIVED_UNIX])
 
     def keep(self, row: Dict[str, object]) -> None:
         """One more closed window. As many are kept as fits its length."""
@@ -236,13 +243,11 @@ class Session:
         else:
             count, mark = begin, self._mark
             if count:
-                self._mark = Mark(mark.base, (mark.highest or 0) + count, self._received_unix[count - 1])
+                self._mark = Mark(
+                    mark.base, (mark.highest or 0) + count, self._cells[(count - 1) * WIDTH + RECEIVED_UNIX]
+                )
         self._drop(count)
 
     def _drop(self, count: int) -> None:
         self.first += count
-        for column in (
-            self._sent_unix, self._sent_now, self._number, self._arrival, self._received_unix, self._rtt_s,
-            self._back_s,
-        ):  # fmt: skip
-            del column[:count]
+        del self._cells[: count * WIDTH]

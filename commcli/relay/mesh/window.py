@@ -16,20 +16,18 @@ LENGTHS_S = (10, 30, 60, 300)
 ENOUGH_PACKETS = 50
 
 
-# (number, arrival) of answers, see there.
-Orders = Sequence[Tuple[int, int]]
+# (number, arrival) of answers: the reflector's, counted on over its restarts, and in which order the answers came.
+Order = Tuple[float, float]
+Orders = Sequence[Order]
 
 
-class Answers(NamedTuple):
-    """Answered packets, by the sequence of sending. numbers: the reflector's, counted on over its restarts; arrivals:
-    in which order the answers came. forward_s, back_s: T2-T1 and T4-T3, with the difference of the two clocks in them.
-    """
+class Answer(NamedTuple):
+    """Of one packet. forward_s, back_s: T2-T1 and T4-T3, with the difference of the two clocks in them."""
 
-    numbers: Sequence[int]
-    arrivals: Sequence[int]
-    rtt_s: Sequence[float]
-    forward_s: Sequence[float]
-    back_s: Sequence[float]
+    order: Order
+    rtt_s: float
+    forward_s: float
+    back_s: float
 
 
 class Jitter:
@@ -63,26 +61,26 @@ def length_s(packets_a_second: float, start: float, unix: float) -> int:
 
 
 def figures(
-    answers: Answers,
+    answers: Sequence[Answer],
     others: Tuple[Orders, Orders],
     labels: Sequence[Optional[str]],
     clock_error_s: Optional[float],
     jitters: Tuple[Jitter, Jitter],
 ) -> Dict[str, object]:
-    """labels: of all packets of the window, None for answered ones (losses.py). others: answers to what was sent before
-    the window and after it. clock_error_s: of both clocks together, None if one is not synchronised.
+    """answers: by the sequence of sending. labels: of all packets of the window, None for answered ones (losses.py).
+    others: answers to what was sent before the window and after it. clock_error_s: of both clocks together, None if
+    one is not synchronised.
 
     loss: of the round trip; loss_fwd: share of the sent that did not arrive; loss_back: share of the arrived whose
     answers did not. Those of a direction, and its bursts (runs of loss), are None while some loss is uncertain, as in
     an outage that goes on.
     """
-    received = len(answers.numbers)
-    orders = list(zip(answers.numbers, answers.arrivals))
-    forward, back = reordered(others[0], orders, others[1])
+    received = len(answers)
+    forward, back = reordered(others[0], [answer.order for answer in answers], others[1])
     return {
         "sent": len(labels),
         "received": received,
-        "rtt_ms": spread_ms(answers.rtt_s),
+        "rtt_ms": spread_ms([answer.rtt_s for answer in answers]),
         "loss": round(1 - received / len(labels), 6) if labels else None,
         **_losses(labels),
         **_delays(answers, clock_error_s, jitters),
@@ -114,18 +112,17 @@ def runs(labels: Sequence[Optional[str]], label: str) -> List[int]:
 
 
 def _delays(
-    answers: Answers, clock_error_s: Optional[float], jitters: Tuple[Jitter, Jitter]
+    answers: Sequence[Answer], clock_error_s: Optional[float], jitters: Tuple[Jitter, Jitter]
 ) -> Dict[str, object]:
-    received = len(answers.numbers)
-    error_s = clock_error_s if received else None
+    error_s = clock_error_s if answers else None
     found: Dict[str, object] = {"clock_error_ms": None if error_s is None else _ms(error_s)}
-    for way, order, delays_s, jitter in (
-        ("fwd", answers.numbers, answers.forward_s, jitters[0]),
-        ("back", answers.arrivals, answers.back_s, jitters[1]),
-    ):
-        jitter.add([delay_s for _, delay_s in sorted(zip(order, delays_s))])
+    there = [(answer.order[0], answer.forward_s) for answer in answers]
+    back = [(answer.order[1], answer.back_s) for answer in answers]
+    for way, ordered, jitter in (("fwd", there, jitters[0]), ("back", back, jitters[1])):
+        delays_s = [delay_s for _, delay_s in sorted(ordered)]
+        jitter.add(delays_s)
         spread = _spread_s(delays_s)
-        found["jitter_%s_ms" % way] = _ms(jitter.value_s) if received >= 2 else None
+        found["jitter_%s_ms" % way] = _ms(jitter.value_s) if len(answers) >= 2 else None
         found["pdv_%s_ms" % way] = None if spread is None else _variation_ms(spread)
         found["delay_%s_ms" % way] = None if spread is None or error_s is None else _all_ms(spread)
     return found
@@ -155,7 +152,7 @@ def reordered(before: Orders, orders: Orders, later: Orders) -> Tuple[int, int]:
     return there, back
 
 
-def _is_rising(values: List[int]) -> bool:
+def _is_rising(values: List[float]) -> bool:
     return values == sorted(values)
 
 

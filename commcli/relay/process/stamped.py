@@ -19,7 +19,7 @@ from commcli.relay.mesh.reflector import UNKNOWN_TTL
 from commcli.relay.mesh.session import GRACE_S
 
 # Longer ones are cut: no test packet is.
-MOST_BYTES = 1024
+MOST_BYTES = 256
 # At one tick: what a thousand peers send in a second. A flood costs no more than this.
 MOST_DATAGRAMS = 1024
 # No answer that is older counts. (A clock that was set meanwhile makes any age of it.)
