@@ -16,12 +16,12 @@ from typing import Any, cast
 
 from commcli.errors import CommcliError, LockHeld
 from commcli.fleet.model import Fleet, Node
-from commcli.probe import hops, judge
+from commcli.probe import hops, judge, told
 from commcli.probe.ask import Ask, End, check
 from commcli.probe.certificate import ca_pem
 from commcli.probe.credentials import Credentials, mint, turn_secret
 from commcli.probe.evidence import Evidence, measured
-from commcli.probe.profiles import PROFILES
+from commcli.probe.profiles import PROFILES, Profile
 from commcli.remote import control
 from commcli.remote.outcome import Failed, TimedOut, each
 from commcli.remote.program import Program, bundle, source_of
@@ -208,7 +208,7 @@ class _Run:
         assert side.program is not None
         try:
             while (event := await side.program.receive()) is not None:
-                await self._handle(name, event)
+                await self._believe(name, event)
                 self._on_event(name, event)
                 self._settle()
         except CommcliError as error:
@@ -217,20 +217,29 @@ class _Run:
             side.ended = True
             self._settle()
 
+    async def _believe(self, name: str, event: Mapping[str, Any]) -> None:
+        """Take what an endpoint says. Raises Failed for what no endpoint of ours would say."""
+        try:
+            await self._handle(name, event)
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+            raise Failed(f"its endpoint said what can not be ({type(error).__name__})") from None
+
     async def _handle(self, name: str, event: Mapping[str, Any]) -> None:
         side, other = self.sides[name], self._other(name)
         match event["event"]:
             case "phase":
-                side.phases[event["phase"]] = event["ms"]
+                side.phases[str(event["phase"])] = told.number_or_none(event["ms"])
             case "description":
                 side.relayed = (str(event["relayed"][0]), int(event["relayed"][1]))
                 if other.program is not None:
                     message = {"do": "description", "type": event["type"], "sdp": event["sdp"]}
                     await other.program.send(message)
             case "connected":
-                side.connected_unix = float(event["unix"])
+                side.connected_unix = told.number(event["unix"])
             case "report":
-                side.report = event["report"]
+                report = told.report(event["report"])
+                _reckon(report, PROFILES[self._ask.profile])
+                side.report = report
             case "error":
                 side.error = (LockHeld if event["kind"] == "busy" else Failed)(str(event["reason"]))
                 side.untried = event["kind"] != "call"
@@ -280,7 +289,7 @@ class _Run:
             answer = await control.ask(
                 await self._pool.connect(node), node, "flows", timeout_s=FLOWS_TIMEOUT_S
             )
-            return hops.Reading(answer["flows"], answer.get("segments", ()), answer.get("sends", ()))
+            return told.reading(node.id, answer)
 
         nodes = [node for node in self._fleet.nodes.values() if node.id not in away]
         outcomes = await each(nodes, one, parallel=self._fleet.ssh.parallel, node_timeout_s=FLOWS_TIMEOUT_S)
@@ -298,6 +307,12 @@ async def _resolve_ms(node: Node) -> float | None:
         await asyncio.wait_for(lookup, RESOLVE_TIMEOUT_S)
         return 1000 * (time.monotonic() - began)
     return None
+
+
+def _reckon(report: Mapping[str, Any], profile: Profile) -> None:
+    """Try what the document needs of a report. Raises what a report of another shape makes of it."""
+    alone = Evidence(profile, report, report, (None, None), ("", ""), {}, {})
+    judge.verdict(True, True, measured(alone))
 
 
 async def _all(starts: Sequence[Awaitable[None]], readings: Awaitable[_Readings]) -> _Readings:

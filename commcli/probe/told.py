@@ -1,0 +1,122 @@
+"""What a node told, looked at before anything is reckoned with it: a hostile or broken node costs its own word. Pure.
+
+Each function raises Failed with one line for what can not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from commcli.probe.hops import COUNTED, Reading
+from commcli.remote.outcome import Failed
+
+# Beyond all that is counted or timed here, and within the years that a calendar can show.
+MOST = 2.0**37
+MOST_CHARACTERS = 300
+MOST_ITEMS, MOST_ROWS, MOST_HOPS = 2_000, 100_000, 4
+# A report's texts; everything else in it is a number, a truth value or not measured.
+_TEXTS = frozenset(("role", "reason", "connection_state", "boot_id"))
+_SECTIONS = ("window", "received", "sent", "host", "clock")
+
+
+def report(raw: object) -> dict[str, Any]:
+    """An endpoint's report: of finite numbers where numbers belong, with the sections that are reckoned with."""
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(name), dict) for name in _SECTIONS):
+        raise Failed("its report lacks what every report has")
+    if set(raw["clock"]) != {"boot_id", "max_error_ms"} or not isinstance(raw.get("valid"), bool):
+        raise Failed("its report is of another shape")
+    _check(raw, "report", [MOST_ITEMS])
+    return raw
+
+
+def _check(value: object, name: str, left: list[int]) -> None:
+    left[0] -= 1
+    if left[0] < 0:
+        raise Failed("its report is too long")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check(item, str(key), left)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, "text" if name == "relayed" else name, left)
+    elif isinstance(value, str):
+        if (name not in _TEXTS and name != "text") or len(value) > MOST_CHARACTERS:
+            raise Failed(f"its report has a text for {printable_name(name)}")
+    elif value is not None and not is_number(value):
+        raise Failed(f"its report has no number for {printable_name(name)}")
+
+
+def printable_name(name: str) -> str:
+    """A key that a node chose, fit for a line."""
+    return name if name.isidentifier() and len(name) < 40 else repr(name)[:40]
+
+
+def is_number(value: object) -> bool:
+    """Finite, and of a size that means something. A truth value is one too."""
+    return isinstance(value, int | float) and abs(value) <= MOST  # which no NaN is
+
+
+def number(value: object) -> float:
+    """A finite number. Raises ValueError."""
+    if isinstance(value, int | float) and is_number(value):
+        return float(value)
+    raise ValueError("no number")
+
+
+def number_or_none(value: object) -> float | None:
+    """The same, or None for what was not measured."""
+    return None if value is None else number(value)
+
+
+def reading(node: str, answer: Mapping[str, Any]) -> Reading:
+    """A relay's answer to `flows`. It may speak for what ends, or begins, at itself only."""
+    flows = [_flow(row) for row in _rows(answer, "flows")]
+    segments = [row for row in _rows(answer, "segments") if _is_segment(row, "to", node)]
+    sends = [
+        row for row in _rows(answer, "sends") if _is_segment(row, "from", node) and _counts(row, "sent_again")
+    ]
+    return Reading(flows, segments, sends)
+
+
+def _rows(answer: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
+    rows = answer.get(name, [])
+    if not isinstance(rows, list) or len(rows) > MOST_ROWS or not all(isinstance(row, dict) for row in rows):
+        raise Failed(f"relay: its {name} are no rows")
+    return rows
+
+
+def _flow(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    path = row.get("path")
+    if (
+        not all(isinstance(row.get(key), str) for key in ("src", "dst", "role"))
+        or not (
+            isinstance(path, list) and len(path) <= MOST_HOPS and all(isinstance(hop, str) for hop in path)
+        )
+        or not _counts(row, "packets")
+        or not all(is_number(row.get(key)) for key in ("first_unix", "last_unix"))
+    ):
+        raise Failed("relay: its flows are of another shape")
+    return row
+
+
+def _is_segment(row: Mapping[str, Any], end: str, node: str) -> bool:
+    """Whether it is a row of one of the node's own segments. Raises Failed for what is no row of any."""
+    if not all(isinstance(row.get(key), str) for key in ("from", "to")):
+        raise Failed("relay: its segments are of another shape")
+    delay = row.get("delay_ms")
+    numbers = [
+        row.get("rtt_ms"),
+        row.get("started_unix"),
+        *(delay.values() if isinstance(delay, dict) else [delay]),
+    ]
+    if not all(value is None or is_number(value) for value in numbers) or not all(
+        row.get(key) is None or _counts(row, key) for key in COUNTED
+    ):
+        raise Failed("relay: its segments are of another shape")
+    return bool(row[end] == node)
+
+
+def _counts(row: Mapping[str, Any], key: str) -> bool:
+    value = row.get(key)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
