@@ -41,6 +41,7 @@ def check(
     from commcli.health.answer import document
     from commcli.health.judge import Limits
     from commcli.health.plugin import line
+    from commcli.report.printable import printable
 
     fleet = fleets.load(settings_from(inventory, None).inventory)
     nodes = select(fleet, selector)
@@ -50,7 +51,7 @@ def check(
     doc = document(fleet, nodes, known, Limits(), __version__)
     if plugin:
         status, text = line(doc)
-        print(text)
+        print(printable(text))
         raise typer.Exit(status)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])

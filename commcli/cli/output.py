@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from commcli.errors import BadInput, CommcliError
+from commcli.report.printable import printable, printable_document
 
 Document = Mapping[str, Any]
 
@@ -40,7 +41,7 @@ def _print(doc: Document, *, as_json: bool) -> None:
 
     noun, verb = str(doc["kind"]).split(".", 1)
     drawers = importlib.import_module(f"commcli.report.{noun}").DRAW
-    terminal.stdout().print(drawers[verb](doc))
+    terminal.stdout().print(drawers[verb](printable_document(doc)))
 
 
 def flush() -> None:
@@ -81,10 +82,10 @@ def emit_error(error: CommcliError, *, as_json: bool) -> None:
     if as_json and not isinstance(error, AnswerLost):
         _deliver(lambda: print(json.dumps(error_document(error))))
         return
-    if message := str(error):
+    if message := printable(str(error)):
         print(message, file=sys.stderr)
     if message and error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+        print(f"  {printable(error.hint)}", file=sys.stderr)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from commcli.report.printable import printable
+
 Row = TypeVar("Row")
 
 STYLES = {
@@ -111,7 +113,7 @@ class Progress:
 
     def update(self, node: str, text: str) -> None:
         """`node` is at `text` (a step's name)."""
-        self.now[node] = text
+        self.now[node] = printable(text)
 
     def done(self, node: str, state: str) -> None:
         """`node` came to its end in `state`."""

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from commcli.report import textfile
+from commcli.report.printable import printable
 from commcli.report.terminal import grid, ms, styled
 from commcli.report.textfile import Labels, Metric
 
@@ -60,7 +61,7 @@ def line(doc: Document, log: Path) -> str:
 
 
 def _named(row: Row) -> str:
-    reason = " ".join(row["reason"].split())
+    reason = " ".join(printable(row["reason"]).split())
     if len(reason) > MOST_CHARACTERS:
         reason = reason[: MOST_CHARACTERS - 3] + "..."
     return f"{row['job']} {row['state']}" + (f": {reason}" if reason else "")
