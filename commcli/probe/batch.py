@@ -17,8 +17,10 @@ from commcli.probe.ask import Ask
 
 Document = Mapping[str, Any]
 
-# What both ends of a call keep busy together, in cores, until a call has told better (measured).
-CORES = {"hd": 0.60, "sd": 0.34, "audio": 0.20, "weak": 0.16}
+# What both ends of a call keep busy together while they are measured, in cores: half more than a call told here.
+CORES = {"hd": 0.70, "sd": 0.30, "audio": 0.18, "weak": 0.14}
+# Python and its libraries loading at both ends, the allocations and the handshakes.
+SET_UP_CPU_S = 1.0
 # Login, allocation, ICE and the goodbye, beside the measured time.
 AROUND_S = 6.0
 
@@ -39,7 +41,7 @@ class Wanted:
     @property
     def cpu_s(self) -> float:
         """What it will cost its nodes together, in CPU seconds."""
-        return CORES[self.ask.profile] * (self.ask.seconds + AROUND_S)
+        return SET_UP_CPU_S + CORES[self.ask.profile] * self.ask.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,11 @@ def next_of(queue: Sequence[Wanted], busy: frozenset[str], spending: Spending, n
 
 
 def cost_cpu_s(document: Document | None) -> float | None:
-    """CPU seconds of both probe hosts during the measured time; None where an end did not tell."""
+    """CPU seconds of both probe hosts; None where an end did not tell. They tell of the measured time."""
     if document is None or None in document["hosts"].values():
         return None
-    return sum(float(host["cpu_cores"]) for host in document["hosts"].values()) * float(document["seconds"])
+    cores = sum(float(host["cpu_cores"]) for host in document["hosts"].values())
+    return SET_UP_CPU_S + cores * float(document["seconds"])
 
 
 async def make(

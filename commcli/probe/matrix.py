@@ -1,25 +1,26 @@
 """A call for every pair of markets, within a budget: which first, and the table that comes of it. Pure.
 
 One call measures both directions, so both ordered pairs of two markets come from it; and markets that share their
-edges share a call. The most important come first, and of these the most uncertain: never measured, then long ago, then
-bad or contradictory the last times.
+edges, what is called and what is good share a call. The most important come first, and of these the most uncertain:
+never measured, then long ago, then bad or contradictory the last times.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from commcli.errors import BadInput, OutOfReach, Usage, gravest
 from commcli.fleet.model import Fleet
-from commcli.probe.ask import resolve
+from commcli.probe.ask import Ask, resolve
 
 Row = Mapping[str, Any]
-Edges = tuple[str, str]
 
+# What may be wished for every call instead of what the pair of markets has in probes.yaml.
+WISHES = ("profile", "seconds", "transport")
 # Weights of importance in the order; a pair that was never measured counts as one of NEVER_S ago.
 WEIGHT = {"high": 4.0, "normal": 1.0, "low": 0.25}
 NEVER_S = 30 * 86_400.0
@@ -31,15 +32,20 @@ _CODES = {"good": 0, "warn": 0, "bad": 1, "invalid": OutOfReach.exit_code}
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two edges that one call connects, and the (market, market) that it speaks for, as (first's, second's)."""
+    """A call between two edges, and every (market, market) that it speaks for, as (first edge's, second's)."""
 
     a: str
     b: str
     markets: tuple[tuple[str, str], ...]
+    ask: Ask
 
     @property
     def key(self) -> str:
-        return f"{self.a} {self.b}"
+        return "-".join(self.markets[0])
+
+    def row(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"edges": [self.a, self.b], "markets": [list(two) for two in self.markets]}
 
 
 def chosen(fleet: Fleet, words: Sequence[str]) -> list[str]:
@@ -53,8 +59,11 @@ def chosen(fleet: Fleet, words: Sequence[str]) -> list[str]:
     return markets
 
 
-def pairs_of(fleet: Fleet, markets: Sequence[str]) -> tuple[list[Pair], dict[str, str]]:
-    """The pairs of edges that stand for all pairs of these markets, and {market without an active edge: why}."""
+def pairs_of(fleet: Fleet, markets: Sequence[str], wish: Row) -> tuple[list[Pair], dict[str, str]]:
+    """The calls that stand for all pairs of these markets, and {market without an active edge: why}.
+
+    `wish` are fields of Ask for every call; what is not in it is as probes.yaml has it for the pair.
+    """
     edges: dict[str, str] = {}
     closed: dict[str, str] = {}
     for market in markets:
@@ -62,14 +71,33 @@ def pairs_of(fleet: Fleet, markets: Sequence[str]) -> tuple[list[Pair], dict[str
             edges[market] = resolve(fleet, market).node.id
         except BadInput as error:
             closed[market] = str(error)
-    found: dict[Edges, list[tuple[str, str]]] = defaultdict(list)
+    found: dict[Hashable, list[tuple[str, str]]] = defaultdict(list)
     for one, other in combinations(edges, 2):
-        ends = edges[one], edges[other]
-        if ends[::-1] in found:
-            found[ends[::-1]].append((other, one))
+        way = _way(fleet, one, other, wish)
+        key, turned = (edges[one], edges[other], way), (edges[other], edges[one], way)
+        if turned in found:
+            found[turned].append((other, one))
         else:
-            found[ends].append((one, other))
-    return [Pair(a, b, tuple(named)) for (a, b), named in found.items()], closed
+            found[key].append((one, other))
+    pairs = []
+    for named in found.values():
+        one, other = named[0]
+        pairs.append(Pair(edges[one], edges[other], tuple(named), ask_of(fleet, one, other, wish)))
+    return pairs, closed
+
+
+def ask_of(fleet: Fleet, one: str, other: str, wish: Row) -> Ask:
+    """The call between two markets."""
+    row = fleet.probes.pair(one, other)
+    usual = {} if row is None else {name: getattr(row, name) for name in WISHES}
+    return Ask(one, other, **{**usual, **wish})
+
+
+def _way(fleet: Fleet, one: str, other: str, wish: Row) -> Hashable:
+    """What two pairs of markets have in common whose calls would be the same call, judged alike."""
+    ask = ask_of(fleet, one, other, wish)
+    lines = tuple(sorted(fleet.probes.overrides(one, other).items()))
+    return ask.profile, ask.seconds, ask.transport, lines
 
 
 def ordered(fleet: Fleet, pairs: Iterable[Pair], history: Iterable[Row], now: float) -> list[Pair]:
@@ -112,6 +140,7 @@ def cells(pair: Pair, document: Row) -> list[dict[str, Any]]:
                     "from": ends[0],
                     "to": ends[1],
                     "edges": list(edges),
+                    "profile": pair.ask.profile,
                     **common,
                     "verdict": direction["verdict"],
                     "reasons": direction["reasons"],
@@ -127,14 +156,7 @@ def cells(pair: Pair, document: Row) -> list[dict[str, Any]]:
 
 def untried(pair: Pair, reason: str, code: int) -> dict[str, Any]:
     """A pair whose call could not be tried."""
-    return {
-        "edges": [pair.a, pair.b], "markets": [list(two) for two in pair.markets], "reason": reason, "code": code,
-    }  # fmt: skip
-
-
-def left(pair: Pair) -> dict[str, Any]:
-    """A pair that the budget did not reach."""
-    return {"edges": [pair.a, pair.b], "markets": [list(two) for two in pair.markets]}
+    return {**pair.row(), "reason": reason, "code": code}
 
 
 def exit_code(rows: Iterable[Row], failed: Iterable[Row]) -> int:

@@ -14,7 +14,7 @@ from commcli.errors import LockHeld
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.probing import Budget, ProbePair, Probes
 from commcli.probe.ask import Ask
-from commcli.probe.batch import AROUND_S, CORES
+from commcli.probe.batch import CORES, SET_UP_CPU_S
 from commcli.probe.run import MARK, Run, newest, oldest_s, spent_cpu_s
 from commcli.remote.outcome import Lost
 from commcli.remote.ssh import Connection, Pool
@@ -169,7 +169,7 @@ async def test_what_the_budget_does_not_hold_waits_and_is_noticed(store: Store) 
 
 
 async def test_the_cpu_of_the_last_hour_counts(store: Store) -> None:
-    cost = CORES["sd"] * (8.0 + AROUND_S)
+    cost = SET_UP_CPU_S + CORES["sd"] * 8
     world = World(store, AE_KR, SG_JP, budget=Budget(cpu_seconds_an_hour=1.5 * cost, parallel=1))
     world.ends = dict.fromkeys(("ae", "sg"), lambda: {**document(), "hosts": {"from": None, "to": None}})
     first = await world.run()
@@ -263,4 +263,4 @@ def test_what_calls_cost_is_reckoned_by_profile_and_length() -> None:
     spent = spent_cpu_s(
         [call_row(profile="hd"), call_row(profile="sd", from_market=None)], lambda one, other: pair
     )
-    assert spent == pytest.approx(CORES["hd"] * (14 + AROUND_S) + CORES["sd"] * (8 + AROUND_S))
+    assert spent == pytest.approx(2 * SET_UP_CPU_S + CORES["hd"] * 14 + CORES["sd"] * 8)

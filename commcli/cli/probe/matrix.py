@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from commcli.probe.matrix import Pair
     from commcli.probe.rounds import Rounds
     from commcli.report.terminal import Progress
+
+LOCK = "probe-matrix.lock"
 
 MarketsArg = Annotated[
     list[str] | None, typer.Argument(metavar="[MARKET]...", help="Between these markets (default: all).")
@@ -30,11 +33,20 @@ def matrix(
     ] = None,
     parallel: Annotated[
         int | None,
-        typer.Option("--parallel", min=1, max=100, help="Calls at the same time, one a node at most."),
+        typer.Option(
+            "--parallel", min=1, max=100, help="Calls at the same time, one a node at most [probes.yaml's]."
+        ),
     ] = None,
-    profile: Annotated[str, typer.Option("--profile", help="hd, sd, audio or weak.")] = "sd",
-    transport: Annotated[str, typer.Option("--transport", help="udp, tcp or tls.")] = "udp",
-    seconds: Annotated[float, typer.Option("--seconds", min=1, max=600, help="Of each call.")] = 8.0,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="hd, sd, audio or weak [the pair's in probes.yaml, or sd]."),
+    ] = None,
+    transport: Annotated[
+        str | None, typer.Option("--transport", help="udp, tcp or tls [the pair's, or udp].")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=1, max=600, help="Of each call [the pair's, or 8].")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the one that was left.")] = False,
     inventory: InventoryOpt = None,
     state: StateOpt = None,
@@ -42,28 +54,26 @@ def matrix(
     quiet: QuietOpt = False,
 ) -> None:
     """A call for every pair of markets, most important and uncertain first. Exit 1: one is bad; 4: not all in reach."""
-    import asyncio
-
     from commcli import fleet as fleets
     from commcli.probe import batch, rounds
     from commcli.report import terminal
+    from commcli.store.lock import exclusive
     from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
     limits = batch.Limits(_seconds(budget), cpu_seconds, parallel or fleet.probes.budget.parallel)
-    ask = {"profile": profile, "transport": transport, "seconds": seconds}
-    if resume and markets:
-        raise Usage("--resume goes on with the markets that were named then")
-    with Store(settings.database) as store, terminal.progress("probe matrix", quiet=quiet) as progress:
-        work = rounds.resume(fleet, store) if resume else rounds.begin(fleet, store, markets or (), ask)
-        try:
-            asyncio.run(_make(work, limits, progress))
-        except KeyboardInterrupt:
-            # What was measured is kept, and worth seeing.
-            output.emit(work.document(), as_json=as_json, quiet=quiet, good=False)
-            raise
-    doc = work.document()
+    wish = {"profile": profile, "transport": transport, "seconds": seconds}
+    wish = {name: value for name, value in wish.items() if value is not None}
+    if resume and (markets or wish):
+        raise Usage("--resume goes on with what was asked for then: only the budget can be another")
+    with (
+        exclusive(settings.state / LOCK, "probe matrix"),
+        Store(settings.database) as store,
+        terminal.progress("probe matrix", quiet=quiet) as progress,
+    ):
+        work = rounds.resume(fleet, store) if resume else rounds.begin(fleet, store, markets or (), wish)
+        doc = _made(work, limits, progress, as_json=as_json)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
 
@@ -77,19 +87,33 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _made(work: Rounds, limits: Limits, progress: Progress, *, as_json: bool) -> dict[str, Any]:
+    """The document. After Ctrl-C what was measured is kept, worth seeing, and can be gone on with."""
+    import asyncio
+
+    try:
+        asyncio.run(_make(work, limits, progress))
+    except KeyboardInterrupt:
+        doc = work.document()
+        if doc["cells"] and not as_json:
+            output.emit(doc, as_json=False)
+        told = f"{work.calls} calls are made and kept, {len(work.left)} are left"
+        print(f"{told}: commcli probe matrix --resume goes on" if work.id else told, file=sys.stderr)
+        raise
+    return work.document()
+
+
 async def _make(work: Rounds, limits: Limits, progress: Progress) -> None:
     from commcli.remote.ssh import Pool
 
+    whole = len(work.left)
+
     def begun(pair: Pair) -> None:
-        progress.update(_name(pair), "calling")
+        progress.update(pair.key, "calling")
 
     def made(pair: Pair, result: Made) -> None:
-        doc: Any = result.document
-        progress.update(_name(pair), str(result.error) if doc is None else doc["verdict"])
+        progress.title = f"probe matrix: {whole - len(work.left)} of {whole}"
+        progress.done(pair.key, "failed" if result.document is None else result.document["verdict"])
 
     async with Pool(work.fleet) as pool:
         await work.make(pool, limits, on_begin=begun, on_made=made)
-
-
-def _name(pair: Pair) -> str:
-    return f"{pair.a} {pair.b}"
