@@ -7,6 +7,7 @@ nodes are busy, lets the next one pass.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from commcli.errors import CommcliError
 from commcli.probe.ask import Ask
 
 Document = Mapping[str, Any]
+log = logging.getLogger(__name__)
 
 # What both ends of a call keep busy together while they are measured, in cores: half more than a call told here.
 CORES = {"hd": 0.70, "sd": 0.30, "audio": 0.18, "weak": 0.14}
@@ -153,3 +155,7 @@ async def _one(wanted: Wanted, call: Callable[[Wanted], Awaitable[Document]]) ->
         return Made(wanted, document=await call(wanted))
     except CommcliError as error:
         return Made(wanted, error=error)
+    except Exception as error:
+        # One call's bug must not cost the others; its exit code (70) and the log tell of it.
+        log.exception("call %s: unexpected error", wanted.key)
+        return Made(wanted, error=CommcliError(f"bug: {type(error).__name__}: {error}"))

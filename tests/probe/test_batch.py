@@ -136,3 +136,16 @@ def test_every_profile_has_a_cost() -> None:
     from commcli.probe.profiles import PROFILES
 
     assert set(CORES) == set(PROFILES)
+
+
+async def test_a_bug_in_one_call_is_told_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    task = world.start([wanted("a", "b"), wanted("c", "d")], Limits(1000))
+    await world.settled()
+    world.busy["a b"].set_exception(KeyError("hosts"))
+    await world.settled()
+    world.busy["c d"].set_result(document(0.1))
+    assert await task == []
+    first = next(made for made in world.made if made.wanted.key == "a b")
+    assert first.error is not None and first.error.exit_code == 70
+    assert "call a b: unexpected error" in caplog.text
