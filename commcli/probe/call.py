@@ -20,6 +20,7 @@ from commcli.probe import hops, judge, told
 from commcli.probe.ask import Ask, End, check
 from commcli.probe.certificate import ca_pem
 from commcli.probe.credentials import Credentials, mint, turn_secret
+from commcli.probe.description import bounded
 from commcli.probe.evidence import Evidence, measured
 from commcli.probe.profiles import PROFILES, Profile
 from commcli.remote import control
@@ -231,8 +232,8 @@ class _Run:
                 side.phases[str(event["phase"])] = told.number_or_none(event["ms"])
             case "description":
                 side.relayed = (str(event["relayed"][0]), int(event["relayed"][1]))
+                message = {"do": "description", "type": event["type"], "sdp": bounded(event["sdp"])}
                 if other.program is not None:
-                    message = {"do": "description", "type": event["type"], "sdp": event["sdp"]}
                     await other.program.send(message)
             case "connected":
                 side.connected_unix = told.number(event["unix"])

@@ -7,6 +7,22 @@ import re
 
 # A relay-only description of ours has one candidate; a stranger's with hundreds would have us send to them all.
 MAX_CANDIDATES = 4
+# Ours has 3 sections (audio, video, data) in some 6 KB. aiortc makes a transceiver and more of each section that it
+# is told of: of 4000 in 4 MB, for ten seconds, in which nothing else of the call gets its turn.
+MAX_SECTIONS = 3
+MAX_CHARACTERS = 32 << 10
+
+
+def bounded(sdp: object) -> str:
+    """`sdp` if it is a text of an honest end's size. Raises ValueError with what is wrong with the description."""
+    if not isinstance(sdp, str):
+        raise ValueError("is no text")
+    if len(sdp) > MAX_CHARACTERS:
+        raise ValueError(f"has {len(sdp)} characters, and may have {MAX_CHARACTERS}")
+    sections = sum(line.startswith("m=") for line in sdp.splitlines())
+    if sections > MAX_SECTIONS:
+        raise ValueError(f"has {sections} media sections, and may have {MAX_SECTIONS}")
+    return sdp
 
 
 def relayed_addresses(sdp: str) -> list[tuple[str, int]]:

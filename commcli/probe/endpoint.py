@@ -32,7 +32,7 @@ from av import VideoFrame
 from commcli.probe import media
 from commcli.probe.arrival import Arrivals
 from commcli.probe.assembly import Assembly
-from commcli.probe.description import only_relays, relayed_addresses
+from commcli.probe.description import bounded, only_relays, relayed_addresses
 from commcli.probe.ending import Ended
 from commcli.probe.feedback import Feedback
 from commcli.probe.host import CpuClock, LoopLag, kernel_clock, starved
@@ -250,7 +250,10 @@ class Endpoint:
         began = time.time()
         message = await self._controller.wait_for("description", self._argument.connect_timeout_s + 30)
         self._phases.done("signalling", began)
-        sdp = only_relays(str(message["sdp"]), self._argument.peers)
+        try:
+            sdp = only_relays(bounded(message.get("sdp")), self._argument.peers)
+        except ValueError as error:
+            raise Ended(f"the other end's description {error}") from None
         if not relayed_addresses(sdp):
             raise Ended("the other end's description has no relayed address of its edge")
         await self._live_peer().setRemoteDescription(RTCSessionDescription(sdp, kind))

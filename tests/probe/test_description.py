@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from commcli.probe.description import MAX_CANDIDATES, only_relays, relayed_addresses, repair_ssrcs
+import pytest
+from aiortc import RTCPeerConnection, RTCSessionDescription
+
+from commcli.probe import media
+from commcli.probe.description import (
+    MAX_CANDIDATES,
+    MAX_CHARACTERS,
+    MAX_SECTIONS,
+    bounded,
+    only_relays,
+    relayed_addresses,
+    repair_ssrcs,
+)
+from commcli.probe.profiles import PROFILES
 
 SDP = """v=0
 m=audio 9 UDP/TLS/RTP/SAVPF 96
@@ -33,3 +46,36 @@ def test_not_too_many() -> None:
 
 def test_repair_streams() -> None:
     assert repair_ssrcs(SDP) == {222}
+
+
+SECTION = "m=audio 9 UDP/TLS/RTP/SAVPF 96\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sdp", "reason"),
+    [
+        (SECTION * (MAX_SECTIONS + 1), "has 4 media sections, and may have 3"),
+        ("a=x\n" + SECTION.rstrip() + ("\n" + SECTION.rstrip()) * 3, "has 4 media sections"),
+        ("\x0b".join([SECTION.rstrip()] * 4), "has 4 media sections"),
+        (SDP + "a=x\n" * MAX_CHARACTERS, "characters, and may have 32768"),
+        (SECTION * 4000, "characters"),
+        (None, "is no text"),
+        ([SDP], "is no text"),
+    ],
+)
+def test_one_that_would_keep_the_other_end_busy_is_refused(sdp: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        bounded(sdp)
+
+
+async def test_ours_with_all_media_is_not_near_the_bounds() -> None:
+    peer, profile = RTCPeerConnection(), PROFILES["sd"]
+    try:
+        peer.addTrack(media.AudioTrack(profile))
+        peer.addTrack(media.VideoTrack(profile))
+        peer.createDataChannel("ping")
+        offer: RTCSessionDescription = await peer.createOffer()
+    finally:
+        await peer.close()
+    assert bounded(offer.sdp) == offer.sdp and offer.sdp.count("m=") == MAX_SECTIONS
+    assert len(offer.sdp) < MAX_CHARACTERS / 4

@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,7 +18,7 @@ from commcli.probe import call as calls
 from commcli.probe.ask import Ask
 from commcli.probe.call import call
 from commcli.probe.ending import Ended
-from commcli.probe.endpoint import MOST_LIMIT_S, MOST_SECONDS, Argument
+from commcli.probe.endpoint import MOST_LIMIT_S, MOST_SECONDS, Argument, Controller, Endpoint
 from commcli.probe.slots import slot
 from commcli.probe.turn import Turn, allocate_bare
 from tests.probe.certificates import Authority
@@ -210,3 +210,22 @@ def test_a_call_is_bounded_whatever_is_asked_for() -> None:
 def test_nonsense_is_refused(change: Mapping[str, Any]) -> None:
     with pytest.raises((KeyError, ValueError, TypeError)):
         Argument.parse({**ARGUMENT, **change})
+
+
+class _Bomber:
+    """A controller that passes on whatever the other end says."""
+
+    def __init__(self, sdp: object) -> None:
+        self._sdp = sdp
+
+    def tell(self, event: str, **fields: object) -> None: ...
+
+    async def wait_for(self, wanted: str, timeout_s: float) -> dict[str, Any]:
+        return {"do": wanted, "sdp": self._sdp}
+
+
+@pytest.mark.parametrize("sdp", ["m=audio 9 UDP/TLS/RTP/SAVPF 96\r\n" * 4000, "m=audio 9\r\n" * 4, None])
+async def test_a_description_that_would_keep_us_busy_is_refused_unread(sdp: object) -> None:
+    endpoint = Endpoint(Argument.parse(ARGUMENT), cast(Controller, _Bomber(sdp)))
+    with pytest.raises(Ended, match=r"^the other end's description "):
+        await endpoint._learn("offer")

@@ -110,6 +110,8 @@ NONSENSE: list[dict[str, Any]] = [
     {"event": "connected", "unix": "soon"},
     {"event": "phase", "phase": "ice", "ms": "fast"},
     {"event": "description", "relayed": []},
+    {"event": "description", "relayed": ["192.0.2.1", 4], "type": "answer", "sdp": "m=audio 9\r\n" * 4000},
+    {"event": "description", "relayed": ["192.0.2.1", 4], "type": "answer", "sdp": None},
     {},
 ]
 
