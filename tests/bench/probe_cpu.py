@@ -23,7 +23,7 @@ from tests.probe.local import LocalPool
 from tests.relay.serving import plain_relay
 
 SECONDS = 15.0
-ROUNDS = 3
+ROUNDS, TRIES = 3, 8
 TARGETS = {"sd": 0.35}
 
 
@@ -36,8 +36,10 @@ async def _call(fleet: Fleet, ask: Ask) -> dict[str, Any]:
 
 
 def _of_profile(fleet: Fleet, name: str, seconds: float) -> None:
-    docs = []
-    for _ in range(ROUNDS):
+    docs: list[dict[str, Any]] = []
+    for _ in range(TRIES):
+        if len(docs) == ROUNDS:
+            break
         doc = asyncio.run(_call(fleet, Ask("aa-1", "bb-1", seconds=seconds, profile=name)))
         if not doc["valid"]:
             print(f"  {name}: a call does not count: {doc['invalid_reason'] or doc['problems']}", flush=True)
