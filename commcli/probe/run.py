@@ -25,6 +25,8 @@ from commcli.store.sqlite import Store
 
 Row = dict[str, Any]
 # A starved probe host learnt nothing: nobody is to blame, and nothing is in order either.
+# A job whose probe hosts were starved for so many of its periods is told, and not before.
+BLIND_PERIODS = 3
 CODES = {"good": 0, "warn": 0, "bad": 1, "invalid": OutOfReach.exit_code}
 HOUR_S = 3600.0
 # Within this a run has begun its first call.
@@ -203,9 +205,18 @@ class Run:
 
     def _end(self, each: Due, state: str, code: int, reason: str, **told: Any) -> None:
         _, at = self.begun.pop(each.job.key)
-        self.rows.append(_row(each, at, self.clock(), state, code, reason, **told))
+        is_told = state != "invalid" or self._is_blind(each)
+        self.rows.append(_row(each, at, self.clock(), state, code if is_told else 0, reason, **told))
         self.store.record_job(each.job.key, each.slot_unix, code, ran_unix=at)
         self.on_event(each.job.key, reason, state)
+
+    def _is_blind(self, each: Due) -> bool:
+        """A starved probe host is no reason to wake anybody; that nothing has been learnt for long is one."""
+        known = self.store.last_runs().get(each.job.key)
+        if known is None:
+            return False
+        good = known["good_unix"]
+        return good is None or self.clock() - good > BLIND_PERIODS * each.job.every_s
 
     def _notice(self) -> None:
         known = self.store.last_runs()

@@ -122,14 +122,14 @@ async def test_every_kind_of_trouble_is_a_row(store: Store) -> None:
     doc = await world.run()
     assert states(doc) == {
         "call ae-kr": ("bad", 1),
-        "call jp-sg": ("invalid", 4),
+        "call jp-sg": ("invalid", 0),
         "call kr-sg": ("lost", 4),
         "call br-jp": ("skipped", 0),
     }
     assert doc["exit_code"] == 1
     told = line(doc, Path("/log"))
     assert "\n" not in told
-    assert told.startswith("commcli probe run: 3 of 4 not good: call jp-sg invalid: probe host starved")
+    assert told.startswith("commcli probe run: 2 of 4 not good: call kr-sg lost: node sg-1: connection lost")
     assert told.endswith("(exit 1, all of it in /log)")
     # What a starved host measured is the last word on nothing.
     assert {(row["from"], row["to"]) for row in doc["pairs"]} == {("ae", "kr"), ("kr", "ae")}
@@ -264,3 +264,15 @@ def test_what_calls_cost_is_reckoned_by_profile_and_length() -> None:
         [call_row(profile="hd"), call_row(profile="sd", from_market=None)], lambda one, other: pair
     )
     assert spent == pytest.approx(2 * SET_UP_CPU_S + CORES["hd"] * 14 + CORES["sd"] * 8)
+
+
+async def test_a_starved_probe_host_wakes_nobody_until_nothing_was_learnt_for_long(store: Store) -> None:
+    world = World(store, AE_KR)
+    assert states(await world.run()) == {"call ae-kr": ("good", 0)}
+    world.ends = {"ae": lambda: document(valid=False)}
+    told = []
+    for _ in range(5):
+        world.now += AE_KR.every_s or 0
+        told.append(states(await world.run())["call ae-kr"])
+    assert told == [("invalid", 0)] * 2 + [("invalid", 4)] * 3
+    assert store.last_runs()["call ae-kr"]["exit_code"] == 4
