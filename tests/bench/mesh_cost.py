@@ -62,17 +62,18 @@ class Peers:
         self.asked = self.answered = self.questions = 0
         self._poll = select.epoll()
         self._socks: dict[int, tuple[int, socket.socket]] = {}
-        self._by_number: list[socket.socket] = []
+        self._asking: list[socket.socket] = []
         self._seals: list[stamp.Seal] = []
         self._reflectors: list[Reflector] = []
         mine = {"address": ADDRESS, "overlay_port": 9, "stamp_port": relay_stamp[1]}
         for number in range(count):
             name, address = _peer(number)
-            sock = udp(address, stamp_port)
-            sock.setblocking(False)
-            self._by_number.append(sock)
-            self._socks[sock.fileno()] = (number, sock)
-            self._poll.register(sock.fileno(), select.EPOLLIN)
+            for port in (stamp_port, 0):  # one that answers, and one that asks
+                sock = udp(address, port)
+                sock.setblocking(False)
+                self._socks[sock.fileno()] = (number, sock)
+                self._poll.register(sock.fileno(), select.EPOLLIN)
+            self._asking.append(sock)
             key = pair_key(NODE, name)
             self._seals.append(stamp.Seal(stamp.session_key(key, name, reply=False)))
             reflector = Reflector(name)
@@ -82,7 +83,7 @@ class Peers:
 
     def close(self) -> None:
         """Close every socket."""
-        for sock in self._by_number:
+        for _, sock in self._socks.values():
             sock.close()
         self._poll.close()
 
@@ -112,7 +113,7 @@ class Peers:
         )
         self._sequences[number] += 1
         self.asked += 1
-        self._by_number[number].sendto(data, self._relay)
+        self._asking[number].sendto(data, self._relay)
 
     def _take(self, number: int, sock: socket.socket) -> None:
         data, source = sock.recvfrom(2048)
@@ -231,7 +232,7 @@ def _memory(count: int) -> None:
             number = int(session.peer.id[1:])
             t1 = stamp.to_timestamp(unix)
             asking = stamp.pack_request(sent[number], t1, error, replies[number][0])
-            assert reflector.receive(asking, (session.addr[0], 9), unix, unix) is not None
+            assert reflector.receive(asking, (session.addr[0], 50_000), unix, unix) is not None
             read = stamp.Request(sent[number], t1, error)
             there = stamp.to_timestamp(unix + 0.05)
             reply = stamp.pack_reply(sent[number], there, there, error, read, 255, replies[number][1])

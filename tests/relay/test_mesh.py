@@ -13,7 +13,7 @@ from commcli.relay.mesh import stamp
 from commcli.relay.mesh.budget import Budget
 from commcli.relay.mesh.losses import BACK, FORWARD, NEW_SESSION, UNCERTAIN, Mark, Record, forget, judge
 from commcli.relay.mesh.mesh import Mesh
-from commcli.relay.mesh.reflector import MEMORY
+from commcli.relay.mesh.reflector import MEMORY, Reflector
 from commcli.relay.mesh.session import MOST_WINDOWS
 from commcli.relay.mesh.window import Jitter
 from tests.relay.mesh_world import (
@@ -314,6 +314,22 @@ def test_the_reflector_numbers_what_it_answers_and_knows_repeats() -> None:
     assert [number(data) for data in packets[10:]] == list(range(6, MEMORY + 6))
     assert number(packets[0]) is None
     assert pair.reflector.drops == {"replayed": 1}
+
+
+@pytest.mark.parametrize("keys", [KEYS, []], ids=["sealed", "open"])
+def test_two_reflectors_do_not_answer_each_other_for_ever(keys: list[str]) -> None:
+    """One datagram in the name of a peer's reflector: without keys, each answer would be a request to the other."""
+    here, there = Reflector(A), Reflector(B)
+    here.set_peers(peers((B, THERE), keys=keys))
+    there.set_peers(peers((A, HERE), keys=keys))
+    forged = stamp.pack_request(5, STAMP_0, UNKNOWN, None)
+    assert there.receive(forged, (HERE, 3480), UNIX_0, UNIX_0) is None
+    assert there.drops == {"from_reflector": 1}
+    # A sender there is answered all the same, and its answer would be none of the other reflector's business.
+    answer = there.receive(forged, SENDER, UNIX_0, UNIX_0)
+    assert (answer is None) is bool(keys)
+    assert here.receive(answer or forged, (THERE, 3480), UNIX_0, UNIX_0) is None
+    assert here.drops == {"from_reflector": 1}
 
 
 def test_ports_without_end_do_not_fill_the_memory() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, OrderedDict
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from commcli.relay.mesh import neighbours, stamp
 from commcli.relay.mesh.neighbours import Neighbour
@@ -95,6 +95,7 @@ class Reflector:
         self._node = node
         self.set_clock(clock)
         self._askers: Dict[str, List[_Asker]] = {}
+        self._reflectors: Set[Addr] = set()  # the peers' own
         self._lines: Dict[Addr, _Line] = {}  # those heard before, by their source
         self.drops: Counter[str] = Counter()
 
@@ -107,6 +108,7 @@ class Reflector:
         known = neighbours.parse(peers)
         before = {asker.peer: asker for askers in self._askers.values() for asker in askers}
         self._askers, self._lines = {}, {}
+        self._reflectors = {(peer.address, peer.stamp_port) for peer in known.values()}
         for node, peer in known.items():
             if node != self._node:
                 self._askers.setdefault(peer.address, []).append(before.get(peer) or _Asker(peer))
@@ -114,7 +116,14 @@ class Reflector:
     def receive(
         self, data: bytes, source: Addr, received_unix: float, sent_unix: float, ttl: int = UNKNOWN_TTL
     ) -> Optional[bytes]:
-        """The answer to what came from `source` (any port: senders use a port of their own), None for no answer."""
+        """The answer to what came from `source`, None for no answer.
+
+        Senders use a port of their own. What seems to come from a peer's reflector is forged: without keys a reply is
+        as good as a request, so that reflector would take our answer for one, and the two would never end.
+        """
+        if source in self._reflectors:
+            self.drops["from_reflector"] += 1
+            return None
         line, request = self._lines.get(source), None
         if line is not None:
             request = stamp.unpack_request(data, line.theirs)
