@@ -175,7 +175,7 @@ def _counts(media: Sequence[Mapping[str, Any]], paths: Sequence[Mapping[str, Any
     rows = {(hop["from"], hop["to"]): hop["segment"] for path in paths for hop in path["hops"]}
     return {
         "lost": _sum(medium["lost"] for medium in media),
-        "retransmitted": _sum(medium["repaired"] for medium in media),
+        "retransmitted": _sum(medium["retransmitted"] for medium in media),
         "repaired": _sum(row["repaired"] for row in rows.values() if row),
         "sent_again": _sum(row["sent_again"] for row in rows.values() if row),
         "lost_between_relays": _sum(row["lost"] for row in rows.values() if row),
