@@ -184,7 +184,7 @@ def fuzz_report(data: bytes) -> None:
         if estimate is not None:
             assert 0 <= estimate.loss_1s <= 1 and 0 <= estimate.p <= 1 and estimate.burst >= 1
             controller.measured(estimate, now)
-            for word in wire.CLASSES:
+            for word in wire.PROTECTED:
                 controller.plan(word, 50.0, 0.5, now)
     json.dumps(controller.status(), allow_nan=False)
 
