@@ -233,7 +233,7 @@ def fuzz_train(data: bytes) -> None:
     except ValueError:
         return
     lengths = list(coupling.lengths)
-    assert len(lengths) <= wire.MAX_ENTRIES and max(lengths) + train.BARE_BYTES <= coupling.bare_bytes
+    assert len(lengths) <= wire.MAX_ENTRIES and max(lengths) + train.BARE_BYTES == coupling.bare_bytes
     assert [len(entry) for entry in coupling.entries()] == [coupling.entry_bytes()] * len(lengths)
     flows = coupling.by_flow()
     assert sum(packets for _, packets, _ in flows) == len(lengths)

@@ -113,7 +113,7 @@ def runs_without_heads(rogue: Rogue) -> None:
 
 def heads_without_bare(rogue: Rogue) -> None:
     ends = rogue.net.plan.relayed(ROGUE), rogue.net.plan.relayed(FAR)
-    row = entry(HEAD, *ends, b"", ROGUE, FAR, 7)
+    row = entry(HEAD, *ends, bytes(1200), ROGUE, FAR, 7)
     _, body = train.coupled(bytes(8), HEAD, [(row, bytes(1200))] * 63)
     for count in range(500):
         rogue.send(TRAIN, struct.pack(">Q", count) + body[8:])

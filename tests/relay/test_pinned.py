@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from commcli.relay.overlay import wire
+from commcli.relay.overlay import train, wire
 from commcli.relay.overlay.routes import MAX_PINNED
+from commcli.relay.protect.plan import NOTHING
 from commcli.relay.table.shard import Shard
 from commcli.relay.table.zones import Zone
 from commcli.relay.turn.limits import SHALLOWEST_BYTES
@@ -159,6 +160,72 @@ def test_the_egress_has_its_bound_too() -> None:
     carried = sum(len(payload) for payload in _heard(net))
     assert carried < 2.2 * RATE_KBIT_S * 125 + SHALLOWEST_BYTES
     assert set(net.drops()) == {"kr-1"} and set(net.nodes["kr-1"].drops) == {"probe_rate"}
+
+
+def _padded_train(net: BadWorld, number: int, lengths: Sequence[int], size: int) -> list[bytes]:
+    """From ae-1, which has good keys: payloads of these lengths in bare datagrams of `size`, and their head."""
+    head = wire.section_head(["ae-1", "sg-1", "kr-1"], 4)
+    ends = wire.pack_endpoints(net.plan.relayed("ae-1"), net.plan.relayed("kr-1"))[wire.FAMILY_BYTES :]
+    loads = [
+        (ends + wire.NUMBER_AND_LENGTH.pack((1 << 60) + place, length) + bytes(wire.TAG_BYTES), bytes(length))
+        for place, length in enumerate(lengths)
+    ]
+    train_id = number.to_bytes(train.ID_BYTES, "big")
+    bare, body = train.coupled(train_id, head, loads)
+    made = len(bare) // len(loads)
+    pieces = [bare[at : at + made].ljust(size, b"S") for at in range(0, len(bare), made)]
+    body = train.HEAD.pack(train_id, size) + body[train.HEAD.size :]
+    return [*pieces, sealed(net, "ae-1", "sg-1", wire.TRAIN, body)]
+
+
+def _passed_on(net: BadWorld) -> list[bytes]:
+    """What leaves sg-1 for kr-1 but control, as it is on the wire."""
+    found = []
+    for to, datagrams, trains, _ in net.nodes["sg-1"].flush(net.now, net.unix):
+        if to == net.plan.overlay("kr-1"):
+            found += [whole for whole, _ in trains]
+            found += [data for data in datagrams if data[wire.HEADER_AT] == wire.kind_byte(wire.DATA)]
+    return found
+
+
+def _calm(net: BadWorld) -> None:
+    """Trains pass sg-1 as they are."""
+    net.nodes["sg-1"].routes.segments["kr-1"].use(wire.OTHER, NOTHING)
+    net.nodes["sg-1"].flush(net.now, net.unix)
+
+
+def test_the_padding_of_trains_is_charged() -> None:
+    net = _world()
+    _calm(net)
+    began, carried = net.now, 0
+    for number in range(300):
+        datagrams = _padded_train(net, number, [33] + [1] * 52, train.BARE_BYTES + 33)
+        net.nodes["sg-1"].receive(net.plan.overlay("ae-1"), datagrams, net.now, net.unix)
+        carried += sum(len(data) - wire.HEADER_BYTES for data in _passed_on(net))
+        net.now += 0.01
+    most = (net.now - began) * RATE_KBIT_S * 125 + SHALLOWEST_BYTES
+    assert 0.9 * most < carried < most
+    assert set(net.nodes["sg-1"].drops) == {"probe_rate"}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "size", "is_taken"),
+    [
+        ([1000] * 20, train.BARE_BYTES + 1000, True),
+        ([1000] * 20, train.BARE_BYTES + 1001, False),
+        ([1] * 20, 1300, False),
+        ([1000, 968] + [1000] * 18, train.BARE_BYTES + 1000, True),
+        ([1000, 967] + [1000] * 18, train.BARE_BYTES + 1000, False),
+        ([1000] + [0] * 19, train.BARE_BYTES + 1000, False),
+    ],
+)
+def test_nothing_rides_in_padding_that_no_sender_makes(lengths: list[int], size: int, is_taken: bool) -> None:
+    net = _world()
+    _calm(net)
+    datagrams = _padded_train(net, 1, lengths, size)
+    net.nodes["sg-1"].receive(net.plan.overlay("ae-1"), datagrams, net.now, net.unix)
+    assert len(_passed_on(net)) == is_taken
+    assert net.nodes["sg-1"].drops == ({} if is_taken else {"shape": 1})
 
 
 def test_a_flood_of_probes_costs_calls_and_rows_nothing() -> None:

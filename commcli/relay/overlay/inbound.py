@@ -305,7 +305,7 @@ class Inbound:
             self._drops["shape"] += 1
             return
         count = coupling.packets()
-        step = self._step(batch, coupling.head, count, len(body) + sum(coupling.lengths))
+        step = self._step(batch, coupling.head, count, len(body) + count * coupling.bare_bytes)
         if step is None:
             return
         end = (len(run) - 1) // size * size if size else 0

@@ -41,7 +41,9 @@ _MARK = bytes((0, 0, 0, _BARE))
 LEAST_PACKETS = 8
 LEAST_BYTES = 300  # of a payload: for smaller ones, sharing datagrams is better
 MOST_BARE_BYTES = 9100  # of a datagram: nobody makes up a train that the path would cut
-MOST_PADDING = 16  # packets of one frame differ by a byte or two
+MOST_PADDING = (
+    16  # packets of one frame differ by a byte or two; from the first one, so by twice as much at most
+)
 LONGEST_WAIT_S = 0.02  # for the head, or for a bare datagram that was overtaken
 MOST_EARLY, MOST_EARLY_BYTES = 512, 1 << 20
 MOST_OPEN = 64
@@ -204,9 +206,9 @@ def head_of(body: bytes, word: int) -> Coupling:
         raise ValueError("not so many packets")
     places = body[at : at + count]
     lengths = _U16S[count].unpack_from(body, at + count)
-    longest = lengths[0] if lengths.count(lengths[0]) == count else max(lengths)
-    if places.translate(None, _INDICES[: body[head_end]]) or longest + BARE_BYTES > bare_bytes:
-        raise ValueError("of no flow, or longer than its datagrams")
+    if places.translate(None, _INDICES[: body[head_end]]):
+        raise ValueError("of no flow")
+    _check_padding(bare_bytes, lengths)
     numbers_at, tags_at = at + 3 * count, at + 5 * count + _FIRST.size
     return Coupling(
         word,
@@ -220,6 +222,17 @@ def head_of(body: bytes, word: int) -> Coupling:
         body[numbers_at:tags_at],
         body[tags_at:],
     )
+
+
+def _check_padding(bare_bytes: int, lengths: Sequence[int]) -> None:
+    """Raises ValueError for more of it than `coupled` makes: nobody looks at it, and it would go on all the same."""
+    length = lengths[0]
+    is_even = lengths.count(length) == len(lengths)
+    longest = length if is_even else max(lengths)
+    if bare_bytes != BARE_BYTES + longest:
+        raise ValueError("the longest does not fill its datagram")
+    if not is_even and longest - min(lengths) > 2 * MOST_PADDING:
+        raise ValueError("too unlike in length")
 
 
 def loads_of(data: bytes, coupling: Coupling) -> List[Load]:
