@@ -13,12 +13,12 @@ from dataclasses import dataclass, fields
 from itertools import groupby, takewhile
 from typing import Any
 
+from commcli.store.windows import AHEAD_S
+
 SPAN_S = 50
 MOST_WINDOWS = 5
 # Of windows that ended longer ago nothing is shown.
 MAX_AGE_S = 900.0
-# A window that ends later than this from now was stamped by a clock that is wrong: it would look newest for ever.
-AHEAD_S = 60.0
 PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 # The share of a window's packets that is beyond the value; what is beyond p99 counts as p99.
 _BEYOND = (("min", 1.0), ("p50", 0.5), ("p95", 0.05), ("p99", 0.01))

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from commcli.fleet.model import Fleet, Node
-from commcli.probe.direction import AHEAD_S, MAX_AGE_S, MOST_WINDOWS, Direction, Pair, in_order
+from commcli.probe import told
+from commcli.probe.direction import MAX_AGE_S, MOST_WINDOWS, Direction, Pair, in_order
 from commcli.remote import control
-from commcli.remote.outcome import OnEvent, Outcome, each
+from commcli.remote.outcome import Failed, OnEvent, Outcome, each
 from commcli.remote.ssh import Pool
 from commcli.store.latest import Newest
 from commcli.store.sqlite import Store
+from commcli.store.windows import AHEAD_S
 
 NODE_TIMEOUT_S = 20.0
 # A window that ended MAX_AGE_S ago began as much earlier as the longest one is long.
@@ -42,13 +44,21 @@ async def read(
     clock: Callable[[], float] = time.time,
 ) -> Reading:
     """Ask `nodes` for the windows that are not kept yet, and keep them. A node's trouble is its outcome."""
-    known = store.mesh_newest(clock() - MAX_AGE_S - LONGEST_WINDOW_S)
+    now = clock()
+    known = store.mesh_newest(now - MAX_AGE_S - LONGEST_WINDOW_S, now + AHEAD_S)
 
     async def one(node: Node) -> int:
         connection = await pool.connect(node)
         since = resume(known.get(node.id, {}), clock())
         answer = await control.ask(connection, node, "mesh", since=since)
-        return store.record_mesh(node.id, answer["windows"])
+        windows, ahead_s = told.windows(node.id, answer, clock())
+        new = store.record_mesh(node.id, windows)
+        if ahead_s:
+            raise Failed(
+                f"node {node.id}: its clock is, or was, at least {ahead_s:.0f} s ahead of this machine's: "
+                "mesh windows of the future are left out"
+            )
+        return new
 
     outcomes = await each(
         nodes,

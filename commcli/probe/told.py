@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from commcli.probe.hops import COUNTED, Reading
+from commcli.relay.mesh.window import LENGTHS_S
 from commcli.remote.outcome import Failed
+from commcli.store.windows import AHEAD_S
 
 # Beyond all that is counted or timed here, and within the years that a calendar can show.
 MOST = 2.0**37
@@ -18,6 +20,7 @@ MOST_ITEMS, MOST_ROWS, MOST_HOPS = 2_000, 100_000, 4
 # A report's texts; everything else in it is a number, a truth value or not measured.
 _TEXTS = frozenset(("role", "reason", "connection_state", "boot_id"))
 _SECTIONS = ("window", "received", "sent", "host", "clock")
+_LOSSES = ("loss", "loss_fwd", "loss_back")
 
 
 def report(raw: object) -> dict[str, Any]:
@@ -77,6 +80,36 @@ def reading(node: str, answer: Mapping[str, Any]) -> Reading:
         row for row in _rows(answer, "sends") if _is_segment(row, "from", node) and _counts(row, "sent_again")
     ]
     return Reading(flows, segments, sends)
+
+
+def windows(node: str, answer: Mapping[str, Any], now: float) -> tuple[list[Mapping[str, Any]], float]:
+    """A relay's answer to `mesh` at `now` (unix s): (its windows, seconds that its clock is ahead of ours at least).
+
+    A window that ends later than AHEAD_S from now is left out: kept, it would be the newest until then. The others are
+    taken, so that a clock that was just put right is not held against the node. 0 s: none was left out.
+    """
+    told = _rows(answer, "windows")
+    if not all(_is_window(row, node) for row in told):
+        raise Failed(f"node {node}: its relay tells of a mesh window that can not be")
+    kept = [row for row in told if row["start"] + row["seconds"] <= now + AHEAD_S]
+    if len(kept) == len(told):
+        return kept, 0.0
+    return kept, max(row["start"] + row["seconds"] for row in told) - now
+
+
+def _is_window(row: Mapping[str, Any], node: str) -> bool:
+    """Whether a relay could have counted it (relay/mesh/window.py). Its times are looked at where they are kept."""
+    peer, losses = row.get("peer"), [row.get(key) for key in _LOSSES]
+    return (
+        isinstance(peer, str)
+        and 0 < len(peer) <= MOST_CHARACTERS
+        and peer != node
+        and all(_counts(row, key) for key in ("start", "seconds", "sent", "received"))
+        and row["seconds"] in LENGTHS_S
+        and row["start"] % row["seconds"] == 0
+        and row["received"] <= row["sent"]
+        and all(loss is None or (is_number(loss) and 0 <= loss <= 1) for loss in losses)
+    )
 
 
 def _rows(answer: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from commcli.store.windows import AHEAD_S
+
 Matrix = NDArray[np.float64]
 
 # Five windows of 10 s: a median of five is what the back-tests on public data liked best. Of longer windows fewer
@@ -91,10 +93,10 @@ def estimate(
     max_age_s: float = MAX_AGE_S,
 ) -> Estimate:
     """Matrices over `ids` from mesh windows: {"node", "peer", "start", "seconds", "sent", "received",
-    "rtt_ms": {"p50"} or null, "loss", "loss_fwd", "jitter_fwd_ms", ...}. Windows of unknown nodes and those
-    that ended more than `max_age_s` ago are left out; of the rest the newest full `rounds` of each edge
-    count: all of them for the loss, and for times as few as make up so many rounds of 10 s. An edge with fewer
-    than MIN_SAMPLES packets is unmeasured.
+    "rtt_ms": {"p50"} or null, "loss", "loss_fwd", "jitter_fwd_ms", ...}. Windows of unknown nodes, those
+    that ended more than `max_age_s` ago and those of the future are left out; of the rest the newest full
+    `rounds` of each edge count: all of them for the loss, and for times as few as make up so many rounds of
+    10 s. An edge with fewer than MIN_SAMPLES packets is unmeasured.
     """
     position = {node: index for index, node in enumerate(ids)}
     edges: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
@@ -102,7 +104,7 @@ def estimate(
         source, peer = position.get(window["node"]), position.get(window["peer"])
         if source is None or peer is None or source == peer:
             continue
-        if now_unix - (window["start"] + window["seconds"]) <= max_age_s:
+        if -AHEAD_S <= now_unix - (window["start"] + window["seconds"]) <= max_age_s:
             edges[source, peer].append(window)
     size = len(position)
     rtt, loss, jitter, age = (np.full((size, size), np.nan) for _ in range(4))

@@ -33,11 +33,17 @@ class Newest(NamedTuple):
 class LatestWindows(Door):
     """Questions to the table `mesh`; door.py says what they raise."""
 
-    def mesh_newest(self, since: float) -> dict[str, dict[str, Newest]]:
-        """The newest window of every direction that started at `since` or later: who measured -> towards whom."""
-        query = "SELECT src, dst, max(start) AS start, seconds FROM mesh WHERE start >= ? GROUP BY src, dst"
+    def mesh_newest(self, since: float, until: float) -> dict[str, dict[str, Newest]]:
+        """Of every direction the newest window that started at `since` or later and ended by `until`.
+
+        Who measured -> towards whom.
+        """
+        query = """
+            SELECT src, dst, max(start) AS start, seconds FROM mesh
+            WHERE start >= ? AND start + seconds <= ? GROUP BY src, dst
+        """
         found: dict[str, dict[str, Newest]] = {}
-        for row in self._all(query, since):
+        for row in self._all(query, since, until):
             seconds = row["seconds"]
             found.setdefault(row["src"], {})[row["dst"]] = Newest(row["start"] + seconds, seconds)
         return found
@@ -60,11 +66,12 @@ class LatestWindows(Door):
         """When the newest window ended in which a peer had an answer from `node`; None: not in those that are kept."""
         newest = """
             SELECT start + seconds AS ended FROM mesh
-            WHERE src = ? AND dst = ? AND received > 0 ORDER BY start DESC LIMIT 1
+            WHERE src = ? AND dst = ? AND received > 0 AND start <= ? ORDER BY start DESC LIMIT 1
         """
+        now = self._clock()
         ends = [
             row["ended"]
             for (peer,) in self._all("SELECT src FROM mesh_heard")
-            for row in self._all(newest, peer, node)
+            for row in self._all(newest, peer, node, now)
         ]
         return max(ends, default=None)

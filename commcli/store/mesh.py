@@ -10,7 +10,7 @@ from typing import Any
 
 from commcli.store import hours
 from commcli.store.door import Door, Row
-from commcli.store.windows import COLUMNS, from_row, to_row
+from commcli.store.windows import AHEAD_S, COLUMNS, from_row, to_row
 
 # Sixteen nodes measure two million windows a day (0.2 GB); decisions use a quarter of an hour of them.
 MESH_KEPT_S = 2 * 86_400.0
@@ -46,7 +46,7 @@ class MeshWindows(Door):
             new = db.total_changes - before
             # Once for a reading of the whole fleet, since counting takes its time.
             windows_s, hours_s = self._kept = self._kept or self._room(db, now)
-            self._note(db, src, rows, now - windows_s)
+            self._note(db, src, rows, now, now - windows_s)
             if self._close_hours(db, src, now):
                 db.execute("DELETE FROM mesh_hours WHERE hour < ?", (now - hours_s,))
             db.execute("DELETE FROM mesh WHERE start < ?", (now - windows_s,))
@@ -59,8 +59,9 @@ class MeshWindows(Door):
         return [from_row(dict(row)) for row in rows]
 
     def mesh_heard(self) -> dict[str, int]:
-        """When the newest window ended that each node ever told of, however long ago."""
-        return {row["src"]: row["newest"] for row in self._all("SELECT * FROM mesh_heard ORDER BY src")}
+        """When the newest window ended that each node ever told of, however long ago, but not in the future."""
+        query = "SELECT * FROM mesh_heard WHERE newest <= ? ORDER BY src"
+        return {row["src"]: row["newest"] for row in self._all(query, self._clock() + AHEAD_S)}
 
     def mesh_hours(self, since: float = 0, until: float | None = None) -> list[Row]:
         """Hours that begin in since <= t < until, oldest first, also those that are not over yet.
@@ -84,8 +85,8 @@ class MeshWindows(Door):
         windows = db.execute(
             "SELECT count(*) FROM mesh WHERE start >= ? AND start < ?", (now - _COUNTED_S, now)
         ).fetchone()[0]
-        newest = "SELECT count(*) FROM mesh_hours WHERE hour = (SELECT max(hour) FROM mesh_hours)"
-        rolled = db.execute(newest).fetchone()[0]
+        newest = "SELECT max(hour) FROM mesh_hours WHERE hour <= ?"
+        rolled = db.execute(f"SELECT count(*) FROM mesh_hours WHERE hour = ({newest})", (now,)).fetchone()[0]
         windows_s = self.most_windows * _COUNTED_S / max(1, windows)
         hours_s = self.most_hours * hours.HOUR_S / max(1, rolled)
         return (
@@ -93,7 +94,9 @@ class MeshWindows(Door):
             min(HOURS_KEPT_S, max(LEAST_HOURS_KEPT_S, hours_s)),
         )
 
-    def _note(self, db: sqlite3.Connection, src: str, rows: list[tuple[Any, ...]], oldest: float) -> None:
+    def _note(
+        self, db: sqlite3.Connection, src: str, rows: list[tuple[Any, ...]], now: float, oldest: float
+    ) -> None:
         """Which hours have to be rolled up (again), and how far we have heard of this node."""
         if not rows:
             return
@@ -105,8 +108,9 @@ class MeshWindows(Door):
         )
         newest = max(row[start] + row[seconds] for row in rows)
         db.execute(
-            "INSERT INTO mesh_heard VALUES (?, ?) ON CONFLICT DO UPDATE SET newest = max(newest, excluded.newest)",
-            (src, newest),
+            "INSERT INTO mesh_heard VALUES (?, ?) ON CONFLICT DO UPDATE SET newest ="
+            " CASE WHEN newest > ? THEN excluded.newest ELSE max(newest, excluded.newest) END",
+            (src, newest, now + AHEAD_S),
         )
 
     def _close_hours(self, db: sqlite3.Connection, src: str, now: float) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from commcli.errors import Refused
 
 _THERE, _BACK, _FROZEN = "directions.there", "directions.back", "video.freezes.webrtc.total_ms"
+# (`unixepoch()` is younger than the SQLite of some distributions.)
+_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
 
 
 def _in(place: str) -> str:
@@ -151,6 +153,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
         "CREATE INDEX edges_by_time ON edges (unix)",
+    ),
+    (
+        # Windows that nodes told of before they happened (60 s: windows.py, AHEAD_S) were once believed. They would be
+        # the newest until then, and what is measured then could not be kept beside them.
+        f"DELETE FROM mesh WHERE start + seconds > {_NOW} + 60",
+        f"DELETE FROM mesh_open_hours WHERE hour > {_NOW}",
+        f"DELETE FROM mesh_hours WHERE hour > {_NOW}",
+        f"DELETE FROM mesh_heard WHERE newest > {_NOW} + 60",
+        "INSERT OR IGNORE INTO mesh_heard SELECT src, max(start + seconds) FROM mesh GROUP BY src",
     ),
 )
 

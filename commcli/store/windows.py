@@ -23,6 +23,8 @@ _MEASURED = (
 )
 # Between two clocks a delay may come out negative.
 _SIGNED = ("delay_fwd_ms", "delay_back_ms")
+# A window that ends later than this from now was stamped by a clock that is wrong: it would look newest for ever.
+AHEAD_S = 60.0
 # No figure of a window comes near it; SQLite's integers end beyond it. NaN is not within it either.
 _MOST = 10**15
 

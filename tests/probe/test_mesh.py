@@ -146,3 +146,30 @@ async def test_overlapping_readers_keep_each_window_once(store: Store, tmp_path:
 )
 def test_a_node_is_asked_for_what_may_be_new(newest: dict[str, Newest], since: int) -> None:
     assert resume(newest, NOW) == since
+
+
+async def test_a_node_whose_clock_is_ahead_is_an_error_and_its_past_is_kept(store: Store) -> None:
+    nodes = [fleets.node("a"), fleets.node("b")]
+    ahead = [window("a", "b", 9_990), window("a", "b", 13_600, rtt=0.1)]
+    pool = LocalPool({"a": {"mesh": {"windows": ahead}}, "b": {"mesh": {"windows": [window("b", "a")]}}})
+    fleet = fleets.fleet(*nodes)
+    for since in (0, 9_990):
+        reading = await read(fleet, nodes, pool.as_pool(), store, clock=lambda: NOW)
+        assert [(outcome.state, outcome.code) for outcome in reading.outcomes] == [("failed", 1), ("done", 0)]
+        assert "node a: its clock is, or was, at least 3600 s ahead" in reading.outcomes[0].reason
+        assert pool.connections["a"].asked[-1] == f'{{"since": {since}}}'
+    doc = document(fleet, nodes, reading, store, NOW)
+    assert {row["from"]: row["rtt_ms"] for row in doc["pairs"]} == {"a": 100.0, "b": 100.0}
+    assert doc["away"][0]["last_unix"] == 9_990
+
+
+def test_rows_of_the_future_that_are_kept_already_win_nothing(store: Store) -> None:
+    node = fleets.node("a")
+    keep(store, window("a", "b", 9_000), window("a", "b", 10**9))
+    assert store.mesh_newest(0, NOW + 60)["a"]["b"] == Newest(9_000, 10)
+    assert store.mesh_answered("b") == 9_000
+    assert store.mesh_heard() == {}
+    keep(store, window("a", "b", 9_990))
+    assert store.mesh_heard() == {"a": 9_990}
+    doc = shown(fleets.fleet(node, fleets.node("b")), [node], store, outcome("a"))
+    assert (doc["pairs"][0]["age_s"], doc["silent"]) == (10.0, [])

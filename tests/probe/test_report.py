@@ -7,6 +7,7 @@ import io
 import re
 from typing import Any
 
+import pytest
 from rich.console import Console, RenderableType
 
 from commcli.probe import judge
@@ -160,3 +161,10 @@ def test_who_answers_and_measures_nothing_is_named() -> None:
 
 def test_mesh_without_any_figure() -> None:
     assert "nothing measured in the last 15 minutes" in text(probe.mesh(mesh_document(pairs=[], markets=[])))
+
+
+@pytest.mark.parametrize("unix", [10**15, -(10**15), 10**300, float("inf")])
+def test_no_date_stops_the_mesh(unix: float) -> None:
+    away = {"node": "sg-1", "state": "lost", "reason": "gone", "last_unix": unix, "answered_unix": unix}
+    shown = text(probe.mesh(mesh_document(away=[away], silent=[{"node": "kr-1", "last_unix": unix}])))
+    assert shown.count("at an impossible time") == 3

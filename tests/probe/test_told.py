@@ -17,6 +17,7 @@ from commcli.probe.credentials import mint
 from commcli.remote.outcome import Failed
 from commcli.remote.ssh import Pool
 from tests.probe import fleets
+from tests.probe.test_direction import NOW, window
 from tests.probe.test_hops import VIA_SG, flow, segment
 from tests.probe.test_judge import report as made_up
 
@@ -134,3 +135,47 @@ async def test_a_report_that_lacks_what_is_reckoned_with() -> None:
 
 
 def _ignore(_side: str, _event: object) -> None: ...
+
+
+# --- mesh windows ---------------------------------------------------------------------------------------------------
+
+
+def test_honest_windows_are_taken_as_they_are() -> None:
+    honest = [window("a", "b", end=9_990), window("a", "c", end=9_900, seconds=300, loss=None)]
+    assert told.windows("a", {"windows": honest}, NOW) == (honest, 0.0)
+
+
+@pytest.mark.parametrize("end", [10_060, 10_061, 96_400, 2**36])
+def test_a_clock_that_is_ahead_is_measured_and_its_future_left_out(end: int) -> None:
+    past, late = window("a", "b", end=9_990), window("a", "b", end=end // 10 * 10)
+    kept, ahead_s = told.windows("a", {"windows": [past, late]}, NOW - (end == 10_061))
+    if end == 10_060:
+        assert (kept, ahead_s) == ([past, late], 0.0)
+    else:
+        assert (kept, ahead_s) == ([past], end // 10 * 10 - NOW + (end == 10_061))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"start": start} for start in (10**15, -10, 9_985, 9_980.0, "9980", None, True)),
+        *({"seconds": seconds} for seconds in (0, -10, 20, 10**6, 10.0, None)),
+        *({"peer": peer} for peer in ("a", "", None, 5, "x" * 400)),
+        *({key: count} for key in ("sent", "received") for count in (-1, 1.5, None, 10**12)),
+        {"received": 11},
+        *(
+            {key: loss}
+            for key in ("loss", "loss_fwd", "loss_back")
+            for loss in (-0.1, 1.1, float("nan"), "0")
+        ),
+    ],
+)
+def test_a_window_that_nobody_can_have_counted_costs_all_that_it_came_with(wrong: dict[str, Any]) -> None:
+    with pytest.raises(Failed, match=r"^node a: its relay tells of a mesh window that can not be$"):
+        told.windows("a", {"windows": [window("a", "b"), {**window("a", "b"), **wrong}]}, NOW)
+
+
+@pytest.mark.parametrize("windows", [None, {}, [1], "x"])
+def test_what_are_no_windows_at_all(windows: object) -> None:
+    with pytest.raises(Failed, match="its windows are no rows"):
+        told.windows("a", {"windows": windows}, NOW)

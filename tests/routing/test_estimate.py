@@ -141,3 +141,9 @@ def test_figures_for_json() -> None:
     assert unmeasured_as_none(float("nan")) is None
     assert unmeasured_as_none(float("inf")) is None
     assert unmeasured_as_none(0.0) == 0.0
+
+
+@pytest.mark.parametrize(("ahead_s", "rtt_ms"), [(60, 0.1), (61, 10.0), (10**9, 10.0)])
+def test_windows_of_the_future_decide_nothing(ahead_s: int, rtt_ms: float) -> None:
+    rows = [window("a", "b", 10.0), window("a", "b", 0.1, start=NOW - 10 + ahead_s, sent=5000)]
+    assert estimate(IDS, rows, now_unix=NOW, rounds=1).rtt_ms[0, 1] == rtt_ms

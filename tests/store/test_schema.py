@@ -110,3 +110,20 @@ def _figures_now(tmp_path: Path) -> dict[str, object]:
 def test_what_was_released_is_what_it_was() -> None:
     text = "\n".join(statement for statement in MIGRATIONS[0])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "66b9072c5551aaac"
+
+
+def test_what_was_believed_of_the_future_goes(db: sqlite3.Connection) -> None:
+    migrate(db, MIGRATIONS[:2])
+    columns = "src, dst, start, seconds, sent, received"
+    rows = [("a", "b", 3600, 10, 5, 5), ("a", "b", 10**15, 10, 5, 5), ("c", "b", 2**40 // 10 * 10, 10, 5, 5)]
+    db.executemany(f"INSERT INTO mesh ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+    db.executemany("INSERT INTO mesh_open_hours VALUES (?, ?)", [("a", 3600), ("a", 10**15 // 3600 * 3600)])
+    heard = [("a", 10**15 + 10), ("c", 2**40), ("old", 7200)]
+    db.executemany("INSERT INTO mesh_heard VALUES (?, ?)", heard)
+    hour = "INSERT INTO mesh_hours (src, dst, hour, windows, seconds, down_seconds, sent, received)"
+    db.executemany(f"{hour} VALUES ('a', 'b', ?, 1, 10, 0, 5, 5)", [(0,), (2**40,)])
+    migrate(db)
+    assert db.execute("SELECT src, start FROM mesh").fetchall() == [("a", 3600)]
+    assert db.execute("SELECT * FROM mesh_open_hours").fetchall() == [("a", 3600)]
+    assert db.execute("SELECT * FROM mesh_heard").fetchall() == [("a", 3610), ("old", 7200)]
+    assert db.execute("SELECT hour FROM mesh_hours").fetchall() == [(0,)]

@@ -259,8 +259,11 @@ def _silent(row: Document, now: float) -> Text:
 
 
 def _moment(unix: float, now: float) -> str:
-    """As 12:04:05Z, 3 min ago; with its day if that is not today's."""
-    then, today = datetime.fromtimestamp(unix, UTC), datetime.fromtimestamp(now, UTC).date()
+    """As 12:04:05Z, 3 min ago; with its day if that is not today's. No time is beyond it."""
+    try:
+        then, today = datetime.fromtimestamp(unix, UTC), datetime.fromtimestamp(now, UTC).date()
+    except (ValueError, OverflowError, OSError):
+        return f"at an impossible time ({unix:g} s)"
     return f"{then:{'' if then.date() == today else '%Y-%m-%d '}%H:%M:%SZ}, {_ago(now - unix)} ago"
 
 
