@@ -141,7 +141,7 @@ def _mesh_of(fleet: Fleet, pair: Pair, mesh: Mapping[Pair, Mapping[int, Row]]) -
         return {}
     found = dict(mesh.get((a, b), {}))
     for hour, row in mesh.get((b, a), {}).items():
-        if hour not in found or row["seconds"] > found[hour]["seconds"]:
+        if hour not in found or _measured_s(row) > _measured_s(found[hour]):
             found[hour] = _reversed(row)
     return found
 
@@ -149,6 +149,12 @@ def _mesh_of(fleet: Fleet, pair: Pair, mesh: Mapping[Pair, Mapping[int, Row]]) -
 def _edge(fleet: Fleet, market: str) -> str | None:
     edges = fleet.markets[market].edges
     return next((edge for edge in edges if fleet.nodes[edge].state == "active"), None)
+
+
+def _measured_s(row: Row) -> int:
+    """Nobody measures an hour for longer than it is; windows that overlap would say so."""
+    measured_s: int = min(hours.HOUR_S, row["seconds"])
+    return measured_s
 
 
 def _reversed(row: Row) -> Row:
@@ -212,12 +218,11 @@ def _slice(start: int, seconds: float, samples: Sequence[Sample], mesh: Row | No
     if samples:
         down = sum(not sample.is_up for sample in samples) / len(samples)
         return Slice(start, seconds, seconds, seconds * down, "calls", tuple(samples), mesh)
-    if mesh is not None and mesh["sent"]:
+    if mesh is not None and mesh["sent"] and mesh["seconds"] > 0:
         # A window that began in this hour may end in the next one.
         measured_s = min(seconds, mesh["seconds"])
-        return Slice(
-            start, seconds, measured_s, measured_s * mesh["down_seconds"] / mesh["seconds"], "mesh", (), mesh
-        )
+        down_s = measured_s * min(1.0, mesh["down_seconds"] / mesh["seconds"])
+        return Slice(start, seconds, measured_s, down_s, "mesh", (), mesh)
     return Slice(start, seconds)
 
 

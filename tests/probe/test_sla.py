@@ -288,3 +288,17 @@ def test_the_figures_that_are_kept_are_those_of_a_calls_document(tmp_path: Path)
     assert unmeasured == {"run", "via"}
     row = pair(told(rows))
     assert row["calls"] == 1 and [name for name, found in row["figures"].items() if found is None] == []
+
+
+def test_an_hour_of_windows_without_length_is_unmeasured() -> None:
+    row = pair(told([], [hour(0, seconds=0), hour(1, seconds=0, down_seconds=5), hour(2)]))
+    assert (row["measured_s"], row["down_s"]) == (H, 0)
+
+
+def test_an_hour_counts_for_an_hour_however_many_windows_were_told_of_it() -> None:
+    down = hour(0, down_seconds=H)
+    for boast in ({"seconds": 10**6}, {"seconds": 10**6, "down_seconds": 10**7}):
+        row = pair(told([], [down, hour(0, "kr-1", "ae-1", **boast)]))
+        assert (row["measured_s"], row["down_s"]) == (H, H), "a longer hour is no better word"
+        alone = pair(told([], [hour(0, **boast)]))
+        assert alone["measured_s"] == H and 0 <= alone["down_s"] <= H
