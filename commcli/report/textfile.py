@@ -5,11 +5,14 @@ Text format 0.0.4, without timestamps: the collector refuses them.
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from commcli.errors import BadInput
 
@@ -19,7 +22,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A gauge and its samples, (labels, value) each; None is unmeasured: no line."""
+    """A gauge and its samples, (labels, value) each; None is unmeasured, as is what is not finite: no line."""
 
     name: str
     help: str
@@ -30,7 +33,7 @@ def render(metrics: Sequence[Metric]) -> str:
     """The file's text: HELP, TYPE and samples of every metric that has any."""
     lines = []
     for metric in metrics:
-        samples = [(labels, value) for labels, value in metric.samples if value is not None]
+        samples = [(labels, value) for labels, value in metric.samples if _is_known(value)]
         if not samples:
             continue
         # In a help text a double quote stays as it is.
@@ -60,12 +63,14 @@ def read(path: Path) -> str:
 def write(path: Path, text: str) -> None:
     """Replace the file: a reader (any user) sees the old text or the new, never half. Raises BadInput.
 
-    The temporary file does not end in `.prom`, so that nobody collects it.
+    The temporary file does not end in `.prom`, so that nobody collects it. It is a new one under a name that nobody
+    can foresee: where others may write to the folder, a link could lie in wait under any other.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+        temporary = Path(name)
         try:
-            with temporary.open("w", encoding="utf-8") as file:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
                 os.fchmod(file.fileno(), 0o644)
                 file.write(text)
                 file.flush()
@@ -82,6 +87,10 @@ def write(path: Path, text: str) -> None:
 def _labels(labels: Labels) -> str:
     pairs = [f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items()]
     return "{" + ",".join(pairs) + "}" if pairs else ""
+
+
+def _is_known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
 
 
 def _number(value: float) -> str:

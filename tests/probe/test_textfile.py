@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -136,3 +137,21 @@ def test_the_log_is_kept_short(tmp_path: Path) -> None:
     assert found == [2, 3, 4]
     with pytest.raises(BadInput, match="can not write"):
         runlog.append(tmp_path / "no" / "log", {})
+
+
+def test_what_is_not_finite_is_no_line() -> None:
+    wild = [({"x": str(value)}, value) for value in (float("nan"), float("inf"), -float("inf"), None)]
+    assert textfile.render([Metric("m", "wild", wild)]) == ""
+    assert textfile.render([Metric("m", "one", [*wild, ({}, 2.0)])]).splitlines()[2:] == ["m 2"]
+
+
+def test_links_that_lie_in_wait_are_not_followed(tmp_path: Path) -> None:
+    path, victim = tmp_path / "x.prom", tmp_path / "victim"
+    victim.write_text("precious")
+    traps = [tmp_path / f".x.prom.{os.getpid()}", path]
+    for trap in traps:
+        trap.symlink_to(victim)
+    textfile.write(path, "m 1\n")
+    assert victim.read_text() == "precious"
+    assert path.read_text() == "m 1\n" and not path.is_symlink()
+    assert {each.name for each in tmp_path.iterdir()} == {"victim", "x.prom", traps[0].name}
