@@ -50,7 +50,7 @@ check-node-python: $(STAMP)
 	$(PYTHON) -m tests.architecture.node_python
 
 check-tests: $(STAMP)
-	$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup
+	$(PYTHON) -m pytest --numprocesses 2
 
 format: $(STAMP)
 	$(PYTHON) -m ruff check --fix $(CHECKED)
