@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +31,28 @@ def slot(folder: str, most: int) -> Iterator[int]:
 
 
 def _usable(folder: Path) -> Path:
-    """`folder` if its locks can be opened or made; else the one for temporary files, which every user may write to."""
+    """`folder` if we may put locks there; else one of our own among the temporary files. Raises Ended without either.
+
+    A node's own folder is its installer's to make, with the mode that it is to have.
+    """
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
+        found = folder.lstat()
+        if (
+            stat.S_ISDIR(found.st_mode)
+            and not found.st_mode & stat.S_IWOTH
+            and os.access(folder, os.W_OK | os.X_OK)
+        ):
             return folder
-    return Path(tempfile.gettempdir())
+    own = Path(tempfile.gettempdir()) / f"commcli-probe-{os.geteuid()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            own.mkdir(0o700)
+        found = own.lstat()
+    except OSError as error:
+        raise Ended(f"no folder for locks: not {folder}, and {own}: {error.strerror}", "node") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise Ended(f"no folder for locks: not {folder}, and {own} is somebody else's", "node")
+    return own
 
 
 def _try(path: Path) -> int | None:
@@ -55,11 +72,20 @@ def _try(path: Path) -> int | None:
 
 
 def _opened(path: Path) -> int:
-    """Read-only is enough for a lock, so the users of a node can share a file that one of them made."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(path, flags)
+    """Read-only is enough for a lock, so root, a folder's owner and others can share a file that one of the first made.
+
+    Raises OSError also for what is no file of theirs. Nothing waits for what else has that name (a FIFO, a link).
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:
-        return os.open(path, flags)
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        try:
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            descriptor = os.open(path, flags)
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_uid in (os.geteuid(), path.parent.stat().st_uid, 0):
+        return descriptor
+    os.close(descriptor)
+    raise PermissionError(errno.EPERM, "not a file of ours")
