@@ -40,6 +40,7 @@ CREDENTIAL_LIFETIME_S = 3600.0
 ENTRY = "commcli.probe.endpoint:run"
 _MODULES = (
     "arrival",
+    "association",
     "assembly",
     "clock",
     "description",

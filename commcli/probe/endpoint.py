@@ -32,6 +32,7 @@ from av import VideoFrame
 from commcli.probe import media
 from commcli.probe.arrival import Arrivals
 from commcli.probe.assembly import Assembly
+from commcli.probe.association import mend
 from commcli.probe.description import bounded, only_relays, relayed_addresses
 from commcli.probe.ending import Ended
 from commcli.probe.feedback import Feedback
@@ -259,6 +260,8 @@ class Endpoint:
         await self._live_peer().setRemoteDescription(RTCSessionDescription(sdp, kind))
         for tap in self._taps.values():
             tap.expect_repair(sdp)
+        if (association := self._live_peer().sctp) is not None:
+            mend(association)
         # Everything shares the first transport from here on (BUNDLE).
         self._arrivals = Arrivals(self._live_peer().getTransceivers()[0].receiver.transport.transport)
 
