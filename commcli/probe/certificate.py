@@ -63,7 +63,10 @@ def read(der: str) -> Certificate | None:
             not_before_unix=found.not_valid_before_utc.timestamp(),
             not_after_unix=found.not_valid_after_utc.timestamp(),
         )
-    except ValueError:
+    except (
+        *(ValueError, TypeError, OverflowError),
+        *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+    ):
         return None
 
 
@@ -136,7 +139,8 @@ def ca_pem(fleet: Fleet) -> str | None:
         return None
     reason = "no CA certificate (PEM) in it"
     try:
-        text = fleet.tls_ca.read_text("latin-1")
+        # Comments in bundles name CAs as they are written; OpenSSL wants plain ASCII.
+        text = fleet.tls_ca.read_text("ascii", errors="replace").replace("\N{REPLACEMENT CHARACTER}", "?")
         if "BEGIN CERTIFICATE" in text:
             ssl.create_default_context(cadata=text)
             return text

@@ -14,7 +14,7 @@ from typing import Any
 
 from commcli.errors import BadInput, Usage
 from commcli.fleet.model import Fleet, Node
-from commcli.probe import certificate
+from commcli.probe import certificate, told
 from commcli.probe.credentials import mint, turn_secret
 from commcli.probe.onnode import doors
 from commcli.remote.outcome import Failed, TimedOut
@@ -100,21 +100,21 @@ async def look(
     began, limits = clock(), limits or Limits()
     argument = _argument(fleet, nodes, began)
     rows: list[dict[str, Any]] = []
+    trouble: str | None = None
 
     def heard(row: Mapping[str, Any]) -> None:
         rows.append(judged(row, fleet.nodes[row["node"]], limits, clock()))
         on_row(rows[-1])
 
     if origin is None:
-        lag_ms = await doors.knock_all(argument, heard)
+        trust = doors.Trust(argument["ca_pem"])
+        lag_ms = await doors.knock_all(argument, trust, heard)
     else:
         assert pool is not None
-        lag_ms = await _from_node(pool, origin, argument, heard)
-    order = {
-        (door["node"], door["address"], door["transport"]): at for at, door in enumerate(argument["doors"])
-    }
-    rows.sort(key=lambda row: order[row["node"], row["address"], row["transport"]])
-    return _document(fleet, nodes, rows, began, word, origin, limits, lag_ms)
+        lag_ms, trouble = await _from_node(pool, origin, argument, heard)
+    order = {told.door_key(door): at for at, door in enumerate(argument["doors"])}
+    rows.sort(key=lambda row: order[told.door_key(row)])
+    return _document(fleet, nodes, rows, began, word, origin, limits, lag_ms, trouble)
 
 
 def _argument(fleet: Fleet, nodes: Sequence[Node], unix: float) -> dict[str, Any]:
@@ -134,7 +134,11 @@ def _argument(fleet: Fleet, nodes: Sequence[Node], unix: float) -> dict[str, Any
     }
 
 
-async def _from_node(pool: Pool, origin: Node, argument: Mapping[str, Any], heard: OnRow) -> list[float]:
+async def _from_node(
+    pool: Pool, origin: Node, argument: Mapping[str, Any], heard: OnRow
+) -> tuple[list[float], str | None]:
+    """The node's lag, and what is wrong with what it told; of each door that was asked it is `heard` once."""
+    listening = _Listening(argument["doors"], heard)
     connection = await pool.connect(origin)
     streamed = bundle({name: source_of(name) for name in STREAMED})
     program = await Program.start(
@@ -144,12 +148,45 @@ async def _from_node(pool: Pool, origin: Node, argument: Mapping[str, Any], hear
         try:
             async with asyncio.timeout(argument["limit_s"] + 10.0):
                 while (message := await program.receive()) is not None:
-                    if "lag_ms" in message:
-                        return list(message["lag_ms"])
-                    heard(message["door"])
+                    if listening.take(message):
+                        return listening.lag_ms, listening.trouble and f"{origin.id}: {listening.trouble}"
+        except Failed as error:
+            raise Failed(f"{origin.id}: {error}") from None
         except TimeoutError:
             raise TimedOut(f"{origin.id}: not finished after {argument['limit_s']:g} s") from None
     raise Failed(f"{origin.id}: the look ended before its time")
+
+
+class _Listening:
+    """What a node tells of the doors that it was asked to look at. `trouble`: the first thing that can not be."""
+
+    def __init__(self, asked: Iterable[Mapping[str, Any]], heard: OnRow) -> None:
+        self.lag_ms: list[float] = []
+        self.trouble: str | None = None
+        self._left = {told.door_key(door): door for door in asked}
+        self._heard = heard
+
+    def take(self, message: object) -> bool:
+        """Whether it was the last one. Raises Failed when the node would not look."""
+        word = message if isinstance(message, dict) else {}
+        if "refused" in word:
+            raise Failed(str(word["refused"])[: told.MOST_CHARACTERS])
+        try:
+            if "lag_ms" not in word:
+                self._take_door(word.get("door"))
+                return False
+            self.lag_ms = told.lags(word["lag_ms"])
+        except Failed as error:
+            self.trouble = self.trouble or str(error)
+            return "lag_ms" in word
+        if self._left:
+            self.trouble = self.trouble or f"it told nothing of {len(self._left)} doors"
+        return True
+
+    def _take_door(self, raw: object) -> None:
+        row = told.door(raw, self._left)
+        del self._left[told.door_key(row)]
+        self._heard(row)
 
 
 # --- the judgement --------------------------------------------------------------------------------------------------
@@ -209,9 +246,11 @@ def _document(
     origin: Node | None,
     limits: Limits,
     lag_ms: Sequence[float],
+    trouble: str | None,
 ) -> dict[str, Any]:
     lag_p50_ms = sorted(lag_ms)[len(lag_ms) // 2] if lag_ms else None
-    starved = lag_p50_ms is not None and lag_p50_ms > MAX_LAG_P50_MS
+    if trouble is None and lag_p50_ms is not None and lag_p50_ms > MAX_LAG_P50_MS:
+        trouble = f"probe host starved: event-loop lag p50 {lag_p50_ms:.0f} ms"
     worst = max((row["verdict"] for row in rows), key=GRAVITY.index, default="unmeasured")
     return {
         "schema": 1,
@@ -231,8 +270,8 @@ def _document(
         "doors": list(rows),
         "limits": limits.row(),
         "lag_p50_ms": lag_p50_ms,
-        "valid": not starved,
-        "invalid_reason": f"probe host starved: event-loop lag p50 {lag_p50_ms:.0f} ms" if starved else None,
-        "verdict": "invalid" if starved or worst == "unmeasured" else worst,
+        "valid": trouble is None,
+        "invalid_reason": trouble,
+        "verdict": "invalid" if trouble is not None or worst == "unmeasured" else worst,
         "counts": {name: sum(row["verdict"] == name for row in rows) for name in reversed(GRAVITY)},
     }

@@ -5,10 +5,11 @@ Each function raises Failed with one line for what can not be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from commcli.probe.hops import COUNTED, Reading
+from commcli.probe.onnode.doors import STATES as DOOR_STATES
 from commcli.relay.mesh.window import LENGTHS_S
 from commcli.remote.outcome import Failed
 from commcli.store.windows import AHEAD_S
@@ -20,6 +21,10 @@ MOST_ITEMS, MOST_ROWS, MOST_HOPS = 2_000, 100_000, 4
 # A report's texts; everything else in it is a number, a truth value or not measured.
 _TEXTS = frozenset(("role", "reason", "connection_state", "boot_id"))
 _SECTIONS = ("window", "received", "sent", "host", "clock")
+# What a server says of itself, and a certificate in base64.
+MOST_OF_SERVER, MOST_OF_DER = 2_000, 100_000
+DOOR_KEY = ("node", "address", "transport")
+DoorKey = tuple[str, str, str]
 _LOSSES = ("loss", "loss_fwd", "loss_back")
 
 
@@ -80,6 +85,81 @@ def reading(node: str, answer: Mapping[str, Any]) -> Reading:
         row for row in _rows(answer, "sends") if _is_segment(row, "from", node) and _counts(row, "sent_again")
     ]
     return Reading(flows, segments, sends)
+
+
+def door(raw: object, asked: Mapping[DoorKey, Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of a look at the doors of edges (onnode/doors.py), if it is of one of those that are still `asked`."""
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(key), str) for key in DOOR_KEY):
+        raise Failed("its word on a door is of another shape")
+    named = " ".join(repr(raw[key][:60])[1:-1] for key in DOOR_KEY)
+    wanted = asked.get(door_key(raw))
+    if wanted is None:
+        raise Failed(f"it told of a door that was not asked, or twice of one: {named}")
+    row = {**wanted, **{key: raw.get(key) for key in _DOOR_ROW}}
+    if row["state"] not in DOOR_STATES or not all(is_known(row[key]) for key, is_known in _DOOR_ROW.items()):
+        raise Failed(f"what it told of a door can not be: {named}")
+    if wanted["transport"] != "tls" and (row["tls"] is not None or row["certificate"] is not None):
+        raise Failed(f"it told of a certificate where there is no TLS: {named}")
+    return row
+
+
+def door_key(row: Mapping[str, Any]) -> DoorKey:
+    """What tells one door from all others."""
+    return row["node"], row["address"], row["transport"]
+
+
+def lags(raw: object) -> list[float]:
+    """How late an event loop was, ms a tick."""
+    if not isinstance(raw, list) or len(raw) > MOST_ROWS or not all(_is_time(value) for value in raw):
+        raise Failed("its lag is of another shape")
+    return raw
+
+
+def _is_time(value: object) -> bool:
+    return not isinstance(value, bool) and is_number(value) and number(value) >= 0
+
+
+def _is_time_or_none(value: object) -> bool:
+    return value is None or _is_time(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _is_time(value)
+
+
+def _is_code(value: object) -> bool:
+    return value is None or (_is_count(value) and number(value) < 1000)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= MOST_OF_SERVER
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or _is_text(value)
+
+
+def _is_tls(value: object) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and set(value) == {"version", "cipher", "verify_code", "verify_text"}
+        and _is_text_or_none(value["version"])
+        and _is_text_or_none(value["cipher"])
+        and _is_count(value["verify_code"])
+        and _is_text(value["verify_text"])
+    )
+
+
+_DOOR_ROW: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("connect_ms", "tls_ms", "challenge_ms", "allocate_ms", "total_ms"), _is_time_or_none),
+    **dict.fromkeys(("error", "alternate", "mapped", "relayed"), _is_text_or_none),
+    "state": _is_text,
+    "code": _is_code,
+    "resent": _is_count,
+    "given_back": lambda value: value is None or isinstance(value, bool),
+    "tls": _is_tls,
+    "certificate": lambda value: value is None or (isinstance(value, str) and len(value) <= MOST_OF_DER),
+}
 
 
 def windows(node: str, answer: Mapping[str, Any], now: float) -> tuple[list[Mapping[str, Any]], float]:

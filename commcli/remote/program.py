@@ -183,10 +183,7 @@ class Program:
             if line is None:
                 raise Lost(f"the connection ended in the middle of the program{self._last_words()}")
             self._count(line)
-            try:
-                body = json.loads(line)
-            except ValueError:
-                raise Lost("the program's answers arrived damaged") from None
+            body = _parsed(line)
             if "m" in body:
                 return masks.mask(body["m"], self._words)
             if "crash" in body:
@@ -204,8 +201,8 @@ class Program:
     def _count(self, line: bytes) -> None:
         """Keep the digest of all lines; the `end` line must agree with it."""
         if line.startswith(b'{"end":'):
-            end = json.loads(line)
-            if (end["end"], end["lines"]) != (self._digest.hexdigest(), self._lines):
+            end = _parsed(line)
+            if (end["end"], end.get("lines")) != (self._digest.hexdigest(), self._lines):
                 raise Lost("the program's answers arrived damaged")
             self._ended = True
         self._digest.update(line)
@@ -231,7 +228,7 @@ class Program:
             # What a login shell's rc file prints comes before the hello, and is nobody's business.
             if line.startswith(opening):
                 self._count(line)
-                self.node_python = str(json.loads(line)["python"])
+                self.node_python = str(_parsed(line).get("python"))
                 return
         raise await self._no_hello(python)
 
@@ -285,3 +282,14 @@ def _wire(nonce: str, bundle: bytes, entry: str, argument: object, blobs: Iterab
     marker = f"commcli {nonce} {len(bundle)} {hashlib.sha256(bundle).hexdigest()}\n"
     head = marker.encode() + bundle + json.dumps(header).encode() + b"\n" + body
     return [head, *(blob for _, blob in named)]
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A line of the node's. Raises Lost for what is no JSON object, or one too deep to read."""
+    try:
+        body = json.loads(line)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise Lost("the program's answers arrived damaged")
+    return body

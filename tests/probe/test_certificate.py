@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,10 @@ def test_the_days_left_go_below_zero(authority: Authority) -> None:
 
 def test_one_that_nobody_can_read_is_bad(authority: Authority) -> None:
     assert certificate.read("bm9ib2R5") is None
+    good, version = base64.b64decode(authority.issue(["edge.test"]).der), bytes.fromhex("a003020102")
+    assert version in good
+    strange = good.replace(version, version[:-1] + b"\x07", 1)
+    assert certificate.read(base64.b64encode(strange).decode()) is None
     tls = {"verify_code": 0, "verify_text": ""}
     assert certificate.problems(None, tls, "edge.test", 0.0) == [
         ("unreadable", "nobody can read the certificate")

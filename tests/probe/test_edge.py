@@ -15,6 +15,7 @@ from commcli.errors import BadInput, Usage
 from commcli.fleet.model import Fleet, Node, Ports
 from commcli.probe import edge
 from commcli.probe.onnode import doors
+from commcli.remote.outcome import Failed
 from commcli.report.probe import DRAW
 from commcli.report.terminal import stdout
 from tests.probe import fleets
@@ -229,3 +230,103 @@ async def test_a_ca_file_without_a_ca_is_one_line(world: World, tmp_path: Path) 
             BadInput, match=r"ca\.pem: (No such file or directory|no CA certificate \(PEM\) in it)$"
         ):
             await edge.look(world.fleet(node, ca=path), [node])
+
+
+# --- what a node tells ----------------------------------------------------------------------------------------------
+
+ASKED = {"node": "a-1", "transport": "tls", "address": ADDRESS, "port": 5349, "server_name": NAME}
+ROW: dict[str, Any] = {
+    **ASKED, "connect_ms": 1.0, "tls_ms": 2, "challenge_ms": 3.0, "allocate_ms": 4.0, "total_ms": 10.0,
+    "state": "allocated", "error": None, "code": None, "alternate": None, "resent": 0, "mapped": "192.0.2.1:5",
+    "relayed": "[2001:db8::1]:5", "given_back": True, "certificate": None,
+    "tls": {"version": "TLSv1.3", "cipher": "x", "verify_code": 0, "verify_text": ""},
+}  # fmt: skip
+
+
+def listened(*messages: object) -> tuple[list[Any], str | None]:
+    """(the rows that were taken of two doors, the trouble)."""
+    rows: list[Any] = []
+    listening = edge._Listening([ASKED, {**ASKED, "transport": "udp", "server_name": None}], rows.append)
+    assert [listening.take(message) for message in messages] == [False] * (len(messages) - 1) + [True]
+    return rows, listening.trouble
+
+
+UDP = {**ROW, "transport": "udp", "tls": None, "server_name": None, "tls_ms": None, "connect_ms": None}
+END = {"lag_ms": [0.5, 0]}
+
+
+def test_honest_rows_are_taken_as_they_are() -> None:
+    udp = {**UDP, "port": 5349}
+    assert listened({"door": ROW}, {"door": udp}, END) == ([ROW, udp], None)
+
+
+TIMES: list[object] = [-1, float("nan"), float("inf"), 1e300, "1", True, []]
+TLS: list[object] = [5, {}, {**ROW["tls"], "verify_code": "0"}, {**ROW["tls"], "more": 1}]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"node": node} for node in ("zz", 5, None, ["a-1"])),
+        *({"address": "192.0.2.9"}, {"transport": "udp"}, {"transport": {}}),
+        *({"state": state} for state in ("x", "good", None, ["allocated"])),
+        *({"total_ms": value} for value in TIMES),
+        *({"resent": value} for value in (-1, 1.5, None)),
+        *({"code": value} for value in (1000, -1, "486", 4.5)),
+        *({"error": value} for value in (5, b"x", "x" * 3000)),
+        *({"given_back": "yes"}, {"mapped": 5}, {"certificate": 5}, {"certificate": "x" * 200_000}),
+        *({"tls": value} for value in TLS),
+    ],
+)
+def test_a_row_that_can_not_be_is_the_nodes_trouble_and_the_others_stay(wrong: dict[str, Any]) -> None:
+    rows, trouble = listened({"door": {**ROW, **wrong}}, {"door": UDP}, END)
+    assert [row["transport"] for row in rows] == ["udp"]
+    assert trouble is not None and "\n" not in trouble and len(trouble) < 300
+    doc = edge._document(fleets.fleet(), [], [], 0.0, None, fleets.node("b-1"), edge.Limits(), [], trouble)
+    assert (doc["verdict"], doc["valid"], doc["invalid_reason"]) == ("invalid", False, trouble)
+
+
+@pytest.mark.parametrize("message", [None, 5, "x", [], {}, {"door": None}, {"door": 5}, {"door": []}])
+def test_messages_that_are_none(message: object) -> None:
+    rows, trouble = listened(message, {"door": ROW}, {"door": UDP}, END)
+    assert (len(rows), trouble) == (2, "its word on a door is of another shape")
+
+
+def test_each_door_once_and_none_left_out() -> None:
+    again = {**ROW, "state": "silent"}
+    rows, trouble = listened({"door": ROW}, {"door": again}, END)
+    assert rows == [ROW]
+    assert trouble == f"it told of a door that was not asked, or twice of one: a-1 {ADDRESS} tls"
+    assert listened({"door": ROW}, END)[1] == "it told nothing of 1 doors"
+
+
+@pytest.mark.parametrize("lag", [None, 5, [None], ["1"], [-1], [float("nan")]])
+def test_a_lag_that_can_not_be(lag: object) -> None:
+    assert listened({"door": ROW}, {"door": UDP}, {"lag_ms": lag}) == (
+        [ROW, {**UDP, "port": 5349}],
+        "its lag is of another shape",
+    )
+
+
+async def test_an_empty_ca_is_refused_on_the_node_and_nobody_is_believed(world: World) -> None:
+    class Heard(list[Any]):
+        send = list.append
+
+        def keep_secret(self, words: list[str]) -> None: ...
+
+    for nothing in ("", " \n", "hello", "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "é"):
+        with pytest.raises(ValueError, match=r"^the CA that was sent along is no certificate \(PEM\)$"):
+            doors.Trust(nothing)
+        heard = Heard()
+        doors.run({"password": "p", "ca_pem": nothing}, heard)
+        assert heard == [{"refused": doors.NO_CA}]
+        with pytest.raises(Failed, match=r"no certificate \(PEM\)$"):
+            listened(heard[0])
+
+
+async def test_a_bundle_may_name_its_cas_as_they_are_written(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_bytes("# Főtanúsítvány\n".encode() + world.authority.path.read_bytes())
+    node = world.node(ports=Ports(turn=world.relay.port, tls=world.relay.tls_port))
+    doc = await edge.look(world.fleet(node, ca=path), [node])
+    assert [row["verdict"] for row in doc["doors"]] == ["good"] * 3

@@ -297,7 +297,8 @@ def test_an_hour_of_windows_without_length_is_unmeasured() -> None:
 
 def test_an_hour_counts_for_an_hour_however_many_windows_were_told_of_it() -> None:
     down = hour(0, down_seconds=H)
-    for boast in ({"seconds": 10**6}, {"seconds": 10**6, "down_seconds": 10**7}):
+    boasts: list[dict[str, Any]] = [{"seconds": 10**6}, {"seconds": 10**6, "down_seconds": 10**7}]
+    for boast in boasts:
         row = pair(told([], [down, hour(0, "kr-1", "ae-1", **boast)]))
         assert (row["measured_s"], row["down_s"]) == (H, H), "a longer hour is no better word"
         alone = pair(told([], [hour(0, **boast)]))

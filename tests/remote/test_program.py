@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from commcli.remote import program as programs
 from commcli.remote.outcome import Failed, Lost
 from commcli.remote.program import Program, bundle
 from commcli.remote.ssh import Connection, Pool
@@ -159,3 +160,9 @@ async def test_a_dropped_connection_is_lost(connection: Connection, host: Host) 
         connection.abort()
         with pytest.raises(Lost):
             await program.receive()
+
+
+@pytest.mark.parametrize("line", [b"5\n", b"[1]\n", b'"m"\n', b"null\n", b"{\n", b"\xff\n", b"[" * 200_000])
+def test_a_line_that_is_no_message_is_damage_and_no_bug(line: bytes) -> None:
+    with pytest.raises(Lost, match="arrived damaged"):
+        programs._parsed(line)

@@ -41,6 +41,11 @@ LAG_TICK_S = 0.02
 # Doors are not begun together: what many handshakes cost here would stand in each other's times.
 PACE_S = 0.01
 ALPN = ["stun.turn"]  # RFC 7443
+STATES = (
+    *("allocated", "redirected", "refused", "silent"),
+    *("unreachable", "no route", "no tls"),
+)
+NO_CA = "the CA that was sent along is no certificate (PEM)"
 _NO_ROUTE = (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 Door = dict[str, Any]
@@ -48,26 +53,33 @@ Row = dict[str, Any]
 
 
 def run(argument: dict[str, Any], channel: Any) -> None:
-    """The entry on a node: sends {"door": row} for each, as it is known, and {"lag_ms": ...} at the end."""
+    """The entry on a node: sends {"door": row} for each, as it is known, and {"lag_ms": ...} at the end.
+
+    Or, of an argument that it can not take, {"refused": why}.
+    """
     channel.keep_secret([argument["password"]])
 
-    async def bounded() -> None:
+    async def bounded(trust: Trust) -> None:
         lag_ms = await asyncio.wait_for(
-            knock_all(argument, lambda row: channel.send({"door": row})), argument["limit_s"]
+            knock_all(argument, trust, lambda row: channel.send({"door": row})), argument["limit_s"]
         )
         channel.send({"lag_ms": lag_ms})
 
-    asyncio.run(bounded())
+    try:
+        trust = Trust(argument["ca_pem"])
+    except ValueError as error:
+        channel.send({"refused": str(error)})
+    else:
+        asyncio.run(bounded(trust))
 
 
-async def knock_all(argument: dict[str, Any], on_row: Callable[[Row], None]) -> list[float]:
+async def knock_all(argument: dict[str, Any], trust: Trust, on_row: Callable[[Row], None]) -> list[float]:
     """Knock at all `doors`, at most `parallel` at a time; how late the event loop was meanwhile (ms, one a tick).
 
-    argument: {"doors": [{"node", "transport", "address", "port", "server_name"}], "username", "password", "ca_pem",
+    argument: {"doors": [{"node", "transport", "address", "port", "server_name"}], "username", "password",
     "timeout_s": of one door, "parallel"}.
     """
     gate = asyncio.Semaphore(argument["parallel"])
-    trust = Trust(argument["ca_pem"])
     lag_ms: list[float] = []
     tasks: list[asyncio.Future[None]] = [asyncio.ensure_future(_tick(lag_ms))]
 
@@ -257,8 +269,13 @@ class Trust:
     """
 
     def __init__(self, ca_pem: str | None) -> None:
-        """Raises ssl.SSLError if `ca_pem` has no certificate."""
-        self.strict = ssl.create_default_context(cadata=ca_pem)
+        """Raises ValueError if `ca_pem` has no certificate: nobody is believed then, and never the machine's CAs."""
+        if ca_pem == "":
+            raise ValueError(NO_CA)
+        try:
+            self.strict = ssl.create_default_context(cadata=ca_pem)
+        except (ssl.SSLError, TypeError, ValueError):
+            raise ValueError(NO_CA) from None
         # Newer pythons are stricter than clients are; the answer must not depend on where the question was asked.
         self.strict.verify_flags &= ~ssl.VERIFY_X509_STRICT
         self.blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
