@@ -48,7 +48,7 @@ def _parsed(done: Completed) -> dict[str, Any]:
         raise Failed("no python3 on the node")
     try:
         answer = json.loads(done.stdout)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if isinstance(answer, dict):
         return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, cast
@@ -20,6 +21,7 @@ from tests.probe import fleets
 from tests.probe.test_direction import NOW, window
 from tests.probe.test_hops import VIA_SG, flow, segment
 from tests.probe.test_judge import report as made_up
+from tests.relay import mesh_world
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -179,3 +181,13 @@ def test_a_window_that_nobody_can_have_counted_costs_all_that_it_came_with(wrong
 def test_what_are_no_windows_at_all(windows: object) -> None:
     with pytest.raises(Failed, match="its windows are no rows"):
         told.windows("a", {"windows": windows}, NOW)
+
+
+@pytest.mark.parametrize("forward", [[0.05], []])
+def test_whatever_a_relay_counts_can_be(forward: list[float]) -> None:
+    """With losses, duplicates and reordering on the way back, or in an outage."""
+    back = itertools.cycle([[0.05], [0.05, 0.2], [], [0.3]])
+    pair = mesh_world.Pair(forward=lambda _: forward, back=lambda _: next(back)).run(45)
+    rows = mesh_world.windows(pair.mesh)
+    assert len(rows) >= 3
+    assert told.windows(mesh_world.A, {"windows": rows}, pair.unix) == (rows, 0.0)

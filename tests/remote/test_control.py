@@ -45,6 +45,7 @@ NO_ANSWER = [
     ('print(\'{"ok": false, "error": "draining"}\')', "relay: draining"),
     ('import sys; sys.exit("commcli-relay: no such socket")', "relay: commcli-relay: no such socket"),
     ("print('[]')", "relay: no answer, exit status 0"),
+    ("print('[' * 200_000)", "relay: no answer, exit status 0"),
     ("raise SystemExit(7)", "relay: no answer, exit status 7"),
     (f"import sys; sys.exit('{'x' * 500}')", f"relay: {'x' * 199}…"),
 ]
