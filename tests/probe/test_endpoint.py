@@ -154,8 +154,9 @@ async def test_a_starved_host_is_invalid_and_not_a_bad_network(
     def hear(side: str, event: Mapping[str, Any]) -> None:
         if (side, event["event"]) == ("to", "connected"):
             python = innermost(pool.connections["bb-1"].started[0].process.pid)
-            os.kill(python, signal.SIGSTOP)
-            loop.call_later(0.5, os.kill, python, signal.SIGCONT)
+            # Only what comes while it measures counts, which begins after it has said so.
+            loop.call_later(0.5, os.kill, python, signal.SIGSTOP)
+            loop.call_later(1.0, os.kill, python, signal.SIGCONT)
 
     ask = Ask("aa-1", "bb-1", seconds=2, profile="weak")
     doc = await call(fleet_of(relay, secret, tmp_path), pool.as_pool(), ask, on_event=hear)
@@ -167,6 +168,8 @@ async def test_a_busy_node_takes_no_call_and_says_nothing_of_the_network(
     relay: Served, secret: Path, pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "MOST_CALLS_A_NODE", 1)
+    for node in ("aa-1", "bb-1"):
+        (tmp_path / node / "run").mkdir(parents=True)
     with (
         slot(str(tmp_path / "bb-1/run"), 1),
         pytest.raises(LockHeld, match="node bb-1: this node is busy with a probe call already"),
