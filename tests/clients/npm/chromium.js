@@ -4,24 +4,15 @@
 
 const path = require("node:path");
 const { pathToFileURL } = require("node:url");
-const { chromium } = require("playwright-core");
+const { launch } = require("./browser");
 
 async function main({ browser: executablePath, spki, seconds, calls }) {
-  const browser = await chromium.launch({
+  const browser = await launch(
     executablePath,
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--use-fake-device-for-media-stream",
-      "--use-fake-ui-for-media-stream",
-      "--allow-loopback-in-peer-connection",
-      `--ignore-certificate-errors-spki-list=${spki}`,
-    ],
-  });
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    `--ignore-certificate-errors-spki-list=${spki}`,
+  );
   // Whoever started us is gone: so is the browser.
   process.stdin.on("end", () => process.exit(1)).resume();
   try {
