@@ -2,10 +2,11 @@
 
 `python -m tests.clients.freezing JSON`, a program of its own because a probe's endpoint sets aiortc up for its whole
 process. JSON: {"turn": {"host", "port", "username", "password"}, "chromium": [command of npm/viewers.js]}. Prints a
-line a scenario: {"name", "ours": {"count", "total_ms"}, "theirs": {"count", "total_ms"}, "valid", "reason", ...}.
+line a scenario: {"name", "ours": {"count", "total_ms"}, "theirs": {"count", "total_ms"}, "valid", "reason", "waits_ms":
+how long a picture waited in Chromium on average, ...}.
 
 The same camera is sent over two calls through the same relay: its pictures leave in the same moments, and what a
-scenario does to one call on its way it does to the other.
+scenario does to one call on its way it does to the other: the same pictures are lost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import queue
-import random
 import re
 import sys
 import time
@@ -22,12 +22,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from av import VideoFrame
+
 from commcli.probe.endpoint import Argument, Controller, Endpoint
 from commcli.probe.media import Pace, VideoTrack
 from commcli.probe.profiles import PROFILES
 
 # The cheapest one with pictures: a machine that can not keep up would freeze them by itself.
-PROFILE = "weak"
+PROFILE = PROFILES["weak"]
+PROFILE_NAME = "weak"
+PICTURE_S = 1 / PROFILE.fps
 # After both see pictures: the averages of the last 30 intervals need a few of them.
 SETTLE_S = 1.0
 PATIENCE_S = 30.0
@@ -35,15 +39,17 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What happens, in seconds since its begin: the camera stands still; nothing passes; and all the while this share
-    of the packets is lost, and all of them take so long.
+    """What happens, in seconds since its begin: the camera stands still; nothing passes. Of some pictures, counted from
+    the begin, nothing passes at first. All packets take so long.
+
+    It begins half a picture before picture 0, so that in a tenth of a second exactly one is missing.
     """
 
     name: str
     seconds: float
     stalls: Sequence[tuple[float, float]] = ()  # (at, for how long)
     outages: Sequence[tuple[float, float]] = ()
-    loss: float = 0.0
+    lost: Sequence[int] = ()
     delay_s: float = 0.0
 
 
@@ -52,15 +58,16 @@ SCENARIOS = (
         "stalls",
         10.0,
         # One after the other: too short to be a freeze; freezes; and what would be one, were it not for the long
-        # one among the last 30 intervals.
-        stalls=((0.0, 0.12), (1.0, 0.45), (2.5, 0.70), (4.3, 1.30), (6.8, 0.27), (8.3, 0.60)),
+        # one among the last 30 intervals. Each is a tenth of a second or more away from the threshold.
+        stalls=((0.0, 0.1), (1.0, 0.4), (2.5, 0.7), (4.3, 1.3), (6.8, 0.3), (8.3, 0.6)),
     ),
     Scenario(
         "lossy",
         10.0,
         # Short of where a receiver that knows the round trip gives up asking for what was lost just before.
-        outages=((0.5, 0.40), (3.0, 0.45), (6.5, 0.42)),
-        loss=0.02,
+        outages=((0.5, 0.4), (3.0, 0.5), (6.5, 0.4)),
+        # Asked for and sent again each is there before it is a freeze.
+        lost=(14, 23, 46, 55, 80, 88),
         delay_s=0.04,
     ),
 )
@@ -72,27 +79,40 @@ class Timeline:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.base_s = time.monotonic()
-        self.began_s: float | None = None
+        self.first: int | None = None  # the number of the first picture after the begin
 
-    def left_of(self, spans: Sequence[tuple[float, float]]) -> float:
-        """How long one of these goes on from now; 0 between them."""
-        if self.began_s is None:
-            return 0.0
-        now = time.monotonic() - self.began_s
-        return next((at + length - now for at, length in spans if at <= now < at + length), 0.0)
+    def begin(self) -> None:
+        """Half a picture after the next one."""
+        self.first = int((time.monotonic() - self.base_s) / PICTURE_S) + 2
+
+    def within(self, spans: Sequence[tuple[float, float]]) -> bool:
+        """Whether it is the time of one of these."""
+        if self.first is None:
+            return False
+        now = time.monotonic() - self.base_s - (self.first - 0.5) * PICTURE_S
+        return any(at <= now < at + length for at, length in spans)
+
+    def loses(self, picture: int) -> bool:
+        """Whether what is sent of that picture is lost at first."""
+        return self.first is not None and picture - self.first in self.scenario.lost
 
 
 class Camera(VideoTrack):
     """A track of the probe's, standing still when the timeline says so. All cameras of one timeline beat as one."""
 
     def __init__(self, timeline: Timeline) -> None:
-        super().__init__(PROFILES[PROFILE])
+        super().__init__(PROFILE)
+        self.number = 0  # of the picture that it gave last
         self._timeline = timeline
-        self._pace = _BeatingAsOne(1 / PROFILES[PROFILE].fps, timeline.base_s)
+        self._pace = _BeatingAsOne(PICTURE_S, timeline.base_s)
 
-    async def recv(self) -> Any:
-        await asyncio.sleep(self._timeline.left_of(self._timeline.scenario.stalls))
-        return await super().recv()
+    async def recv(self) -> VideoFrame:
+        frame = await super().recv()
+        while self._timeline.within(self._timeline.scenario.stalls):
+            frame = await super().recv()
+        assert frame.pts is not None
+        self.number = frame.pts // self._ticks
+        return frame
 
 
 class _BeatingAsOne(Pace):
@@ -137,8 +157,14 @@ class End:
 
     @classmethod
     def make(cls, turn: dict[str, Any], role: str, seconds: float) -> End:
-        asked = {"role": role, "turn": turn, "peers": [turn["host"]], "profile": PROFILE, "seconds": seconds}
-        argument = Argument.parse({**asked, "connect_timeout_s": 10.0, "limit_s": 120})
+        asked = {
+            "role": role,
+            "turn": turn,
+            "peers": [turn["host"]],
+            "profile": PROFILE_NAME,
+            "seconds": seconds,
+        }
+        argument = Argument.parse({**asked, "connect_timeout_s": PATIENCE_S, "limit_s": 120})
         wire = Wire()
         return cls(Endpoint(argument, Controller(wire)), wire)
 
@@ -169,7 +195,7 @@ class Call:
         seconds = timeline.scenario.seconds + SETTLE_S + 0.5
         self.timeline = timeline
         self.sender = End.make(turn, "offer", seconds)
-        self.sender.endpoint._video = Camera(timeline)
+        self.camera = self.sender.endpoint._video = Camera(timeline)
         # It would send pictures too: nobody looks at them.
         self.receiver = End.make(turn, "answer", seconds)
         self.receiver.endpoint._video = None
@@ -183,9 +209,9 @@ def spoil(call: Call) -> None:
     """From here on the packets of its sender fare as the scenario says."""
     timeline, peer = call.timeline, call.sender.endpoint._peer
     assert peer is not None
-    transport = peer.getTransceivers()[0].sender.transport.transport
+    sender = next(t.sender for t in peer.getTransceivers() if t.kind == "video")
+    transport, ssrc = sender.transport.transport, sender._ssrc.to_bytes(4, "big")
     send, loop, scenario = transport._send, asyncio.get_running_loop(), timeline.scenario
-    chance = random.Random(scenario.name)
     kept: set[asyncio.Task[None]] = set()
 
     def pass_on(data: bytes) -> None:
@@ -194,8 +220,9 @@ def spoil(call: Call) -> None:
         task.add_done_callback(kept.discard)
 
     async def spoiled(data: bytes) -> None:
-        lost = timeline.began_s is not None and chance.random() < scenario.loss
-        if not lost and not timeline.left_of(scenario.outages):
+        # RFC 3550 5.1: SRTP leaves it readable. What is sent again has another one.
+        lost = data[8:12] == ssrc and timeline.loses(call.camera.number)
+        if not lost and not timeline.within(scenario.outages):
             loop.call_later(scenario.delay_s, pass_on, data)
 
     transport._send = spoiled
@@ -291,7 +318,7 @@ async def play(
         await to_ours(ours)
         await asyncio.sleep(SETTLE_S)
         before = await viewers.look(scenario.name)
-        timeline.began_s = time.monotonic()
+        timeline.begin()
         report = (await ours.receiver.heard("report"))["report"]
         after = await viewers.look(scenario.name)
     finally:
@@ -313,6 +340,7 @@ def told(scenario: Scenario, report: dict[str, Any], seen: dict[str, float]) -> 
         "frames": [video["frames"], seen["framesDecoded"]],
         "asked_again": [video["nacks_sent"], seen["nackCount"]],
         "loss": video["loss"],
+        "waits_ms": round(1000 * seen["jitterBufferDelay"] / max(1, seen["jitterBufferEmittedCount"])),
     }
 
 

@@ -1,7 +1,7 @@
 """Freezes of the same stream as we count them and as Chromium does (webrtc-stats freezeCount, totalFreezesDuration).
 
-Chromium shows a picture somewhat later than it could, the more so the more the network varies; we count when pictures
-could be shown. Where single packets are lost and lost again, every tenth of a second counts: then we see more.
+We count when a picture could be shown; Chromium shows it a little later, the more so the more the network varies, but
+what comes after a freeze at once. So each of its freezes may be shorter by what it says that pictures wait.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from commcli.probe.host import MAX_STALL_MS
 from tests.clients.conftest import LOOPBACK
 from tests.clients.programs import BUILT, batch, need_built
 from tests.relay.serving import ADDRESS, need, plain_relay
@@ -21,9 +22,7 @@ from tests.relay.serving import ADDRESS, need, plain_relay
 MODULES = BUILT / "npm" / "node_modules"
 TRIES = 3
 # Of the stalls of the scenario so many are freezes by the definition, and they last so long.
-FREEZES, FROZEN_MS = 4, 3050
-# One near the threshold that only one of them counts, or for each the time from a picture to the next.
-MOST_APART_MS = 450
+FREEZES, FROZEN_MS = 4, 3400
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +55,17 @@ def _play(chromium: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("scenario", ["stalls", "lossy"])
 def test_freezes_are_chromiums_own(seen: dict[str, dict[str, Any]], scenario: str) -> None:
-    ours, theirs = seen[scenario]["ours"], seen[scenario]["theirs"]
+    ours, theirs, waits_ms = (seen[scenario][name] for name in ("ours", "theirs", "waits_ms"))
     assert theirs["count"] > 1, seen
-    assert abs(ours["count"] - theirs["count"]) <= 1, seen
-    assert abs(ours["total_ms"] - theirs["total_ms"]) <= MOST_APART_MS, seen
+    apart = abs(ours["count"] - theirs["count"])
+    assert apart <= 1, seen
+    # What our event loop may stand still and still be believed; and the freeze that only one of them counted.
+    allowed_ms = MAX_STALL_MS + apart * theirs["total_ms"] / theirs["count"]
+    longer_ms = ours["total_ms"] - theirs["total_ms"]
+    assert -allowed_ms <= longer_ms <= theirs["count"] * waits_ms + allowed_ms, seen
 
 
 def test_known_stalls_are_counted(seen: dict[str, dict[str, Any]]) -> None:
     ours = seen["stalls"]["ours"]
-    assert abs(ours["count"] - FREEZES) <= 1, seen
-    assert abs(ours["total_ms"] - FROZEN_MS) <= MOST_APART_MS, seen
+    assert ours["count"] == FREEZES, seen
+    assert abs(ours["total_ms"] - FROZEN_MS) <= MAX_STALL_MS, seen
