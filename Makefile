@@ -58,7 +58,8 @@ format: $(STAMP)
 
 # Three quarters of an hour; a target that is missed is told, and fails nothing.
 BENCHES := startup call_setup relay_cpu bursts latency allocations spoofed wan_accuracy overlay_wan overlay_call \
-	handover_gap transit_cpu transit_latency protection failover_gap protect_cost mesh_cost probe_cpu
+	handover_gap transit_cpu transit_latency protection failover_gap protect_cost mesh_cost probe_cpu \
+	probe_accuracy
 bench: $(STAMP)
 	@for bench in $(BENCHES); do $(PYTHON) -m tests.bench.$$bench || exit 1; done
 
