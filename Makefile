@@ -56,7 +56,7 @@ format: $(STAMP)
 	$(PYTHON) -m ruff check --fix $(CHECKED)
 	$(PYTHON) -m ruff format $(CHECKED)
 
-# Three quarters of an hour; a target that is missed is told, and fails nothing.
+# An hour and a half; a target that is missed is told, and fails nothing.
 BENCHES := startup call_setup relay_cpu bursts latency allocations spoofed wan_accuracy overlay_wan overlay_call \
 	handover_gap transit_cpu transit_latency protection failover_gap protect_cost mesh_cost probe_cpu \
 	probe_accuracy
