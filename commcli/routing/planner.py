@@ -100,9 +100,12 @@ def plan(
     hop_ms: float,
     routes: Routes | None = None,
     margin: Margin | None = None,
+    straight: Matrix | None = None,
 ) -> Plan:
     """Decide every ordered pair from (N, N) edge costs in ms (infinite = unusable), under the masks.
 
+    `total` is what an edge costs as a part of a relayed path; `straight` what it costs as the direct path, where that
+    differs: a relayed path is the winner among many sums, and so judged more carefully.
     `routes` are those in force: a pair leaves its path only for one that wins by `margin` on today's costs,
     or when the path has become unusable or unlawful. Where nothing is in force the direct path is what a
     relay must beat. The backup shares no relay with the primary; the last resort is the direct path, or if
@@ -110,11 +113,13 @@ def plan(
     """
     margin = margin or Margin()
     usable = usable_costs(total, masks)
-    direct = _direct(usable, masks)
-    best = _search(usable, masks, hop_ms)
-    settle = _Settle(usable, masks, hop_ms, margin)
+    direct_usable = usable if straight is None else usable_costs(straight, masks)
+    direct = _direct(direct_usable, masks)
+    best = _search(usable, masks, hop_ms, direct=direct)
+    settle = _Settle(usable, masks, hop_ms, margin, direct)
     primary = settle.primary(best, direct, routes.primary if routes else None)
-    rival = _search(usable, masks, hop_ms, banned=(primary.first, primary.second), no_direct=primary.direct)
+    banned = (primary.first, primary.second)
+    rival = _search(usable, masks, hop_ms, direct=direct, banned=banned, no_direct=primary.direct)
     rival = _only(rival, primary.exists)
     backup = settle.spare(rival, routes.backup if routes else None, (primary,))
     last = _last_resort(usable, masks, hop_ms, direct, primary, backup)
@@ -124,7 +129,8 @@ def plan(
 
 def best_paths(total: Matrix, masks: Masks, *, hop_ms: float) -> Paths:
     """The cheapest lawful path of every ordered pair, with no memory and no margin."""
-    return _search(usable_costs(total, masks), masks, hop_ms)
+    usable = usable_costs(total, masks)
+    return _search(usable, masks, hop_ms, direct=_direct(usable, masks))
 
 
 def usable_costs(total: Matrix, masks: Masks) -> Matrix:
@@ -168,7 +174,7 @@ def path_costs(usable: Matrix, masks: Masks, hop_ms: float, first: Index, second
 
 def _direct(usable: Matrix, masks: Masks) -> Paths:
     nobody = np.full(usable.shape, NOBODY, np.int32)
-    return Paths(nobody, nobody, np.where(masks.blocked, np.inf, usable))
+    return Paths(nobody, nobody.copy(), np.where(masks.blocked, np.inf, usable))
 
 
 def _only(paths: Paths, where: Mask) -> Paths:
@@ -192,9 +198,11 @@ class _Settle:
     masks: Masks
     hop_ms: float
     margin: Margin
+    direct: Paths
 
     def _today(self, held: Incumbent) -> Paths:
         cost = path_costs(self.usable, self.masks, self.hop_ms, held.first, held.second)
+        cost = np.where(held.first == NOBODY, self.direct.cost, cost)
         return Paths(held.first, held.second, np.where(held.present, cost, np.inf))
 
     def primary(self, best: Paths, direct: Paths, held: Incumbent | None) -> Paths:
@@ -245,7 +253,8 @@ def _last_resort(
 ) -> Paths:
     taken = primary.direct | backup.direct
     banned = (primary.first, primary.second, backup.first, backup.second)
-    relayed = _search(usable, masks, hop_ms, banned=banned, no_direct=np.ones_like(taken), two=False)
+    nowhere = np.ones_like(taken)
+    relayed = _search(usable, masks, hop_ms, direct=direct, banned=banned, no_direct=nowhere, two=False)
     chosen = _choose(direct.exists & ~taken, direct, relayed)
     return _only(chosen, primary.exists)
 
@@ -255,19 +264,15 @@ def _search(
     masks: Masks,
     hop_ms: float,
     *,
+    direct: Paths,
     banned: Sequence[Index] = (),
     no_direct: Mask | None = None,
     two: bool = True,
 ) -> Paths:
-    """The cheapest lawful path of each pair with 0, 1 or (if `two`) 2 relays, none of them among its
+    """The cheapest lawful path of each pair with 0 (`direct`), 1 or (if `two`) 2 relays, none of them among its
     `banned` (one node each, at most two of them if `two`).
     """
-    size = len(usable)
-    found = Paths(
-        np.full((size, size), NOBODY, np.int32),
-        np.full((size, size), NOBODY, np.int32),
-        np.where(masks.blocked, np.inf, usable),
-    )
+    found = Paths(direct.first.copy(), direct.second.copy(), direct.cost.copy())
     if no_direct is not None:
         found.cost[no_direct] = np.inf
     for group in range(len(masks.lawful)):
