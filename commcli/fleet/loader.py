@@ -1,11 +1,13 @@
 """The inventory folder -> Fleet: five files, and perhaps two more, each a mapping; the example `inventory/`
 explains them.
 
-Everything wrong in all of them is told in one BadInput; what only refers to something broken is not.
+Everything wrong in all of them is told in one BadInput; what only refers to something broken is not. Where nothing but
+probes.yaml is wrong, only what needs it says so.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from commcli.errors import BadInput
@@ -35,10 +37,16 @@ def load(folder: Path) -> Fleet:
     problems = Problems()
     _stray_files(folder, problems)
     files = {name: _open(folder / name, problems) for name in FILES}
-    files |= {name: _open(folder / name, problems) for name in OPTIONAL if (folder / name).exists()}
+    of_probes = Problems()
+    for name in OPTIONAL:
+        if (folder / name).exists():
+            files[name] = _open(folder / name, of_probes if name == PROBES else problems)
     fleet = _read(folder, files, problems)
-    problems.raise_if_any()
-    return fleet
+    if problems:
+        problems.extend(of_probes)
+        problems.raise_if_any()
+    wrong = of_probes.as_error()
+    return fleet if wrong is None else replace(fleet, probing=wrong)
 
 
 def _read(folder: Path, files: dict[str, Record], problems: Problems) -> Fleet:
@@ -68,7 +76,7 @@ def _read(folder: Path, files: dict[str, Record], problems: Problems) -> Fleet:
         markets=markets,
         zones=zones,
         prefixes=prefixes,
-        probes=probes,
+        probing=probes,
     )
 
 

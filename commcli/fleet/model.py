@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from commcli.errors import BadInput
 from commcli.fleet.probing import Probes
 from commcli.fleet.secrets import SecretRef
 from commcli.relay.mesh.budget import USUAL, Budget
@@ -175,8 +176,8 @@ class Fleet:
     `production` makes writes ask for the fleet's name. `realm` is TURN's (RFC 8489 section 9.2). `prefixes` are client
     networks and the edges nearest to them, the nearest first. `tls_ca` is the bundle of CAs that the edges'
     certificates are believed by; None: those of the machine that looks. `probe_kbit_s` is what each relay may carry of
-    probes over paths that are in nobody's row; 0: nothing. `probes` is what is to be probed, and what is good. `mesh`
-    is how much each relay may measure the others.
+    probes over paths that are in nobody's row; 0: nothing. `probing` is what is to be probed and what is good, or
+    what is wrong with that. `mesh` is how much each relay may measure the others.
     """
 
     name: str
@@ -192,8 +193,17 @@ class Fleet:
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     tls_ca: Path | None = None
     probe_kbit_s: int = PROBE_KBIT_S
-    probes: Probes = field(default_factory=Probes)
+    probing: Probes | BadInput = field(default_factory=Probes)
     mesh: Budget = USUAL
+
+    @property
+    def probes(self) -> Probes:
+        """What is to be probed, and what is good. Raises BadInput only here: a slip in it must not keep anybody from
+        draining a relay.
+        """
+        if isinstance(self.probing, BadInput):
+            raise self.probing
+        return self.probing
 
     def markets_of(self, node_id: str) -> tuple[str, ...]:
         """The markets this node serves as an edge, in the inventory's order; () for a pure transit node."""

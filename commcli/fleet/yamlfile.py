@@ -95,10 +95,18 @@ class Problems:
         """Whether one of these files has a problem."""
         return any(problem.file in files for problem in self._found)
 
+    def extend(self, others: Problems) -> None:
+        """Note those too."""
+        self._found += others._found
+
+    def as_error(self) -> BadInput | None:
+        """All of them, by file and line, each `file:line: reason`; None when there are none."""
+        return BadInput([str(problem) for problem in sorted(set(self._found))]) if self._found else None
+
     def raise_if_any(self) -> None:
-        """Raise BadInput with all of them, by file and line, each `file:line: reason`."""
-        if self._found:
-            raise BadInput([str(problem) for problem in sorted(set(self._found))])
+        """Raise BadInput with all of them."""
+        if (error := self.as_error()) is not None:
+            raise error
 
 
 def shown(path: Path) -> str:

@@ -75,5 +75,5 @@ def write(folder: Path, file: str = "", old: str = "", new: str = "", **texts: s
 def errors_of(folder: Path) -> list[str]:
     """The problems of an inventory, without the path before the file's name."""
     with pytest.raises(BadInput) as caught:
-        load(folder)
+        _ = load(folder).probes
     return [error.rpartition(f"{folder.name}/")[2] for error in caught.value.errors]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from commcli.errors import BadInput
 from commcli.fleet import duration, load, probes
 from commcli.fleet.probing import Budget, Objective, ProbePair, Probes
 from commcli.probe import judge
@@ -134,6 +135,18 @@ def test_it_knows_the_words_of_the_probes() -> None:
 )
 def test_what_is_wrong(tmp_path: Path, text: str, error: str) -> None:
     assert errors_of(with_probes(tmp_path, text + "\n")) == [f"probes.yaml:{error}"]
+
+
+def test_a_slip_in_it_keeps_nobody_from_anything_else(tmp_path: Path) -> None:
+    folder = with_probes(tmp_path, "pears: []\n")
+    assert "sg-1" in load(folder).nodes
+    (folder / "zones.yaml").write_text("zones: []\n", encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        load(folder)
+    assert {error.rpartition("/")[2].partition(":")[0] for error in caught.value.errors} == {
+        "probes.yaml",
+        "zones.yaml",
+    }
 
 
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:

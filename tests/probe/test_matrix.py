@@ -75,7 +75,7 @@ def test_the_other_way_round_is_the_same_call() -> None:
 
 def test_each_pair_is_called_as_it_is_scheduled_unless_all_are_wished_otherwise() -> None:
     probes = Probes(pairs=(ProbePair("sg", "ae", None, "weak", 5.0, "tcp"),))
-    scheduled = replace(fleet(), probes=probes)
+    scheduled = replace(fleet(), probing=probes)
     pairs, _ = matrix.pairs_of(scheduled, ["ae", "kr", "sg"], {})
     asked = {pair.key: (pair.ask.profile, pair.ask.seconds, pair.ask.transport) for pair in pairs}
     assert asked == {"ae-kr": ("sd", 8.0, "udp"), "ae-sg": ("weak", 5.0, "tcp"), "kr-sg": ("sd", 8.0, "udp")}
@@ -89,7 +89,7 @@ def test_what_is_called_or_judged_otherwise_is_another_call() -> None:
         ProbePair("ae", "vn", None, "audio"),
         ProbePair("ae", "vn", None, verdict={"rtt_ms": (1.0, 2.0)}),
     ):
-        own = replace(fleet(), probes=Probes(pairs=(other,)))
+        own = replace(fleet(), probing=Probes(pairs=(other,)))
         pairs, _ = matrix.pairs_of(own, ["ae", "sg", "vn"], {})
         assert {pair.key for pair in pairs} == {"ae-sg", "ae-vn", "sg-vn"}
 
@@ -114,7 +114,7 @@ def test_importance_outweighs_age() -> None:
     probes = Probes(pairs=(ProbePair("ae", "kr", None, importance="high"),))
     pairs, _ = matrix.pairs_of(fleet(), ["ae", "kr", "sg"], ASK)
     history = [past("ae-1", "kr-1", 1000), past("ae-1", "sg-1", 3000), past("kr-1", "sg-1", 3500)]
-    order = matrix.ordered(replace(fleet(), probes=probes), pairs, history, NOW)
+    order = matrix.ordered(replace(fleet(), probing=probes), pairs, history, NOW)
     assert order[0].key == "ae-kr"
 
 
