@@ -79,6 +79,15 @@ class Probes:
         """The row of these two markets, whoever calls."""
         return next((pair for pair in self.pairs if {pair.a, pair.b} == {one, other}), None)
 
+    def is_service(self, from_market: str | None, to_market: str | None, call: Mapping[str, object]) -> bool:
+        """Whether a call (with "profile" and "transport") is such a one as this pair is judged by: what somebody tried
+        by hand over a worse profile or another transport says nothing of the service. Calls of before the transport
+        was kept went over UDP.
+        """
+        pair = None if from_market is None or to_market is None else self.pair(from_market, to_market)
+        wanted = pair or ProbePair("", "", None)
+        return (call["profile"], call["transport"] or "udp") == (wanted.profile, wanted.transport)
+
     def overrides(self, from_market: str | None, to_market: str | None) -> Verdicts:
         """Figure -> (warn, bad) that hold in place of the published ones for media from one market to the other."""
         pair = None if from_market is None or to_market is None else self.pair(from_market, to_market)

@@ -14,7 +14,7 @@ from typing import Any
 
 from commcli.errors import CommcliError, LockHeld, OutOfReach, gravest
 from commcli.fleet.model import Fleet
-from commcli.fleet.probing import ProbePair
+from commcli.fleet.probing import ProbePair, Probes
 from commcli.probe import batch, edge, mesh, schedule
 from commcli.probe.ask import Ask, check
 from commcli.probe.call import call
@@ -84,7 +84,7 @@ class Run:
                 "cpu_seconds_an_hour": probes.budget.cpu_seconds_an_hour,
                 "cpu_seconds_last_hour": round(spent_cpu_s(self._past(now - HOUR_S), probes.pair), 1),
             },
-            "pairs": newest(probes.scheduled(), self._past(now - oldest_s(probes.scheduled()))),
+            "pairs": newest(probes, self._past(now - oldest_s(probes.scheduled()))),
             "exit_code": gravest(row["code"] for row in self.rows),
         }
 
@@ -213,10 +213,7 @@ class Run:
     def _is_blind(self, each: Due) -> bool:
         """A starved probe host is no reason to wake anybody; that nothing has been learnt for long is one."""
         known = self.store.last_runs().get(each.job.key)
-        if known is None:
-            return False
-        good = known["good_unix"]
-        return good is None or self.clock() - good > BLIND_PERIODS * each.job.every_s
+        return known is not None and self.clock() - known["good_unix"] > BLIND_PERIODS * each.job.every_s
 
     def _notice(self) -> None:
         known = self.store.last_runs()
@@ -277,13 +274,18 @@ def oldest_s(pairs: Sequence[ProbePair]) -> float:
     return HOUR_S + 2 * max((pair.every_s or 0 for pair in pairs), default=0)
 
 
-def newest(pairs: Sequence[ProbePair], calls: Iterable[Mapping[str, Any]]) -> list[Row]:
+def newest(probes: Probes, calls: Iterable[Mapping[str, Any]]) -> list[Row]:
     """The last figures of both directions of every pair, of calls that say something of the service (oldest first)."""
     last: dict[frozenset[str | None], Mapping[str, Any]] = {}
     for row in calls:
-        if row["verdict"] != "invalid" and not (row["direct"] or row["via"] or row["plain"]):
-            last[frozenset((row["from_market"], row["to_market"]))] = row
-    rows = [last[key] for pair in pairs if (key := frozenset[str | None]((pair.a, pair.b))) in last]
+        ends = row["from_market"], row["to_market"]
+        if row["direct"] or row["via"] or row["plain"] or not probes.is_service(*ends, row):
+            continue
+        if row["verdict"] != "invalid":
+            last[frozenset(ends)] = row
+    rows = [
+        last[key] for pair in probes.scheduled() if (key := frozenset[str | None]((pair.a, pair.b))) in last
+    ]
     return [_told(row, direction) for row in rows for direction in ("there", "back")]
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from commcli.fleet.model import Fleet
-from commcli.fleet.probing import Objective
+from commcli.fleet.probing import Objective, Probes
 from commcli.probe.quality import percentile
 from commcli.store import hours
 
@@ -71,7 +71,7 @@ def document(
     calls: rows of store.calls_since; mesh_hours: of store.mesh_hours; both from `since`, the beginning of an hour.
     markets: only the pairs with this one; if several, the pairs among them.
     """
-    samples, left_out = sorted_out(calls)
+    samples, left_out = sorted_out(calls, fleet.probes)
     mesh: dict[Pair, dict[int, Row]] = defaultdict(dict)
     for row in mesh_hours:
         mesh[row["src"], row["dst"]][row["hour"]] = row
@@ -165,12 +165,12 @@ def _reversed(row: Row) -> Row:
 # --- from rows to hours ---------------------------------------------------------------------------------------------
 
 
-def sorted_out(calls: Iterable[Row]) -> tuple[dict[Pair, list[Sample]], dict[str, int]]:
+def sorted_out(calls: Iterable[Row], probes: Probes) -> tuple[dict[Pair, list[Sample]], dict[str, int]]:
     """Both directions of every call that says something of the service, by pair; and why others are left out."""
     samples: dict[Pair, list[Sample]] = defaultdict(list)
     left_out: Counter[str] = Counter()
     for row in calls:
-        if (why := _why_not(row)) is not None:
+        if (why := _why_not(row, probes)) is not None:
             left_out[why] += 1
             continue
         samples[row["from_market"], row["to_market"]].append(_sample(row, "there"))
@@ -178,7 +178,7 @@ def sorted_out(calls: Iterable[Row]) -> tuple[dict[Pair, list[Sample]], dict[str
     return dict(samples), dict(left_out)
 
 
-def _why_not(row: Row) -> str | None:
+def _why_not(row: Row, probes: Probes) -> str | None:
     if row["valid"] is False or row["verdict"] == "invalid":
         return "invalid"
     if row["from_market"] is None or row["to_market"] is None:
@@ -187,7 +187,10 @@ def _why_not(row: Row) -> str | None:
         return "within a market"
     if row["via"] is not None:
         return "via"
-    return "direct" if row["direct"] else "plain" if row["plain"] else None
+    if row["direct"] or row["plain"]:
+        return "direct" if row["direct"] else "plain"
+    usual = probes.is_service(row["from_market"], row["to_market"], row)
+    return None if usual else "another profile or transport"
 
 
 def _sample(row: Row, direction: str) -> Sample:

@@ -5,9 +5,11 @@ Text format 0.0.4, without timestamps: the collector refuses them.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from typing import TypeGuard
 
 from commcli.errors import BadInput
 
+# All ordered pairs of 200 markets, eight gauges each, are half of it.
+MOST_BYTES = 1 << 26
 Labels = Mapping[str, str]
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
@@ -52,12 +56,29 @@ def value_of(text: str, name: str) -> float | None:
         return None
 
 
-def read(path: Path) -> str:
-    """What a former run wrote; "" if it is not there or can not be read."""
+def check(path: Path) -> None:
+    """Raise BadInput unless it is a file or can be one: a device or a pipe would be waited for, and then replaced."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.parent.is_dir():
+            return
+        raise BadInput(f"{path}: can not write: {os.strerror(errno.ENOENT)}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise BadInput(f"{path}: is no regular file")
+
+
+def read(path: Path) -> str:
+    """What a former run wrote; "" if it is not there, can not be read, or is longer than any run's."""
+    try:
+        check(path)
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, BadInput):
         return ""
+    return data.decode("utf-8", errors="replace") if len(data) <= MOST_BYTES else ""
 
 
 def write(path: Path, text: str) -> None:
@@ -66,6 +87,7 @@ def write(path: Path, text: str) -> None:
     The temporary file does not end in `.prom`, so that nobody collects it. It is a new one under a name that nobody
     can foresee: where others may write to the folder, a link could lie in wait under any other.
     """
+    check(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
         temporary = Path(name)

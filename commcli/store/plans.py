@@ -19,12 +19,15 @@ class Plans(Door):
         ran = self._clock() if ran_unix is None else ran_unix
         self._insert(
             "INSERT INTO jobs VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET due = excluded.due, ran = excluded.ran,"
-            " exit_code = excluded.exit_code, good = coalesce(excluded.good, good)",
-            *(key, due_unix, ran, exit_code, ran if exit_code == 0 else None),
+            " exit_code = excluded.exit_code, good = CASE excluded.exit_code WHEN 0 THEN excluded.good ELSE good END",
+            # What only waits has not run.
+            *(key, due_unix, ran, exit_code, ran or self._clock()),
         )
 
     def last_runs(self) -> dict[str, Row]:
-        """{job's key: {"due_unix", "ran_unix", "exit_code", "good_unix": when it last ended with 0 or None}}."""
+        """{job's key: {"due_unix", "ran_unix", "exit_code", "good_unix": when it last ended with 0, or else was first
+        heard of}}.
+        """
         return {
             row["key"]: {
                 "due_unix": row["due"],

@@ -139,7 +139,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             id INTEGER PRIMARY KEY, unix REAL NOT NULL, finished REAL, document TEXT NOT NULL
         )
         """,
-        # What `probe run` last did of each thing that probes.yaml schedules. `good`: when it last ended with 0.
+        # What `probe run` last did of each thing that probes.yaml schedules.
+        # `good`: when it last ended with 0, or else was first heard of.
         """
         CREATE TABLE jobs (
             key TEXT PRIMARY KEY, due REAL NOT NULL, ran REAL NOT NULL, exit_code INTEGER NOT NULL, good REAL

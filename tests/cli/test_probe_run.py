@@ -100,6 +100,24 @@ def test_a_broken_inventory_is_told_and_the_textfile_says_so(tmp_path: Path) -> 
     assert (cron.gauge("exit_code"), cron.gauge("last_success_timestamp_seconds")) == (3, good)
 
 
+@pytest.mark.parametrize("probes", [None, "{}\n"])
+def test_a_schedule_that_was_lost_is_not_a_fleet_that_is_well(tmp_path: Path, probes: str | None) -> None:
+    cron = Cron(tmp_path, probes or "")
+    if probes is None:
+        (cron.inventory / "probes.yaml").unlink()
+    done = cron()
+    assert (done.returncode, done.stdout) == (3, "") and "nothing is scheduled" in done.stderr
+    assert (cron.gauge("exit_code"), cron.gauge("last_success_timestamp_seconds")) == (3, None)
+
+
+def test_without_a_place_for_its_state_the_textfile_says_so(tmp_path: Path) -> None:
+    cron = Cron(tmp_path, NOTHING_DUE)
+    cron.state.write_text("no folder")
+    done = cron()
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert cron.gauge("exit_code") == 3
+
+
 def test_a_second_run_is_refused_and_leaves_the_textfile_alone(tmp_path: Path) -> None:
     cron = Cron(tmp_path, NOTHING_DUE)
     with exclusive(cron.state / "probe-run.lock", "probe run"):

@@ -36,7 +36,7 @@ def keep(tmp_path: Path, *verdicts: str) -> None:
             ways = call()["directions"]
             for way in ways.values():
                 way["verdict"] = verdict
-            usual = {"via": None, "plain": False, "verdict": verdict, "directions": ways}
+            usual = {"transport": "udp", "via": None, "plain": False, "verdict": verdict, "directions": ways}
             store.record_call(call(unix=now - 3600 * at, **ends, **usual))
 
 

@@ -39,7 +39,7 @@ class World:
         markets: dict[str, tuple[str, ...]] = {market: (f"{market}-1",) for market in (*MARKETS, "br")}
         self.fleet: Fleet = replace(
             fleets.fleet(*nodes, markets=markets),
-            probes=Probes(pairs, budget=budget or Budget(), **probes),
+            probing=Probes(pairs, budget=budget or Budget(), **probes),
         )
         self.store = store
         self.now = NOON
@@ -137,6 +137,18 @@ async def test_every_kind_of_trouble_is_a_row(store: Store) -> None:
     assert "call br-jp" not in store.last_runs()
 
 
+async def test_starved_hosts_are_told_after_three_periods_and_not_before(store: Store) -> None:
+    world = World(store, AE_KR)
+    world.ends = {"ae": lambda: document(valid=False)}
+    codes = []
+    for _ in range(4):
+        codes.append((await world.run())["exit_code"])
+        world.now += 300
+    assert codes == [0, 0, 0, 4]
+    world.ends = {}
+    assert (await world.run())["exit_code"] == 0
+
+
 async def test_a_node_without_aiortc_is_bad_input_and_costs_no_call(store: Store) -> None:
     world = World(store, AE_KR)
     nodes = {**world.fleet.nodes, "kr-1": fleets.node("kr-1")}
@@ -231,16 +243,15 @@ async def test_the_mesh_and_the_edges_are_jobs_too(store: Store) -> None:
 
 def call_row(**more: Any) -> dict[str, Any]:
     row = dict.fromkeys(("mos_there", "mos_back", "loss_there", "loss_back", "rtt_ms", "setup_ms"))
-    row |= dict.fromkeys(
-        ("jitter_there_ms", "jitter_back_ms", "one_way_there_ms", "one_way_back_ms", "via", "profile")
-    )
+    row |= dict.fromkeys(("jitter_there_ms", "jitter_back_ms", "one_way_there_ms", "one_way_back_ms", "via"))
+    row |= {"profile": "sd", "transport": "udp"}
     ends = {"from_market": "ae", "to_market": "kr", "verdict": "good", "direct": False, "plain": False}
     return {**row, **ends, "verdict_there": "good", "verdict_back": "warn", "unix": NOON, **more}
 
 
 def test_the_newest_figures_are_of_calls_that_say_something_of_the_service() -> None:
     told = newest(
-        [ProbePair("kr", "ae", 300), SG_JP],
+        Probes((ProbePair("kr", "ae", 300), SG_JP)),
         [
             call_row(unix=NOON - 9, verdict="bad"),
             call_row(unix=NOON - 8, mos_there=4.0, mos_back=3.0),
@@ -249,6 +260,8 @@ def test_the_newest_figures_are_of_calls_that_say_something_of_the_service() -> 
             call_row(unix=NOON - 5, via="sg-1"),
             call_row(unix=NOON - 4, plain=True),
             call_row(unix=NOON - 3, from_market=None, to_market=None),
+            call_row(unix=NOON - 2, profile="weak", verdict="bad"),
+            call_row(unix=NOON - 1, transport="tls", verdict="bad"),
         ],
     )
     assert [(row["from"], row["to"], row["unix"], row["verdict"], row["mos"]) for row in told] == [

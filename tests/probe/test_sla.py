@@ -32,14 +32,15 @@ def of(promised: Objective = NINE_IN_TEN, *pairs: ProbePair) -> Fleet:
         node("ae-1"), node("kr-1"), node("br-1", state="drain"), node("br-2"),
         markets={"ae": ("ae-1",), "kr": ("kr-1",), "br": ("br-1", "br-2")},
     )  # fmt: skip
-    return replace(found, probes=Probes(objective=promised, pairs=pairs))
+    return replace(found, probing=Probes(objective=promised, pairs=pairs))
 
 
 def call(number: int, unix: float, **changed: Any) -> dict[str, Any]:
     """A row of store.calls_since."""
     row: dict[str, Any] = {
         "id": number, "unix": unix, "from_market": "ae", "to_market": "kr", "direct": False, "plain": False,
-        "via": None, "verdict": "good", "verdict_there": "good", "verdict_back": "good",
+        "via": None, "profile": "sd", "transport": "udp",
+        "verdict": "good", "verdict_there": "good", "verdict_back": "good",
         "valid": True, "connected": True, "rtt_ms": 170.0, "setup_ms": 700.0,
     }  # fmt: skip
     for way in ("there", "back"):
@@ -132,6 +133,7 @@ def test_a_call_that_did_not_connect_is_down_though_it_has_no_figures() -> None:
     [
         ({"direct": True}, "direct"), ({"plain": True}, "plain"), ({"via": "sg-1"}, "via"),
         ({"from_market": None}, "between nodes"), ({"to_market": "ae"}, "within a market"),
+        ({"profile": "weak"}, "another profile or transport"), ({"transport": "tls"}, "another profile or transport"),
     ],
 )  # fmt: skip
 def test_calls_that_went_another_way_are_left_out(changed: dict[str, Any], why: str) -> None:

@@ -112,10 +112,20 @@ def test_what_can_not_be_written_is_one_line(tmp_path: Path) -> None:
         textfile.write(tmp_path / "nowhere" / "x.prom", "")
     folder = tmp_path / "x.prom"
     folder.mkdir()
-    with pytest.raises(BadInput, match="can not write: Is a directory"):
+    with pytest.raises(BadInput, match="is no regular file"):
         textfile.write(folder, "")
     assert textfile.read(folder) == ""
     assert [each.name for each in tmp_path.iterdir()] == ["x.prom"]
+
+
+def test_a_pipe_or_a_device_is_neither_waited_for_nor_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.prom"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        assert textfile.read(path) == ""
+        with pytest.raises(BadInput, match="is no regular file"):
+            textfile.write(path, "")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 def test_the_line_is_one_line_however_much_is_wrong() -> None:

@@ -31,7 +31,7 @@ def test_a_job_keeps_its_last_run_and_when_it_last_went_well(store: Store, clock
     clock.now = 1100.0
     store.record_job("mesh", 1080.0, 4)
     assert store.last_runs() == {
-        "call ae kr": {"due_unix": 990.0, "ran_unix": 995.0, "exit_code": 1, "good_unix": None},
+        "call ae kr": {"due_unix": 990.0, "ran_unix": 995.0, "exit_code": 1, "good_unix": 995.0},
         "mesh": {"due_unix": 1080.0, "ran_unix": 1100.0, "exit_code": 4, "good_unix": 1000.0},
     }
 

@@ -15,7 +15,8 @@ import typer
 
 from commcli.cli import output
 from commcli.cli.options import DeadlineOpt, InventoryOpt, JsonOpt, QuietOpt, StateOpt, settings_from
-from commcli.errors import CommcliError, Interrupted, LockHeld, Terminated, gravest
+from commcli.errors import BadInput, CommcliError, Interrupted, LockHeld, Terminated, gravest
+from commcli.report import textfile as textfiles
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet
@@ -40,11 +41,10 @@ def run(
 ) -> None:
     """Do what probes.yaml has due; for cron, every minute. Silent when good, one line when not; 75: one is at work."""
     settings = settings_from(inventory, state)
-    with _alone(settings):
-        gauges = _Gauges(textfile)
-        with gauges.written():
-            gauges.doc = doc = _run(settings, deadline, quiet=quiet or as_json)
-            gauges.code = doc["exit_code"]
+    gauges = _Gauges(textfile)
+    with gauges.written(), _alone(settings):
+        gauges.doc = doc = _run(settings, deadline, quiet=quiet or as_json)
+        gauges.code = doc["exit_code"]
         _tell(doc, settings, as_json=as_json, quiet=quiet)
     raise typer.Exit(gravest((doc["exit_code"], gauges.problem_code)))
 
@@ -72,10 +72,15 @@ class _Gauges:
         self.doc: dict[str, Any] | None = None
         self.code = BUG
         self.problem_code = 0
+        self._is_ours = True
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """Around the run: what ends it is its exit code. A file that can not be written is a line on stderr."""
+        """Around the run: what ends it is its exit code. A file that can not be written is a line on stderr, one that
+        is no file is no run. Where another run is at work the file is that one's.
+        """
+        if self._path is not None:
+            textfiles.check(self._path)
         stopped: type[CommcliError] = Interrupted
         on_sigterm = signal.getsignal(signal.SIGTERM)
 
@@ -91,6 +96,7 @@ class _Gauges:
             yield
         except CommcliError as error:
             self.code = error.exit_code
+            self._is_ours = not isinstance(error, LockHeld)
             raise
         except KeyboardInterrupt:
             self.code = stopped.exit_code
@@ -100,15 +106,14 @@ class _Gauges:
             self._write()
 
     def _write(self) -> None:
-        from commcli.report import textfile
         from commcli.report.probe.run import text
 
-        if self._path is None:
+        if self._path is None or not self._is_ours:
             return
         seconds = time.monotonic() - self._began
-        new = text(self.doc, self.code, time.time(), seconds, textfile.read(self._path))
+        new = text(self.doc, self.code, time.time(), seconds, textfiles.read(self._path))
         try:
-            textfile.write(self._path, new)
+            textfiles.write(self._path, new)
         except CommcliError as error:
             self.problem_code = error.exit_code
             print(error, file=sys.stderr)
@@ -118,10 +123,16 @@ def _run(settings: Settings, deadline_s: float | None, *, quiet: bool) -> dict[s
     import asyncio
 
     from commcli import fleet as fleets
+    from commcli.probe.schedule import jobs_of
     from commcli.report import terminal
     from commcli.store.sqlite import Store
 
     fleet = fleets.load(settings.inventory)
+    if not jobs_of(fleet.probes):
+        # A file that was lost must not look like a fleet that is well.
+        raise BadInput(
+            f"{settings.inventory}: nothing is scheduled", hint="probes.yaml says what, and how often."
+        )
     with Store(settings.database) as store, terminal.progress("probe run", quiet=quiet) as progress:
         return asyncio.run(_go(fleet, store, progress, deadline_s))
 
