@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commcli.errors import BadInput, Usage
+from commcli.errors import BadInput, CommcliError, Usage
 from commcli.fleet.model import Fleet, Node
 from commcli.probe import certificate, told
 from commcli.probe.credentials import mint, turn_secret
@@ -139,7 +139,10 @@ async def _from_node(
 ) -> tuple[list[float], str | None]:
     """The node's lag, and what is wrong with what it told; of each door that was asked it is `heard` once."""
     listening = _Listening(argument["doors"], heard)
-    connection = await pool.connect(origin)
+    try:
+        connection = await pool.connect(origin)
+    except CommcliError as error:
+        raise type(error)(f"{origin.id}: {error}", hint=error.hint) from None
     streamed = bundle({name: source_of(name) for name in STREAMED})
     program = await Program.start(
         connection, origin.ssh.python, streamed, ENTRY, argument, secrets=[argument["password"]]

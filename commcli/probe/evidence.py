@@ -165,17 +165,18 @@ def _mos(
 
 
 def _counts(media: Sequence[Mapping[str, Any]], paths: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
-    """Packets, by who made good for them: {"lost", "retransmitted", "repaired", "sent_again",
+    """Packets, by who made good for them: {"lost", "retransmitted", "repaired_by_rtx", "repaired", "sent_again",
     "lost_between_relays"}.
 
-    lost: what the receiver missed of the first sending; retransmitted: RTX packets (RFC 4588) that it got. The others
-    are of all datagrams on the paths' segments while the call lasted: what the overlay repaired, what it sent again,
-    and what was lost there before repair.
+    lost: what the receiver missed of the first sending; retransmitted: RTX packets (RFC 4588) that it got;
+    repaired_by_rtx: what of the lost came so. The others are of all datagrams on the paths' segments while the call
+    lasted: what the overlay repaired, what it sent again, and what was lost there before repair.
     """
     rows = {(hop["from"], hop["to"]): hop["segment"] for path in paths for hop in path["hops"]}
     return {
         "lost": _sum(medium["lost"] for medium in media),
         "retransmitted": _sum(medium["retransmitted"] for medium in media),
+        "repaired_by_rtx": _sum(medium["repaired"] for medium in media),
         "repaired": _sum(row["repaired"] for row in rows.values() if row),
         "sent_again": _sum(row["sent_again"] for row in rows.values() if row),
         "lost_between_relays": _sum(row["lost"] for row in rows.values() if row),

@@ -17,6 +17,7 @@ from commcli.probe.direction import MAX_AGE_S, MOST_WINDOWS, Direction, Pair, in
 from commcli.remote import control
 from commcli.remote.outcome import Failed, OnEvent, Outcome, each
 from commcli.remote.ssh import Pool
+from commcli.store.door import StoreBroken
 from commcli.store.latest import Newest
 from commcli.store.sqlite import Store
 from commcli.store.windows import AHEAD_S
@@ -43,16 +44,24 @@ async def read(
     deadline_s: float | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Reading:
-    """Ask `nodes` for the windows that are not kept yet, and keep them. A node's trouble is its outcome."""
+    """Ask `nodes` for the windows that are not kept yet, and keep them. A node's trouble is its outcome; raises
+    StoreBroken when they can not be kept.
+    """
     now = clock()
     known = store.mesh_newest(now - MAX_AGE_S - LONGEST_WINDOW_S, now + AHEAD_S)
+
+    broken: list[StoreBroken] = []
 
     async def one(node: Node) -> int:
         connection = await pool.connect(node)
         since = resume(known.get(node.id, {}), clock())
         answer = await control.ask(connection, node, "mesh", since=since)
         windows, ahead_s = told.windows(node.id, answer, clock())
-        new = store.record_mesh(node.id, windows)
+        try:
+            new = store.record_mesh(node.id, windows)
+        except StoreBroken as error:
+            broken.append(error)
+            raise
         if ahead_s:
             raise Failed(
                 f"node {node.id}: its clock is, or was, at least {ahead_s:.0f} s ahead of this machine's: "
@@ -68,6 +77,8 @@ async def read(
         node_timeout_s=NODE_TIMEOUT_S,
         on_event=on_event,
     )
+    if broken:
+        raise broken[0]
     return Reading(outcomes)
 
 

@@ -25,6 +25,10 @@ WAL_PAUSE_S = 0.01
 Row = dict[str, Any]
 
 
+class StoreBroken(BadInput):
+    """The database can not be read or written; no node is to blame."""
+
+
 class Door:
     """Open with `with`. Raises BadInput for a file that is no database or can not be written, LockHeld if another
     process keeps it busy, Refused for a database of a newer commcli.
@@ -105,9 +109,9 @@ class Door:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
                 raise LockHeld(f"{self.path}: another process keeps the database busy") from error
-            raise BadInput(f"{self.path}: {error}") from error
+            raise StoreBroken(f"{self.path}: {error}") from error
         except OSError as error:
-            raise BadInput(f"{self.path}: {error.strerror}") from error
+            raise StoreBroken(f"{self.path}: {error.strerror}") from error
 
 
 def to_json(document: Mapping[str, Any]) -> str:

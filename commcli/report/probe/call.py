@@ -190,7 +190,11 @@ _FIGURES: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
     ("video jitter", ("video", "jitter_ms"), _ms1),
     ("video loss", ("video", "loss"), _loss),
     ("video bitrate", ("video", "bitrate_kbps"), _kbps),
-    ("packets lost / retransmitted", ("counts",), lambda value: _each(value, "lost", "retransmitted")),
+    (
+        "packets lost / retransmitted / repaired so",
+        ("counts",),
+        lambda value: _each(value, "lost", "retransmitted", "repaired_by_rtx"),
+    ),
     (
         "  relays: lost / sent again / repaired",
         ("counts",),
@@ -215,11 +219,12 @@ def _footnotes(doc: Document) -> list[Text]:
     ]
     notes.append(Text(_clock(doc), style="dim"))
     notes.append(Text(f"probe hosts: {_hosts(doc)}", style="dim"))
-    model = next((score for name in ("there", "back") if (score := doc["directions"][name]["mos"])), None)
-    if model is not None:
+    scores = [(name, score) for name in ("there", "back") if (score := doc["directions"][name]["mos"])]
+    if scores:
+        name, model = min(scores, key=lambda each: each[1]["r"])
         notes.append(
             Text(
-                f"MOS: {model['model']}; {model['codec']}: Ie {model['ie']}, Bpl {model['bpl']};"
+                f"MOS {name}: {model['model']}; {model['codec']}: Ie {model['ie']}, Bpl {model['bpl']};"
                 f" R {model['r']:.1f} from {model['mouth_to_ear_ms']:.0f} ms mouth to ear,"
                 f" loss {percent(model['loss'], 2)}, BurstR {model['burst_ratio']:.2f}",
                 style="dim",
@@ -303,7 +308,24 @@ def compare(
     table.add_row("hops there", *(_chain(doc, "there") for doc in (before, after)), "")
     table.add_row("hops back", *(_chain(doc, "back") for doc in (before, after)), "")
     table.add_row("verdict", styled(before["verdict"]), styled(after["verdict"]), "")
-    return Group(table, Text(_clock(after) + "; hops as the relays counted them", style="dim"))
+    return Group(
+        table,
+        *(Text(line, style="yellow") for line in _reservations(before, after)),
+        Text(_clock(after) + "; hops as the relays counted them", style="dim"),
+    )
+
+
+def _reservations(before: Document, after: Document) -> list[str]:
+    """What else than the thing that is compared may have made the difference."""
+    lines = []
+    if any(_chain(before, name) != _chain(after, name) for name in ("there", "back")):
+        lines.append("the two calls took different paths: the difference is of the paths too")
+    counts = [
+        doc["directions"][name]["counts"]["repaired"] for doc in (before, after) for name in ("there", "back")
+    ]
+    if before["plain"] != after["plain"] and not any(counts):
+        lines.append("no relay repaired anything in either call: the difference is chance")
+    return lines
 
 
 def _figure(value: float | None, digits: int, unit: str) -> str:

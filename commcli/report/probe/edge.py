@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -54,9 +54,15 @@ def _reasons(doc: Document) -> list[Text]:
 def _remarks(doc: Document) -> list[RenderableType]:
     parts: list[RenderableType] = []
     counts = ", ".join(f"{count} {name}" for name, count in doc["counts"].items() if count)
-    parts.append(Text(f"{len(doc['doors'])} doors of {len(doc['edges'])} edges: {counts}", style="dim"))
+    parts.append(
+        Text(f"{_many(doc['doors'], 'door')} of {_many(doc['edges'], 'edge')}: {counts}", style="dim")
+    )
     if closed := [row["node"] for row in doc["edges"] if row["tls"] is None]:
         parts.append(Text(f"no TLS port in the inventory: {' '.join(closed)}", style="dim"))
     if not doc["valid"]:
         parts.append(Text(f"not to be believed: {doc['invalid_reason']}", style="bold red"))
     return parts
+
+
+def _many(rows: Sequence[Document], noun: str) -> str:
+    return f"{len(rows)} {noun}{'' if len(rows) == 1 else 's'}"
