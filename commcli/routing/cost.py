@@ -24,11 +24,17 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeCosts:
-    """(N, N) matrices in ms; `total` is their sum, infinite where an edge is unmeasured or loses everything."""
+    """(N, N) matrices in ms, infinite in the sums where an edge is unmeasured or loses everything.
+
+    `straight` is RTT, jitter and loss: an edge as the direct path; `total` has `caution` added: an edge as a part of a
+    relayed path (Estimate.cautious_ms).
+    """
 
     rtt: Matrix
     jitter: Matrix
     loss: Matrix
+    caution: Matrix
+    straight: Matrix
     total: Matrix
 
 
@@ -45,6 +51,11 @@ def edge_costs(estimate: Estimate, prices: Prices | None = None) -> EdgeCosts:
     jitter = prices.jitter * np.where(np.isnan(estimate.jitter_ms), typical, estimate.jitter_ms)
     with np.errstate(divide="ignore", invalid="ignore"):
         loss = prices.loss_ms * np.maximum(0.0, -np.log1p(-np.clip(estimate.loss, 0.0, 1.0)))
-    total = np.where(measured, estimate.rtt_ms + jitter + loss, np.inf)
-    np.fill_diagonal(total, np.inf)
-    return EdgeCosts(rtt=estimate.rtt_ms, jitter=jitter, loss=loss, total=total)
+    caution = estimate.cautious_ms - estimate.rtt_ms
+    straight = np.where(measured, estimate.rtt_ms + jitter + loss, np.inf)
+    total = np.where(measured, straight + caution, np.inf)
+    for matrix in (straight, total):
+        np.fill_diagonal(matrix, np.inf)
+    return EdgeCosts(
+        rtt=estimate.rtt_ms, jitter=jitter, loss=loss, caution=caution, straight=straight, total=total
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,8 @@ from commcli.routing import estimate as estimates
 from commcli.routing import planner, policy, table
 from commcli.routing.cost import EdgeCosts, Prices, edge_costs
 from commcli.routing.estimate import Estimate, Matrix
-from commcli.routing.planner import Margin, Paths, Plan
+from commcli.routing.past import Past
+from commcli.routing.planner import Margin, Paths, Plan, Routes
 from commcli.routing.policy import Masks, Policy
 from commcli.routing.table import Pair, Path, Table
 
@@ -118,8 +119,9 @@ def decide_on(
     """`decide` on a finished estimate (a replay's, or a what-if's)."""
     prices, margin = prices or Prices(), margin or Margin()
     costs, masks = edge_costs(known, prices), policy.masks(rules)
+    past = Past(known.rounds, costs, masks, prices.hop_ms, margin)
     routes = in_force.incumbents(rules.ids) if in_force else None
-    made = planner.plan(rules.ids, costs.total, masks, hop_ms=prices.hop_ms, routes=routes, margin=margin)
+    made = made_on(rules.ids, costs, masks, prices, margin, past, routes)
     new = table.from_plan(
         made,
         rules,
@@ -134,6 +136,30 @@ def decide_on(
     return Decision(rules, masks, prices, known, costs, made, new, in_force, position)
 
 
+def made_on(
+    ids: Sequence[str],
+    costs: EdgeCosts,
+    masks: Masks,
+    prices: Prices,
+    margin: Margin,
+    past: Past,
+    routes: Routes | None,
+) -> Plan:
+    """The plan by all rules: what has become bad is left, and what is new has to have been good for a while."""
+    if routes is not None:
+        routes = replace(routes, primary=past.held(routes.primary))
+    return planner.plan(
+        ids,
+        costs.total,
+        masks,
+        hop_ms=prices.hop_ms,
+        routes=routes,
+        margin=margin,
+        straight=costs.straight,
+        believed=past.believed,
+    )
+
+
 def path_ms(decision: Decision, matrix: Matrix, path: Path) -> float | None:
     """The sum of a per-edge figure along a path, None where an edge has none or a node is unknown."""
     position = decision.position
@@ -145,7 +171,8 @@ def path_ms(decision: Decision, matrix: Matrix, path: Path) -> float | None:
 
 def path_cost_ms(decision: Decision, path: Path) -> float | None:
     """Today's cost of a path, the price of its relays included, None where an edge is unusable."""
-    edges = path_ms(decision, decision.costs.total, path)
+    costs = decision.costs.straight if len(path) == 2 else decision.costs.total
+    edges = path_ms(decision, costs, path)
     return None if edges is None else round(edges + decision.prices.hop_ms * (len(path) - 2), 3)
 
 
@@ -216,6 +243,8 @@ def _why(decision: Decision, pair: Pair, was: Path | None, now: Path | None) -> 
         return barrier
     rival = was or pair
     cost, chosen = path_cost_ms(decision, rival), path_cost_ms(decision, now)
+    if was and now == pair and cost is not None and chosen is not None and cost < chosen:
+        return "it was the worse one too often, or far behind in the last round"
     if rival == now or cost is None or chosen is None:
         return "first route"
     gain = f"{cost - chosen:.0f} ms ({(cost - chosen) / cost:.0%}) cheaper than {' > '.join(rival)}"
@@ -239,10 +268,12 @@ def vanished(decision: Decision) -> float:
 
 def zone_prices(decision: Decision) -> list[ZonePrice]:
     """What each zone costs in RTT, all other zones held: the best path with it against the best without it."""
-    found = []
+    found, costs = [], decision.costs
     for zone in decision.policy.zones:
         free = policy.masks(decision.policy.without_zone(zone.id))
-        without = planner.best_paths(decision.costs.total, free, hop_ms=decision.prices.hop_ms)
+        without = planner.best_paths(
+            costs.total, free, hop_ms=decision.prices.hop_ms, straight=costs.straight
+        )
         found.append(_zone_price(decision, zone.id, without))
     return found
 

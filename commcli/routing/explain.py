@@ -21,7 +21,8 @@ TWO_RELAY_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One path and the parts of its cost in ms (None where an edge is unmeasured).
+    """One path and the parts of its cost in ms (None where an edge is unmeasured). `caution_ms` is what its edges are
+    taken to be dearer than their median, as parts of a relayed path.
 
     `removed` says which zone, state or missing figure keeps it out, None if it could be chosen; `role` what
     it is in the plan: "primary", "backup", "last_resort" or "". `age_s` is that of its oldest figure,
@@ -30,6 +31,7 @@ class Candidate:
 
     path: Path
     rtt_ms: float | None
+    caution_ms: float | None
     jitter_ms: float | None
     loss_ms: float | None
     hops_ms: float
@@ -148,6 +150,7 @@ def _candidate(decision: Decision, path: Path) -> Candidate:
     return Candidate(
         path=path,
         rtt_ms=path_ms(decision, costs.rtt, path),
+        caution_ms=0.0 if len(path) == 2 else path_ms(decision, costs.caution, path),
         jitter_ms=path_ms(decision, costs.jitter, path),
         loss_ms=path_ms(decision, costs.loss, path),
         hops_ms=decision.prices.hop_ms * (len(path) - 2),
@@ -172,7 +175,7 @@ def _runner_up(found: list[Candidate], margin: Margin) -> tuple[Path | None, flo
 
 
 def _zone_effects(decision: Decision, source: str, target: str) -> list[ZoneEffect]:
-    rules = decision.policy
+    rules, costs = decision.policy, decision.costs
     i, j = rules.ids.index(source), rules.ids.index(target)
     lawful = decision.plan.best.path(rules.ids, i, j)
     rtt_ms = path_ms(decision, decision.estimate.rtt_ms, lawful) if lawful else None
@@ -181,7 +184,7 @@ def _zone_effects(decision: Decision, source: str, target: str) -> list[ZoneEffe
         if not zone_rule.concerns(zone, rules.places[source], rules.places[target]):
             continue
         free = policy.masks(rules.without_zone(zone.id))
-        best = planner.best_paths(decision.costs.total, free, hop_ms=decision.prices.hop_ms)
+        best = planner.best_paths(costs.total, free, hop_ms=decision.prices.hop_ms, straight=costs.straight)
         without = best.path(rules.ids, i, j)
         without_ms = path_ms(decision, decision.estimate.rtt_ms, without) if without else None
         price = None if rtt_ms is None or without_ms is None else round(rtt_ms - without_ms, 3)

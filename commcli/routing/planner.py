@@ -6,7 +6,7 @@ then to the node that sorts first: equal input gives equal plans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,7 @@ def plan(
     routes: Routes | None = None,
     margin: Margin | None = None,
     straight: Matrix | None = None,
+    believed: Callable[[Paths, Paths], Mask] | None = None,
 ) -> Plan:
     """Decide every ordered pair from (N, N) edge costs in ms (infinite = unusable), under the masks.
 
@@ -109,7 +110,8 @@ def plan(
     `routes` are those in force: a pair leaves its path only for one that wins by `margin` on today's costs,
     or when the path has become unusable or unlawful. Where nothing is in force the direct path is what a
     relay must beat. The backup shares no relay with the primary; the last resort is the direct path, or if
-    that is taken or not there the best path with one relay that neither of them uses.
+    that is taken or not there the best path with one relay that neither of them uses. `believed`, given the best
+    paths and those of today, says where the former may be moved to: elsewhere only what has no direct path moves.
     """
     margin = margin or Margin()
     usable = usable_costs(total, masks)
@@ -117,7 +119,7 @@ def plan(
     direct = _direct(direct_usable, masks)
     best = _search(usable, masks, hop_ms, direct=direct)
     settle = _Settle(usable, masks, hop_ms, margin, direct)
-    primary = settle.primary(best, direct, routes.primary if routes else None)
+    primary = settle.primary(best, direct, routes.primary if routes else None, believed)
     banned = (primary.first, primary.second)
     rival = _search(usable, masks, hop_ms, direct=direct, banned=banned, no_direct=primary.direct)
     rival = _only(rival, primary.exists)
@@ -127,10 +129,11 @@ def plan(
     return Plan(tuple(ids), best, primary, backup, last, masks.blocked.copy())
 
 
-def best_paths(total: Matrix, masks: Masks, *, hop_ms: float) -> Paths:
-    """The cheapest lawful path of every ordered pair, with no memory and no margin."""
+def best_paths(total: Matrix, masks: Masks, *, hop_ms: float, straight: Matrix | None = None) -> Paths:
+    """The cheapest lawful path of every ordered pair, with no memory and no margin. Costs as those of `plan`."""
     usable = usable_costs(total, masks)
-    return _search(usable, masks, hop_ms, direct=_direct(usable, masks))
+    direct = usable if straight is None else usable_costs(straight, masks)
+    return _search(usable, masks, hop_ms, direct=_direct(direct, masks))
 
 
 def usable_costs(total: Matrix, masks: Masks) -> Matrix:
@@ -205,18 +208,26 @@ class _Settle:
         cost = np.where(held.first == NOBODY, self.direct.cost, cost)
         return Paths(held.first, held.second, np.where(held.present, cost, np.inf))
 
-    def primary(self, best: Paths, direct: Paths, held: Incumbent | None) -> Paths:
+    def primary(
+        self,
+        best: Paths,
+        direct: Paths,
+        held: Incumbent | None,
+        believed: Callable[[Paths, Paths], Mask] | None,
+    ) -> Paths:
         """The best path must first earn its relays against the direct one, then beat what is in force.
 
         Back to direct needs no margin: the band between entering (5 % better) and leaving (no better) stops
         flapping.
         """
-        earns = _beats(best.cost, direct.cost, self.margin) | ~direct.exists
-        target = _choose(earns, best, direct)
+        today = direct if held is None else self._today(held)
+        earns = beats(best.cost, direct.cost, self.margin)
+        if believed is not None:
+            earns &= believed(best, today)
+        target = _choose(earns | ~direct.exists, best, direct)
         if held is None:
             return target
-        today = self._today(held)
-        moves = ~today.exists | _beats(target.cost, today.cost, self.margin)
+        moves = ~today.exists | beats(target.cost, today.cost, self.margin)
         moves |= target.direct & (target.cost <= today.cost)
         return _choose(moves, target, today)
 
@@ -230,11 +241,11 @@ class _Settle:
         shares = ~taken[0].exists
         for other in taken:
             shares |= _overlaps(today, other)
-        moves = ~today.exists | shares | _beats(target.cost, today.cost, self.margin)
+        moves = ~today.exists | shares | beats(target.cost, today.cost, self.margin)
         return _choose(moves, target, today)
 
 
-def _beats(challenger: Matrix, cost: Matrix, margin: Margin) -> Mask:
+def beats(challenger: Matrix, cost: Matrix, margin: Margin) -> Mask:
     with np.errstate(invalid="ignore"):
         return cost - challenger >= margin.of(cost)
 

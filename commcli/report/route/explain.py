@@ -14,6 +14,7 @@ from commcli.report.terminal import STYLES, grid, ms
 Document = Mapping[str, Any]
 
 REMOVED_SHOWN = 12
+_FIGURES = ("rtt_ms", "caution_ms", "jitter_ms", "loss_ms", "hops_ms", "cost_ms", "age_s")
 
 
 def explain(doc: Document) -> RenderableType:
@@ -21,13 +22,13 @@ def explain(doc: Document) -> RenderableType:
     head.append(f"; in force: {' > '.join(doc['in_force'])}" if doc["in_force"] else "; nothing in force")
     table = grid(title=None)
     table.add_column("path", no_wrap=True)
-    for name in ("RTT", "jitter", "loss", "hops", "cost ms"):
+    for name in ("RTT", "caution", "jitter", "loss", "hops", "cost ms"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("age s", justify="right", no_wrap=True)
     table.add_column("verdict", ratio=1)
     shown = _worth_a_line(doc["candidates"])
     for row in shown:
-        parts = [ms(row[key]) for key in ("rtt_ms", "jitter_ms", "loss_ms", "hops_ms", "cost_ms", "age_s")]
+        parts = [ms(row[key]) for key in _FIGURES]
         table.add_row(route(row["path"]), *parts, _standing(row))
     return Group(head, table, *_footnotes(doc, len(doc["candidates"]) - len(shown)))
 
