@@ -12,11 +12,13 @@ import numpy as np
 from commcli.errors import gravest
 from commcli.remote.outcome import Outcome
 from commcli.routing import decision as decisions
+from commcli.routing import replay as replays
 from commcli.routing import table as tables
 from commcli.routing.decision import Decision
 from commcli.routing.estimate import unmeasured_as_none
 from commcli.routing.explain import Explanation
 from commcli.routing.publish import Rollout
+from commcli.routing.replay import Score
 from commcli.routing.table import Table
 
 Document = dict[str, Any]
@@ -269,3 +271,31 @@ def _confirmed(detail: Mapping[str, Any]) -> int | None:
 
 def _without(row: Mapping[str, Any], key: str) -> Document:
     return {name: value for name, value in row.items() if name != key}
+
+
+def replayed(scores: Sequence[Score], source: str, nodes: int) -> Document:
+    """`route replay`: the means over the slices, and each slice."""
+    sides = ("direct", "chosen", "oracle")
+    figures = ("mean", *(f"p{share}" for share in replays.PERCENTILES))
+    means = {
+        f"{name}_rtt_ms": {side: round(replays.mean_rtt(scores, side, at), 3) for side in sides}
+        for at, name in enumerate(figures)
+    }
+    return {
+        "schema": SCHEMA,
+        "kind": "route.replay",
+        "source": source,
+        "nodes": nodes,
+        "slices_scored": len(scores),
+        **{name: replays.mean(scores, name) for name in replays.SHARES},
+        **means,
+        "slices": [
+            {
+                "slice": score.slice,
+                "pairs": score.pairs,
+                **{name: getattr(score, name) for name in replays.SHARES},
+            }
+            | {"mean_rtt_ms": {side: round(getattr(score, side)[0], 3) for side in sides}}
+            for score in scores
+        ],
+    }

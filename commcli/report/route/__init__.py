@@ -11,6 +11,7 @@ from commcli.report.route.applied import applied
 from commcli.report.route.explain import explain
 from commcli.report.route.history import history
 from commcli.report.route.plan import plan
+from commcli.report.route.replay import replay
 from commcli.report.route.show import show
 
 DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {
@@ -20,4 +21,5 @@ DRAW: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {
     "show": show,
     "explain": explain,
     "history": history,
+    "replay": replay,
 }
