@@ -92,7 +92,9 @@ def test_an_end_without_a_report_leaves_its_direction_unmeasured() -> None:
     got = measured(evidence(None, report(0.1)))
     assert got["directions"]["there"] == {
         "audio": None, "video": None, "mos": None,
-        "counts": dict.fromkeys(("lost", "retransmitted", "repaired", "sent_again", "lost_between_relays")),
+        "counts": dict.fromkeys(
+            ("lost", "retransmitted", "repaired_by_rtx", "repaired", "sent_again", "lost_between_relays")
+        ),
         "path": ["ae-1", "kr-1"], "straight": True, "paths": [],
     }  # fmt: skip
     assert got["hosts"]["to"] is None
