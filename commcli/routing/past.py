@@ -55,11 +55,11 @@ class Past:
     margin: Margin
 
     def record(self, first: Index, second: Index) -> Record:
-        """How these paths compare with the direct ones in RTT, a relay's price included."""
+        """How these paths compare with the direct ones: a round's RTT, and what jitter, loss and relays cost today."""
         seen = np.zeros(first.shape, np.int64)
         worse, far = np.zeros_like(seen), np.zeros(first.shape, dtype=bool)
         for each in self.rounds:
-            direct = planner.usable_costs(each.astype(np.float64), self.masks)
+            direct = planner.usable_costs(each + self._other, self.masks)
             cost = np.where(first == NOBODY, direct, self._along(direct, first, second))
             known = ~(np.isnan(direct) | np.isnan(cost))
             seen += known
@@ -84,16 +84,20 @@ class Past:
         first, second = (np.where(bad, NOBODY, relay) for relay in (incumbent.first, incumbent.second))
         return replace(incumbent, first=first, second=second)
 
+    @property
+    def _other(self) -> Matrix:
+        """What jitter and loss cost; NaN where an edge is not measured today."""
+        return self.costs.jitter + self.costs.loss
+
     def _earlier(self) -> Iterator[tuple[Matrix, Matrix]]:
         """(relayed, direct) edge costs as they would have been known one and two rounds ago."""
-        other = self.costs.straight - self.costs.rtt
         for back in EARLIER:
             known = answered(self.rounds[:-back])
             if len(known) == 0 or np.isnan(known).all():
                 continue
             yield tuple(
                 planner.usable_costs(np.where(np.isnan(total), np.inf, total), self.masks)
-                for total in (quantile(known, CAUTION) + other, quantile(known, 0.5) + other)
+                for total in (quantile(known, CAUTION) + self._other, quantile(known, 0.5) + self._other)
             )  # type: ignore[misc]
 
     def _wins(self, total: Matrix, straight: Matrix, best: Paths, today: Paths) -> Mask:

@@ -47,6 +47,12 @@ def test_a_path_that_was_ever_the_worse_one_is_not_entered() -> None:
     assert all(score.relayed == 0 for score in replay(rtt))
 
 
+def test_a_clean_detour_beats_a_lossy_direct_path_though_it_takes_longer() -> None:
+    rtt, loss = world(5, relayed=110.0), np.zeros((5, 3, 3), dtype=np.float32)
+    loss[:, 0, 2] = 0.05
+    assert [score.relayed for score in replay(rtt, loss)] == [1 / 6] * 4
+
+
 def test_what_was_not_measured_is_not_scored() -> None:
     rtt = world(4)
     rtt[:, 1] = rtt[:, :, 1] = np.nan
