@@ -52,8 +52,8 @@ class Signer:
         public = self.key.with_suffix(".pub").read_text()
         (self.base / "etc/allowed_signers").write_text(f'commcli-table namespaces="commcli-table" {public}')
 
-    def push(self, document: dict[str, Any], *, spoil: bool = False) -> None:
-        """Write the table of `document` and point `current` at it; `spoil` changes the manifest after signing."""
+    def push(self, document: dict[str, Any], *, spoil: bool = False, link: str = "current") -> None:
+        """Write the table of `document` and point `link` at it; `spoil` changes the manifest after signing."""
         folder = self.base / "table" / str(document["serial"])
         folder.mkdir(parents=True, exist_ok=True)
         body = json.dumps(document).encode()
@@ -70,6 +70,6 @@ class Signer:
         subprocess.run(command, check=True, capture_output=True)
         if spoil:
             path.write_text(json.dumps({**manifest, "fleet": "other"}))
-        link = self.base / "table/new"
-        link.symlink_to(folder.name)
-        link.replace(self.base / "table/current")
+        aside = self.base / "table/new"
+        aside.symlink_to(folder.name)
+        aside.replace(self.base / "table" / link)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from commcli.relay.table.document import decode, undisturbed
+from commcli.relay.table.document import decode, decode_at_once, undisturbed
 
 VALUES = some.recursive(
     some.none()
@@ -26,7 +27,7 @@ VALUES = some.recursive(
 @given(VALUES, some.sampled_from([None, 0, 1, "\t"]))
 def test_what_was_written_is_read(value: Any, indent: int | str | None) -> None:
     text = json.dumps(value, indent=indent)
-    assert decode(f" \r\n{text}\n ") == json.loads(text) == value
+    assert decode(f" \r\n{text}\n ") == decode_at_once(f" \r\n{text}\n ") == json.loads(text) == value
 
 
 @given(some.text(alphabet='{}[]":, \n\\u0123aet-.fnrlsE'))
@@ -43,19 +44,21 @@ def test_what_is_no_json_is_refused(text: str) -> None:
             assert "twice" in str(error) or "is not JSON" in str(error)
 
 
+@pytest.mark.parametrize("read", [decode, decode_at_once])
 @pytest.mark.parametrize(
     "text",
     ['{"a": 1, "a": 2}', '{"x": {"a": 1, "a": 2}}', '{"x": {"y": {"a": 1, "a": 2}}}', '[{"a": 1, "a": 2}]'],
 )
-def test_a_key_stands_once_in_an_object(text: str) -> None:
+def test_a_key_stands_once_in_an_object(text: str, read: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match="a key stands twice in one object"):
-        decode(text)
+        read(text)
 
 
+@pytest.mark.parametrize("read", [decode, decode_at_once])
 @pytest.mark.parametrize("text", ["NaN", '{"a": Infinity}', '{"a": {"b": [-Infinity]}}'])
-def test_constants_that_are_no_json(text: str) -> None:
+def test_constants_that_are_no_json(text: str, read: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match="is not JSON"):
-        decode(text)
+        read(text)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])

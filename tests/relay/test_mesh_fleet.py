@@ -60,12 +60,12 @@ def test_a_new_list_of_peers_makes_no_herd() -> None:
     """Half of them go, as many come: those that stay keep their turns, and no tick sends more than before."""
     mesh = big(Budget(1000.0, 5.0))
     list(turns(mesh, 7.3))
-    before = [session.peer.id for session in mesh._turns]
+    before = [session.peer.id for session in mesh._turns.peers]
     mesh.set_peers(rows(1000, 500))
-    stayed = set(before) & {session.peer.id for session in mesh._turns}
+    stayed = set(before) & {session.peer.id for session in mesh._turns.peers}
     assert len(stayed) == 500
     assert [node for node in before if node in stayed] == [
-        session.peer.id for session in mesh._turns if session.peer.id in stayed
+        session.peer.id for session in mesh._turns.peers if session.peer.id in stayed
     ]
     sent = list(turns(mesh, 10, start=7.3))
     assert max(map(len, sent)) <= 1000 * TICK_S + 1

@@ -33,7 +33,7 @@ def figures(**changes: Any) -> dict[str, Any]:
         "reload": {"ok": 2, "refused": 1, "last_ok": False, "error": "no realm", "restart": []},
         "log_held_back": 6,
         "worker_restarts": 1,
-        "table": {"serial": 17, "expires": "2030-01-01T00:00:00Z", "expired": False, "refused": None},
+        "table": {"serial": 17, "expires_unix": 1893456000.0, "expired": False, "refused": None},
         **changes,
     }  # fmt: skip
 
@@ -200,3 +200,10 @@ def test_the_totals_of_a_server_become_the_section_traffic() -> None:
 def test_a_process_knows_its_own_use() -> None:
     used = metrics.process()
     assert used["rss_bytes"] > 1 << 20 and used["cpu_s"] > 0
+
+
+def test_when_the_table_ends() -> None:
+    line = "commcli_relay_table_expiry_timestamp_seconds"
+    assert f"\n{line} 1893456000.0\n" in metrics.render(figures())
+    nothing = {"serial": None, "expires_unix": None, "expired": False, "refused": None}
+    assert line not in metrics.render(figures(table=nothing))

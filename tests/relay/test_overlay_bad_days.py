@@ -119,6 +119,44 @@ def test_an_ingress_two_tables_behind_takes_what_is_left_to_it() -> None:
     assert net.missing() == []
 
 
+# No path in common, and none without a relay in between: a zone that leaves nothing of what was.
+BEFORE = BoundPlan(NODES, both_ways("sg-1", "hk-1"), serial=7)
+AFTER = BoundPlan(NODES, both_ways("jp-1", "xx-1"), serial=8)
+
+
+@pytest.mark.parametrize("staged", [True, False], ids=["staged", "not staged"])
+@pytest.mark.parametrize("canary", ["ae-1", "kr-1"])
+def test_who_goes_first_by_a_table_is_not_alone_with_it(canary: str, staged: bool) -> None:
+    net = BadWorld(BEFORE, delay_s=lambda _a, _b: DELAY_S)
+    net.run(2.0, TALK)
+    net.forget()
+    for node in NODES if staged else ():
+        net.nodes[node].set_staged(AFTER.shard(node))
+        net.run(0.1, TALK)
+    net.nodes[canary].set_shard(AFTER.shard(canary))
+    net.run(3.0, TALK)
+    assert (net.missing() == []) is staged, "what is not staged shows what is at stake"
+    net.forget()
+    for node in NODES:
+        net.nodes[node].set_shard(AFTER.shard(node))
+        net.nodes[node].set_staged(None)
+        net.run(0.3, TALK)
+    assert net.missing() == [] or not staged
+
+
+def test_a_staged_table_sends_nothing_another_way_and_can_be_withdrawn() -> None:
+    net = BadWorld(BEFORE, delay_s=lambda _a, _b: DELAY_S)
+    for node in NODES:
+        net.nodes[node].set_staged(AFTER.shard(node))
+    net.run(3.0, TALK)
+    assert net.active() == ["ae-1", "sg-1", "kr-1"] and net.missing() == []
+    for node in NODES:
+        net.nodes[node].set_staged(None)
+    net.nodes["ae-1"].set_shard(AFTER.shard("ae-1"))
+    net.run(1.0, TALK)
+    assert net.drops()["jp-1"]["not_in_table"] > 0
+
+
 def test_the_same_table_once_more_forgets_nothing() -> None:
     """A reload in the middle of a rollout."""
     net = BadWorld(FIRST, delay_s=lambda _a, _b: DELAY_S)

@@ -133,6 +133,65 @@ def test_the_signer_is_looked_for_under_the_configured_name(
     assert loaded is not None and loaded.serial == 5
 
 
+def staged(node: _Node) -> int | None:
+    return None if node.files.staged is None else node.files.staged.serial
+
+
+def test_a_staged_table_is_held_ready_until_it_is_in_force(node: _Node, signer: Signer) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    signer.push(shard(6), link="staged")
+    assert (node.step(), staged(node)) == (5, 6)
+    assert ("table_staged", {"serial": 6}) in node.lines
+    signer.push(shard(6))
+    assert (node.step(), staged(node)) == (6, None)
+    node.files.look_again()
+    assert (node.step(), node.step(), staged(node)) == (6, 6, None), "the link may outlive the push"
+
+
+def test_a_staged_table_can_be_withdrawn(node: _Node, signer: Signer, tmp_path: Path) -> None:
+    node.files.start(IN_TIME)
+    signer.push(shard(6), link="staged")
+    assert (node.step(), staged(node)) == (None, 6)
+    (tmp_path / "table/staged").unlink()
+    assert (node.step(), staged(node)) == (None, None)
+
+
+def test_a_staged_table_is_found_after_a_restart(node: _Node, signer: Signer) -> None:
+    signer.push(shard(5))
+    signer.push(shard(6), link="staged")
+    node.restarted().start(IN_TIME)
+    assert (node.step(), staged(node)) == (5, 6)
+
+
+def test_a_bad_staged_table_is_refused_and_takes_nothing_away(node: _Node, signer: Signer) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    signer.push(shard(6), link="staged", spoil=True)
+    assert (node.step(), staged(node), node.files.refused) == (5, None, None)
+    assert node.files.staged_refused is not None and node.files.staged_refused.startswith("signature")
+    signer.push(shard(4), link="staged")
+    assert (node.step(), staged(node)) == (5, None)
+    assert node.files.staged_refused.startswith("serial")
+    signer.push(shard(7), link="staged")
+    assert (node.step(), staged(node)) == (5, 7)
+    refused: str | None = node.files.staged_refused
+    assert refused is None
+
+
+def test_a_key_that_is_taken_out_takes_the_staged_table_along(
+    node: _Node, signer: Signer, tmp_path: Path
+) -> None:
+    signer.push(shard(5))
+    node.files.start(IN_TIME)
+    signer.push(shard(6), link="staged")
+    assert (node.step(), staged(node)) == (5, 6)
+    (tmp_path / "etc/allowed_signers").write_text("")
+    node.step()
+    node.step()
+    assert (staged(node), node.files.shard is not None) == (None, True), "what is in force stays"
+
+
 def test_a_truncated_shard_is_refused(node: _Node, signer: Signer, tmp_path: Path) -> None:
     signer.push(shard(5))
     node.files.start(IN_TIME)

@@ -15,9 +15,10 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from commcli.relay.mesh import neighbours, stamp
 from commcli.relay.mesh.budget import USUAL, Budget
 from commcli.relay.mesh.session import Addr, Session
+from commcli.relay.mesh.turns import STALL_S, Turns
 
-# Missed turns of a stall that was longer than this are not made up for: they would measure our own burst.
-STALL_S = 0.2
+# So much of the budget goes to the peers that are explored, and so many they may be.
+EXPLORED, MOST_EXPLORED = 0.2, 8
 # Windows of all peers end together. They are closed within this part of their length, so that no tick takes long.
 CLOSING = 0.5
 # Of all peers together: what goes along to the next process of this relay, which nobody may wait for.
@@ -25,10 +26,7 @@ MOST_KEPT = 3000
 
 
 class Mesh:
-    """The Session-Sender. Peers take turns in a random order, evenly spread over the time between two turns of one.
-
-    So nodes that start at the same moment do not beat in step, and what is due is found without a look at the others.
-    """
+    """The Session-Sender. All peers take turns; those that are explored take turns of their own besides."""
 
     def __init__(
         self,
@@ -37,17 +35,15 @@ class Mesh:
         budget: Budget = USUAL,
         clock: stamp.ErrorEstimate = stamp.UNKNOWN_CLOCK,
     ) -> None:
-        self._node, self._random = node, random_bytes
+        self._node = node
         self._budget = budget
-        self._interval_s = 1 / budget.per_peer
+        self._turns = Turns(random_bytes, 1 / budget.per_peer)
+        self._explored = Turns(random_bytes, 1 / budget.per_peer)
         self.set_clock(clock)
         self._sessions: Dict[str, Session] = {}
         self._by_addr: Dict[Addr, Session] = {}
-        self._turns: List[Session] = []  # in the order of their turns
-        self._place = 0  # whose turn it is
-        self._next_at: Optional[float] = None
         self._open: List[Tuple[float, int, Session]] = []  # a heap of open windows, by the time to close them
-        self._opened, self._ticked = 0, 0.0
+        self._opened, self._ticked, self._more = 0, 0.0, 0.0
         self.drops: Counter[str] = Counter()
 
     def set_clock(self, clock: stamp.ErrorEstimate) -> None:
@@ -58,38 +54,42 @@ class Mesh:
         """The object under "peers" of etc/peers.json. Raises ValueError, then nothing has changed."""
         known = neighbours.parse(peers)
         known.pop(self._node, None)
-        new = []
         for node, peer in known.items():
             session = self._sessions.get(node)
             if session is None:
-                session = self._sessions[node] = Session(peer, self._node)
-                new.append(session)
+                self._sessions[node] = Session(peer, self._node)
             elif session.peer != peer:
                 session.use(peer, self._node)
         for node in set(self._sessions) - set(known):
             del self._sessions[node]
         self._by_addr = {session.addr: session for session in self._sessions.values()}
-        self._reseat(new)
+        self._turns.seat(list(self._sessions.values()))
+        self._explored.seat([s for s in self._explored.peers if self._sessions.get(s.peer.id) is s])
+        self.spend(self._budget)
 
-    def _reseat(self, new: Sequence[Session]) -> None:
-        """Those who left give up their turns, new ones get one anywhere; for all others the order stays."""
-        left = [self._sessions.get(session.peer.id) is not session for session in self._turns]
-        self._place -= sum(left[: self._place])
-        turns = [session for session, is_gone in zip(self._turns, left) if not is_gone]
-        for session in new:
-            place = self._below(len(turns) + 1)
-            turns.insert(place, session)
-            self._place += place < self._place
-        self._turns, self._place = turns, self._place % max(1, len(turns))
+    def explore(self, peers: Sequence[str]) -> None:
+        """Look closer at these from now on, as far as they are known: EXPLORED of the budget goes to them besides.
+
+        Raises ValueError for more than MOST_EXPLORED, or what is no list of names.
+        """
+        if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
+            raise ValueError("explore must be a list of peers")
+        if len(peers) > MOST_EXPLORED:
+            raise ValueError(f"explore has {len(peers)} peers, more than {MOST_EXPLORED}")
+        known = [self._sessions[peer] for peer in dict.fromkeys(peers) if peer in self._sessions]
+        self._explored.seat(known)
         self.spend(self._budget)
 
     def spend(self, budget: Budget) -> None:
-        """So much from now on."""
+        """So much from now on. While all peers together take less than the budget, nobody is to be looked at closer."""
         self._budget = budget
-        self._interval_s = max(1 / budget.per_peer, len(self._turns) / budget.packets_a_second)
-
-    def _below(self, bound: int) -> int:
-        return int.from_bytes(self._random(4), "big") * bound >> 32
+        count, explored = len(self._turns.peers), len(self._explored.peers)
+        whole, most = budget.packets_a_second, budget.per_peer
+        left = 1 - EXPLORED if explored and count * most > whole else 1.0
+        self._turns.interval_s = max(1 / most, count / (left * whole))
+        more = min(most - 1 / self._turns.interval_s, (1 - left) * whole / max(1, explored))
+        self._more = more if more > 0 else 0.0
+        self._explored.interval_s = 1 / self._more if self._more else math.inf
 
     # --- from one process to the next ------------------------------------------------------------------------
 
@@ -118,28 +118,20 @@ class Mesh:
     @property
     def interval_s(self) -> float:
         """Between two packets to one peer."""
-        return self._interval_s
+        return self._turns.interval_s
 
     def due(self, now: float) -> List[Session]:
         """Whose turn it is: send each a `request`. Closes windows. Call it every 20 to 50 ms."""
         self._close(now)
-        count = len(self._turns)
-        if not count:
-            return []
-        turn_s = self._interval_s / count
-        if self._next_at is None:
-            self._next_at = now + turn_s * self._below(1 << 16) / 65536
-        if self._next_at > now:
-            return []
-        missed = max(0, math.ceil((now - self._next_at - STALL_S) / turn_s))
-        turns = int((now - self._next_at) / turn_s) + 1
-        first, self._place = self._place + missed, (self._place + turns) % count
-        self._next_at += turns * turn_s
-        return [self._turns[place % count] for place in range(first, first + min(turns - missed, count))]
+        due = self._turns.due(now)
+        return [*due, *self._explored.due(now)] if self._more else due
 
     def request(self, session: Session, now: float, unix: float) -> bytes:
         """The packet to this peer (`session.addr`); the times are those of its leaving."""
-        data, begun = session.request(now, unix, 1 / self._interval_s, self._error)
+        rate = 1 / self._turns.interval_s
+        if self._more and session in self._explored.peers:
+            rate += self._more
+        data, begun = session.request(now, unix, rate, self._error)
         if begun is not None:
             self._opened += 1
             heapq.heappush(self._open, (begun.close_at, self._opened, session))
@@ -172,7 +164,7 @@ class Mesh:
         if not self._open or self._open[0][0] > now:
             return
         seconds = self._open[0][2].open[0].seconds if self._open[0][2].open else 1
-        most = math.ceil(len(self._turns) * elapsed_s / (CLOSING * seconds))
+        most = math.ceil(len(self._turns.peers) * elapsed_s / (CLOSING * seconds))
         while most > 0 and self._open and self._open[0][0] <= now:
             _, _, session = heapq.heappop(self._open)
             session.close()

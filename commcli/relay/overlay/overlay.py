@@ -97,6 +97,10 @@ class Overlay:
         """The table to follow from now on. What is known of paths that stay is kept."""
         self.routes.set_shard(shard)
 
+    def set_staged(self, shard: Optional[Shard]) -> None:
+        """The table to come, whose paths are carried already; None: there is none."""
+        self.routes.set_staged(shard)
+
     # --- out -----------------------------------------------------------------------------------------------
 
     def send(

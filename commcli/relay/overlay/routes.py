@@ -26,6 +26,10 @@ PINNED_HOPS = 3  # one relay between two edges
 MAX_STANDBY_PROBES_A_SECOND = 200.0
 
 
+def _carries(shard: Optional[Shard]) -> FrozenSet[Path]:
+    return frozenset() if shard is None else shard.carries or frozenset()
+
+
 def _pairs(path: Sequence[str]) -> "Tuple[Pair, ...]":
     """The directed segments of a path, by node numbers."""
     numbers = [node_number(node) for node in path]
@@ -122,8 +126,9 @@ class Routes:
         self._left: Dict[str, Peer] = {}  # those whom the file no longer names
         self.by_number: Dict[int, str] = {}
         self.shard: Optional[Shard] = None
-        self._carried: FrozenSet[Path] = frozenset()  # by this table or the one before
+        self._carried: FrozenSet[Path] = frozenset()  # by this table, the one before or the one to come
         self._carried_before: FrozenSet[Path] = frozenset()
+        self._staged: Optional[Shard] = None
         self._is_bound = False
         self._allowance: Optional[Bucket] = None  # for media that is in nobody's row
         self._owners: Dict[str, List[Tuple[int, int, str]]] = {}
@@ -180,6 +185,7 @@ class Routes:
             return
         self._bind(shard)
         self.shard = shard
+        self._gather()
         nodes = {} if shard is None else shard.nodes
         self.by_number = {node_number(node): node for node in nodes}
         self._owners = {}
@@ -189,17 +195,25 @@ class Routes:
                     self._owners.setdefault(address, []).append((*row.relay_ports, node))
         self._rebuild()
 
+    def set_staged(self, shard: Optional[Shard]) -> None:
+        """The table to come, None: there is none. Its paths are carried already: an ingress may have it before us."""
+        if shard is not self._staged:
+            self._staged = shard
+            self._gather()
+            self._steps.clear()
+
     def _bind(self, shard: Optional[Shard]) -> None:
-        """Paths of this table, and of the one before: an ingress may have the next one later than we."""
-        carried = None if shard is None else shard.carries
-        self._is_bound = carried is not None
+        self._is_bound = shard is not None and shard.carries is not None
         is_another = shard is None or self.shard is None or shard.serial != self.shard.serial
         if is_another:  # and not this one once more, after a reload
-            self._carried_before = frozenset() if self.shard is None else (self.shard.carries or frozenset())
-        self._carried = (carried or frozenset()) | self._carried_before
+            self._carried_before = _carries(self.shard)
         before, rate = self.shard, 0 if shard is None else shard.probe_kbit_s
         if before is None or before.probe_kbit_s != rate:  # and not filled anew by each table
             self._allowance = Bucket(rate) if rate else None
+
+    def _gather(self) -> None:
+        """Also paths of the table before: an ingress may have the next one later than we."""
+        self._carried = _carries(self.shard) | self._carried_before | _carries(self._staged)
 
     def _rebuild(self) -> None:
         shard, earlier, monitors = self.shard, self.egresses, self.monitors

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 FILES_EVERY_S = 0.5
 
-NO_TABLE = {"serial": None, "expires": None, "expired": False, "refused": None}
+NO_TABLE = {
+    **{"serial": None, "expires": None, "expires_unix": None, "expired": False, "refused": None},
+    **{"staged": None, "staged_refused": None},
+}
 
 
 class Membership:
@@ -138,6 +141,7 @@ class Membership:
         if shard is not None:
             self.overlay.set_shard(shard)
             self.relay.obey(shard, self.services)
+        self.overlay.set_staged(self.tables.staged)
 
     def _use_peers(self, content: Dict[str, Any]) -> None:
         known = content.get("peers")
@@ -168,8 +172,14 @@ class Membership:
             "flows": lambda _: {"ok": True, "flows": self.overlay.flows(), **self.overlay.segments()},
             "paths": lambda _: {"ok": True, "paths": self.overlay.paths()},
             "keys": lambda _: {"ok": True, "keys": self.key_ids, "digest": neighbours.digest(self.key_ids)},
-            "mesh": lambda r: _windows(self.mesh.rows(float(r.get("since", 0)))),
+            "mesh": self._mesh_read,
         }
+
+    def _mesh_read(self, request: "Dict[str, Any]") -> "Reply":
+        """The windows since then; and which peers are to be looked at closer, where the reader says so."""
+        if "explore" in request:
+            self.mesh.explore(request["explore"])
+        return _windows(self.mesh.rows(float(request.get("since", 0))))
 
     def reload(self) -> None:
         """Look at every file again, and let the policy and the mesh follow what the configuration now allows."""
@@ -189,10 +199,21 @@ class Membership:
 
     def status(self) -> Dict[str, Any]:
         """The fleet's part of the status document, but for what the overlay says."""
-        shard = self.tables.shard
-        table: Dict[str, Any] = {**NO_TABLE, "refused": self.tables.refused}
+        shard, staged = self.tables.shard, self.tables.staged
+        table: Dict[str, Any] = {
+            **NO_TABLE,
+            "refused": self.tables.refused,
+            "staged": None if staged is None else staged.serial,
+            "staged_refused": self.tables.staged_refused,
+        }
         if shard is not None:
-            table.update(serial=shard.serial, expires=shard.expires, expired=shard.expires_unix < time.time())
+            is_expired = shard.expires_unix < time.time()
+            table.update(
+                serial=shard.serial,
+                expires=shard.expires,
+                expires_unix=shard.expires_unix,
+                expired=is_expired,
+            )
         return {"table": table, "peers": self.mesh.latest()}
 
 

@@ -18,7 +18,8 @@ The figures document (JSON-able). A section that is absent or None was not measu
     reload           {"ok", "refused": since the start, "last_ok": bool or None}
     log_held_back    lines, since the start
     worker_restarts  workers that died and were started again, since the start: the node's; of one process none
-    table            {"serial", "expired", "refused"}: the node's, not a worker's; serial None without a table
+    table            {"serial", "expires_unix", "expired", "refused"}: the node's, not a worker's; without a table
+                     serial and expires_unix are None
     overlay          what `Overlay.status` says of segments, paths and their changes, buffers, drops: the node's, not
                      a worker's
 """
@@ -227,6 +228,7 @@ def _table(table: Mapping[str, Any]) -> List[Metric]:
     loaded, refused = table.get("serial") is not None, table.get("refused") is not None
     return [
         _gauge("table_serial", "Serial of the table in force.", table.get("serial")),
+        _gauge("table_expiry_timestamp_seconds", "When it expires, Unix time.", table.get("expires_unix")),
         _gauge("table_expired", "1 when it has expired.", table.get("expired") if loaded else None),
         _gauge("table_refused", "1 when a newer one was refused.", refused if loaded or refused else None),
     ]

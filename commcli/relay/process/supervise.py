@@ -81,7 +81,10 @@ def supervise(config: RelayConfig, command: List[str], *, daemon: bool) -> int:
 def _daemonise(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     # The flock belongs to the open file, which the children share; the parents leave without closing it.
-    if os.fork():
+    leader = os.fork()
+    if leader:
+        # Whoever started us may end our process group as soon as we leave: the daemon must be out of it by then.
+        os.waitpid(leader, 0)
         os._exit(0)
     os.setsid()
     if os.fork():

@@ -147,8 +147,10 @@ class Worker(Front):
         """In a thread: the table in force, which the hub has verified."""
         found = None
         if document:
-            manifest, _, body = document.partition(b"\0")
-            found = shards.load(manifest, body, node=self.config.node, unix=0.0, highest_serial=0)
+            manifest, shared, body = document.split(b"\0")
+            found = shards.load(
+                manifest, body, shared=shared, node=self.config.node, unix=0.0, highest_serial=0
+            )
         self._tables.put((document, found))
 
     def _take_tables(self) -> None:

@@ -42,6 +42,11 @@ def decode(text: str) -> Any:
     return found
 
 
+def decode_at_once(text: str) -> Any:
+    """As `decode`, for who has no packets to forward: several times as fast."""
+    return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+
+
 def _value(decoder: json.JSONDecoder, text: str, at: int, depth: int) -> Tuple[Any, int]:
     """The value that begins at `at`, and where the next thing begins."""
     if depth and text[at : at + 1] == "{":

@@ -1,6 +1,7 @@
 """The table files of a node: notices a new one, has it verified, keeps the last good one (fail static).
 
-table/current -> <serial>/   manifest.json  manifest.json.sig  shard.json
+table/current -> <serial>/   manifest.json  manifest.json.sig  shared.json  shard.json
+table/staged  -> <serial>/   the table to come: verified in the same way, and held ready
 state/serial                 the highest serial ever accepted, so that a restart does not forget it
 state/good/                  a copy of the last accepted table, used when `current` is refused after a restart
 
@@ -16,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 from types import MappingProxyType
-from typing import Callable, Mapping, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from commcli.relay.config import RelayConfig
 from commcli.relay.table import shard as shards
@@ -27,26 +28,37 @@ from commcli.relay.table.shard import Shard
 Mark = Tuple[str, int, int]
 
 
+CURRENT, STAGED = "table/current", "table/staged"
+
+
 class _Verdict(NamedTuple):
-    """A good table and its files' contents by name, or why it is refused."""
+    """A good table and its files' contents by name, or why it is refused. `where` it lies."""
 
     shard: Optional[Shard] = None
     files: Mapping[str, bytes] = MappingProxyType({})
     reason: Optional[str] = None
+    where: str = CURRENT
 
 
 class TableFiles:
-    """Watches `table/current`. The loop calls `poll`; ssh-keygen and the disk's slow writes are a thread's business."""
+    """Watches `table/current` and `table/staged`. The loop calls `poll`; ssh-keygen and the disk's slow writes are a
+    thread's business.
+
+    `shard` is in force, `staged` the newer one that is held ready; `refused` and `staged_refused` say why the last that
+    was seen in its place is not.
+    """
 
     def __init__(self, config: RelayConfig, log: Callable[..., None]) -> None:
         self._config, self._log = config, log
-        self._seen: Optional[Mark] = None
+        self._seen: Dict[str, Optional[Mark]] = {CURRENT: None, STAGED: None}
         self._verdicts: "queue.SimpleQueue[_Verdict]" = queue.SimpleQueue()
         self._busy = False
         self._kept_serial = 0  # of state/good when we started
         self.refused: Optional[str] = None
+        self.staged_refused: Optional[str] = None
         self.shard: Optional[Shard] = None
-        self.document = b""  # its files, for sister processes: manifest, NUL, shard
+        self.staged: Optional[Shard] = None
+        self.document = b""  # its files, for sister processes: manifest, NUL, shared part, NUL, shard
 
     def start(self, unix: float) -> Optional[Shard]:
         """The table to begin with: `current` if it is good, else the last good one, else None."""
@@ -55,9 +67,9 @@ class TableFiles:
             # Accepted once, it stays in force however old it is now: expiry and serial only bar a new table.
             kept = self._check("state/good", unix=0.0, highest_serial=0)
             self._kept_serial = 0 if kept.shard is None else kept.shard.serial
-        self._seen = self._mark()
-        if self._seen is not None:
-            current = self._check("table/current", unix, self._highest())
+        self._seen[CURRENT] = self._mark(CURRENT)
+        if self._seen[CURRENT] is not None:
+            current = self._check(CURRENT, unix, self._highest())
             self._keep(current)
             self._accept(current)
         if self.shard is None and kept.shard is not None:
@@ -71,33 +83,43 @@ class TableFiles:
         accepted = None
         while not self._verdicts.empty():
             self._busy = False
-            if self._accept(self._verdicts.get()):
+            verdict = self._verdicts.get()
+            if verdict.where == STAGED:
+                self._stage(verdict)
+            elif self._accept(verdict):
                 accepted = self.shard
-        mark = self._mark()
-        if mark is not None and mark != self._seen and not self._busy:
-            self._seen, self._busy = mark, True
-            threading.Thread(target=self._verify, args=(unix,), daemon=True).start()
+        for where in (CURRENT, STAGED):
+            self._look(where, unix)
         return accepted
 
     def look_again(self) -> None:
-        """Verify `current` at the next poll even if it looks unchanged."""
-        self._seen = None
+        """Verify both at the next poll even if they look unchanged."""
+        self._seen = {CURRENT: None, STAGED: None}
 
-    def _mark(self) -> Optional[Mark]:
-        current = self._config.path("table/current")
+    def _look(self, where: str, unix: float) -> None:
+        mark = self._mark(where)
+        if mark is None and where == STAGED:
+            self.staged = self.staged_refused = self._seen[STAGED] = None
+        if mark is not None and mark != self._seen[where] and not self._busy:
+            self._seen[where], self._busy = mark, True
+            threading.Thread(target=self._verify, args=(where, unix), daemon=True).start()
+
+    def _mark(self, where: str) -> Optional[Mark]:
+        link = self._config.path(where)
         try:
-            manifest = (current / "manifest.json").stat()
+            manifest = (link / "manifest.json").stat()
             signers = self._config.path("etc/allowed_signers").stat()
-            return str(current.resolve()), manifest.st_mtime_ns, signers.st_mtime_ns
+            return str(link.resolve()), manifest.st_mtime_ns, signers.st_mtime_ns
         except OSError:
             return None
 
-    def _verify(self, unix: float) -> None:
-        verdict = _Verdict(reason="the verification broke off")
+    def _verify(self, where: str, unix: float) -> None:
+        verdict = _Verdict(reason="the verification broke off", where=where)
         try:
             with undisturbed():
-                verdict = self._check("table/current", unix, self._highest())
-            self._keep(verdict)
+                verdict = self._check(where, unix, self._highest())._replace(where=where)
+            if where == CURRENT:
+                self._keep(verdict)
         finally:
             self._verdicts.put(verdict)  # whatever happened: without a verdict no later table is looked at
 
@@ -112,10 +134,12 @@ class TableFiles:
                     manifest, sig, self._config.path("etc/allowed_signers"), self._config.principal
                 )
             }
-            files.update({name: (folder / name).read_bytes() for name in (sig.name, "shard.json")})
+            # A table of schema 1 has no shared part.
+            files.update({path.name: path.read_bytes() for path in (sig, *_parts(folder))})
             loaded = shards.load(
                 files["manifest.json"],
                 files["shard.json"],
+                shared=files.get("shared.json", b""),
                 node=self._config.node,
                 unix=unix,
                 highest_serial=highest_serial,
@@ -143,9 +167,20 @@ class TableFiles:
             return False
         self.shard = verdict.shard
         if self._config.workers != 1:
-            self.document = b"\0".join(verdict.files[name] for name in ("manifest.json", "shard.json"))
+            names = ("manifest.json", "shared.json", "shard.json")
+            self.document = b"\0".join(verdict.files.get(name, b"") for name in names)
         self._log("table_loaded", serial=self.shard.serial)
+        if self.staged is not None and self.staged.serial <= self.shard.serial:
+            self.staged = None
         return True
+
+    def _stage(self, verdict: _Verdict) -> None:
+        self.staged, self.staged_refused = None, verdict.reason
+        if verdict.shard is None:
+            self._log("table_refused", reason=verdict.reason, staged=True)
+        elif self.shard is None or verdict.shard.serial > self.shard.serial:
+            self.staged = verdict.shard
+            self._log("table_staged", serial=self.staged.serial)
 
     def _keep(self, verdict: _Verdict) -> None:
         if verdict.shard is None:
@@ -162,10 +197,15 @@ class TableFiles:
 
 def _must_be_files(folder: Path) -> None:
     """A pipe among them would keep the reading thread, and so every later table, waiting for ever."""
-    for name in ("manifest.json", "manifest.json.sig", "shard.json"):
+    for name in ("manifest.json", "manifest.json.sig", "shared.json", "shard.json"):
         path = folder / name
         if path.exists() and not path.is_file():
             raise OSError(f"{name} is not a file")
+
+
+def _parts(folder: Path) -> List[Path]:
+    shared = folder / "shared.json"
+    return [*([shared] if shared.exists() else []), folder / "shard.json"]
 
 
 def _keep_good(state: Path, verdict: _Verdict) -> None:

@@ -71,6 +71,8 @@ class PrefixMap:
                 bits, length, value = network(text)
             except ValueError as error:
                 raise ValueError("%s: %s" % (text[:80], error)) from None
+            if not isinstance(row, (list, tuple)) or not all(isinstance(edge, str) for edge in row):
+                raise ValueError("%s: not a list of node ids" % text)
             edges = tuple(row)
             if not 1 <= len(edges) <= MAX_EDGES or len(set(edges)) != len(edges):
                 raise ValueError("%s: not 1 to %d different edges" % (text, MAX_EDGES))

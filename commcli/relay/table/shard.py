@@ -13,7 +13,21 @@ import ipaddress
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from itertools import chain
+from typing import (
+    Any,
+    Callable,
+    Container,
+    Dict,
+    FrozenSet,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from commcli.relay.overlay.wire import MAX_HOPS, MIN_HOPS, node_number
 from commcli.relay.table import carries, zones
@@ -21,10 +35,15 @@ from commcli.relay.table.carries import Path
 from commcli.relay.table.document import decode
 from commcli.relay.table.prefixes import PrefixMap
 
-SCHEMA = 1
+# 1: every shard holds all of the table but the other nodes' rows, by names. 2: numbers, and what all share apart.
+SCHEMAS = (1, 2)
+# What the shared part goes by among the shards of a manifest: no node has such an id.
+SHARED = "*"
 MAX_BYTES = 16 << 20
 MAX_PROBE_KBIT_S = 1_000_000
 LABELS = ("primary", "backup", "last_resort")
+
+ReadJson = Callable[[str], Any]
 
 
 class ShardRefused(Exception):
@@ -103,7 +122,26 @@ class Shard:
     probe_kbit_s: int = 0
 
 
-ReadPrefixes = Callable[[Mapping[str, Sequence[str]]], PrefixMap]
+@dataclass(frozen=True)
+class Shared:
+    """What all shards of one table have in common. ids: its nodes in order, by which the shards number them.
+
+    judge: of its zones.
+    """
+
+    digest: str
+    nodes: Mapping[str, ShardNode]
+    ids: Tuple[str, ...]
+    judge: zones.Judge
+    zones: Tuple[zones.Zone, ...]
+    prefixes: PrefixMap
+    probe_kbit_s: int
+
+
+def load_shared(data: bytes, read_json: ReadJson = decode) -> Shared:
+    """The shared part of a table of schema 2. Raises ShardRefused."""
+    body = _document(data, "shared", ("schema", *_SHARED_KEYS), (2,), read_json)
+    return _shared(body, "shared", hashlib.sha256(data).hexdigest())
 
 
 def load(
@@ -113,15 +151,17 @@ def load(
     node: str,
     unix: float,
     highest_serial: int,
-    read_prefixes: ReadPrefixes = PrefixMap,
+    shared: Union[bytes, Shared] = b"",
+    read_json: ReadJson = decode,
 ) -> Shard:
     """The shard of `node`, checked against its (already verified) manifest and against policy.
 
     highest_serial: the highest this node ever took, 0 if none; an equal one is fine (a restart reads it).
-    read_prefixes: for who judges many shards of one table, and need not read their common map each time.
+    shared: the part that all shards share, as a Shared from who judges many of them. A table of schema 1 has none.
+    read_json: for who need not read in small steps.
     Raises ShardRefused.
     """
-    front = _document(manifest, "manifest", _MANIFEST_KEYS)
+    front = _document(manifest, "manifest", _MANIFEST_KEYS, SCHEMAS, read_json)
     serial = _serial(front, "manifest")
     if serial < highest_serial:
         raise ShardRefused("serial", "%d is older than %d, seen by this node" % (serial, highest_serial))
@@ -130,73 +170,151 @@ def load(
     if unix >= expires_unix:
         raise ShardRefused("expired", "manifest %d expired at %s" % (serial, front["expires"]))
     digests = _mapping(front, "shards", "manifest")
-    if node not in digests:
+    if node not in digests or node == SHARED:
         raise ShardRefused("node", "manifest %d has no shard for %s" % (serial, node))
     if hashlib.sha256(shard).hexdigest() != digests[node]:
         raise ShardRefused("hash", "the shard is not the one that manifest %d names" % serial)
-    body = _document(shard, "shard", _SHARD_KEYS)
-    return _body(body, serial, node, unix, expires_unix, read_prefixes)
-
-
-def _body(
-    body: Mapping[str, Any],
-    serial: int,
-    node: str,
-    unix: float,
-    manifest_expires_unix: float,
-    read_prefixes: ReadPrefixes,
-) -> Shard:
+    keys = _NAMED_KEYS if front["schema"] == 1 else _NUMBERED_KEYS
+    body = _document(shard, "shard", keys, (front["schema"],), read_json)
     if _text(body, "node", "shard") != node:
         raise ShardRefused("node", "the shard is for %s" % body["node"])
     if _serial(body, "shard") != serial:
         raise ShardRefused("serial", "the shard says %d, its manifest %d" % (body["serial"], serial))
-    _instant(body, "created", "shard")
-    expires_unix = min(manifest_expires_unix, _instant(body, "expires", "shard"))
-    if unix >= expires_unix:
-        raise ShardRefused("expired", "shard %d expired at %s" % (serial, body["expires"]))
-    nodes = {name: _node(name, row) for name, row in _mapping(body, "nodes", "shard").items()}
-    if node not in nodes:
+    if front["schema"] == 1:
+        _instant(body, "created", "shard")
+        expires_unix = min(expires_unix, _instant(body, "expires", "shard"))
+        if unix >= expires_unix:
+            raise ShardRefused("expired", "shard %d expired at %s" % (serial, body["expires"]))
+        common, rows = _shared(body, "shard", ""), _named(body)
+    else:
+        common = _common(shared, digests.get(SHARED), serial, read_json)
+        body = {"created": front["created"], "expires": front["expires"], **body}
+        rows = _numbered(body, common.ids)
+    return _judged(body, node, expires_unix, common, rows)
+
+
+class _Rows(NamedTuple):
+    """A shard's own part, by names."""
+
+    routes: Mapping[str, Route]
+    blocked: FrozenSet[str]
+    carries: Optional[List[Path]]
+
+
+def _judged(body: Mapping[str, Any], node: str, expires_unix: float, shared: Shared, rows: _Rows) -> Shard:
+    if node not in shared.nodes:
         raise ShardRefused("node", "the shard does not know %s itself" % node)
-    _distinct_numbers(nodes)
     loaded = Shard(
-        serial=serial,
+        serial=body["serial"],
         node=node,
         created=body["created"],
         expires=body["expires"],
         expires_unix=expires_unix,
-        nodes=nodes,
-        zones=_unique_zones(body),
-        routes={egress: _route(egress, row) for egress, row in _mapping(body, "routes", "shard").items()},
-        blocked=_texts(body, "blocked", "shard"),
-        prefixes=_prefixes(body, nodes, read_prefixes),
-        probe_kbit_s=_whole(body.get("probe_kbit_s", 0), 0, MAX_PROBE_KBIT_S, "shard.probe_kbit_s"),
+        nodes=shared.nodes,
+        zones=shared.zones,
+        routes=rows.routes,
+        blocked=rows.blocked,
+        prefixes=shared.prefixes,
+        probe_kbit_s=shared.probe_kbit_s,
     )
-    _check_policy(loaded)
-    return replace(loaded, carries=_carries(body, loaded))
+    _check_policy(loaded, shared.judge)
+    if rows.carries is None:
+        return loaded
+    try:
+        return replace(loaded, carries=carries.judged(rows.carries, node, shared.nodes.keys(), shared.judge))
+    except carries.NotCarried as error:
+        raise ShardRefused(error.reason, "shard.carries: %s" % error.detail) from None
 
 
-def _check_policy(shard: Shard) -> None:
+def _common(shared: Union[bytes, Shared], wanted: Any, serial: int, read_json: ReadJson) -> Shared:
+    digest = shared.digest if isinstance(shared, Shared) else hashlib.sha256(shared).hexdigest()
+    if digest != wanted:
+        raise ShardRefused("hash", "the shared part is not the one that manifest %d names" % serial)
+    return shared if isinstance(shared, Shared) else load_shared(shared, read_json)
+
+
+def _shared(body: Mapping[str, Any], where: str, digest: str) -> Shared:
+    rows = _mapping(body, "nodes", where)
+    nodes = {name: read_node(name, row, where) for name, row in rows.items()}
+    _distinct_numbers(nodes)
+    rules = _unique_zones(body, where)
+    return Shared(
+        digest=digest,
+        nodes=nodes,
+        ids=tuple(sorted(nodes)),
+        zones=rules,
+        prefixes=_prefixes(body, nodes, where),
+        probe_kbit_s=_whole(body.get("probe_kbit_s", 0), 0, MAX_PROBE_KBIT_S, where + ".probe_kbit_s"),
+        judge=zones.Judge(rules, nodes),
+    )
+
+
+def _named(body: Mapping[str, Any]) -> _Rows:
+    """The rows of schema 1, in which nodes go by their ids."""
+    routes = {egress: _route(egress, row) for egress, row in _mapping(body, "routes", "shard").items()}
+    carried = None
+    if "carries" in body:
+        try:
+            carried = carries.parse(body["carries"])
+        except carries.NotCarried as error:
+            raise ShardRefused(error.reason, "shard.carries: %s" % error.detail) from None
+    return _Rows(routes, _texts(body, "blocked", "shard"), carried)
+
+
+def _numbered(body: Mapping[str, Any], ids: Sequence[str]) -> _Rows:
+    """The rows of schema 2, in which nodes go by their places among all ids in order."""
+    names = dict(enumerate(ids))
+    rows = _object(body.get("routes"), "shard.routes", LABELS)
+    found: Dict[str, Dict[str, Path]] = {}
+    for label in LABELS:
+        where = "shard.routes.%s" % label
+        for path in _paths(rows, label, "shard.routes", names):
+            if not path:
+                raise _shape(where, "an empty path")
+            if found.setdefault(path[-1], {}).setdefault(label, path) is not path:
+                raise _shape(where, "two paths to %s" % path[-1])
+    routes = {}
+    for egress, paths in found.items():
+        if "primary" not in paths:
+            raise _shape("shard.routes", "no primary path to %s" % egress)
+        routes[egress] = Route(paths["primary"], paths.get("backup"), paths.get("last_resort"))
+    walls = _paths({"blocked": [_list(body, "blocked", "shard")]}, "blocked", "shard", names)
+    return _Rows(routes, frozenset(walls[0]), _paths(body, "carries", "shard", names))
+
+
+def _paths(parent: Mapping[str, Any], key: str, where: str, names: Mapping[int, str]) -> List[Path]:
+    """Lists of numbers as tuples of names, one copy of an id however many paths name it."""
+    rows = _list(parent, key, where)
+    if set(map(type, rows)) - {list} or set(map(type, chain.from_iterable(rows))) - {int}:
+        raise _shape("%s.%s" % (where, key), "not all of it is lists of whole numbers")
+    try:
+        return [tuple([names[number] for number in row]) for row in rows]
+    except KeyError as error:
+        raise ShardRefused("path", "%s.%s: unknown hop %s" % (where, key, error)) from None
+
+
+def _check_policy(shard: Shard, judge: zones.Judge) -> None:
     for egress, route in shard.routes.items():
         for label, path in route.paths():
-            fault = path_fault(shard, egress, path)
+            fault = path_fault(shard.node, shard.nodes, egress, path)
             if fault is not None:
                 raise ShardRefused("path", "%s to %s: %s" % (label, egress, fault))
-            zone = zones.violated(shard.zones, shard.nodes, path)
+            zone = judge.violated(path)
             if zone is not None:
                 raise ShardRefused("zone", "%s to %s breaks %s: %s" % (label, egress, zone, " > ".join(path)))
 
 
-def path_fault(shard: Shard, egress: str, path: Sequence[str]) -> Optional[str]:
-    """Why the path cannot be a route from this node to the egress, None if it can."""
+def path_fault(node: str, nodes: Container[str], egress: str, path: Sequence[str]) -> Optional[str]:
+    """Why the path cannot be a route from this node to the egress by way of `nodes`, None if it can."""
     if not MIN_HOPS <= len(path) <= MAX_HOPS:
         return "%d nodes; at least %d, at most %d" % (len(path), MIN_HOPS, MAX_HOPS)
-    if path[0] != shard.node:
+    if path[0] != node:
         return "it starts at %s, not here" % path[0]
     if path[-1] != egress:
         return "it ends at %s" % path[-1]
     if len(set(path)) != len(path):
         return "a loop: %s" % " > ".join(path)
-    unknown = [hop for hop in path if hop not in shard.nodes]
+    unknown = [hop for hop in path if hop not in nodes]
     return "unknown hop %s" % unknown[0] if unknown else None
 
 
@@ -216,10 +334,9 @@ _MANIFEST_KEYS = ("schema", "fleet", "serial", "created", "expires", "inputs", "
 _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*\Z"
 )
-_SHARD_KEYS = (
-    *("schema", "serial", "node", "created", "expires", "nodes", "zones", "routes", "blocked"),
-    *("prefixes", "carries", "probe_kbit_s"),
-)
+_SHARED_KEYS = ("nodes", "zones", "prefixes", "probe_kbit_s")
+_NUMBERED_KEYS = ("schema", "serial", "node", "routes", "blocked", "carries")
+_NAMED_KEYS = (*_NUMBERED_KEYS, *_SHARED_KEYS, "created", "expires")
 _NODE_KEYS = (
     *("address", "overlay_port", "relay_ports", "country", "markets"),
     *("address6", "turn_port", "tls_port", "domain", "transit"),
@@ -231,18 +348,20 @@ def _shape(where: str, what: str) -> ShardRefused:
     return ShardRefused("shape", "%s: %s" % (where, what))
 
 
-def _document(data: bytes, where: str, keys: Sequence[str]) -> Dict[str, Any]:
+def _document(
+    data: bytes, where: str, keys: Sequence[str], schemas: Sequence[int], read_json: ReadJson
+) -> Dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise _shape(where, "longer than %d bytes" % MAX_BYTES)
     try:
-        parsed = decode(data.decode())
+        parsed = read_json(data.decode())
     except RecursionError:
         raise _shape(where, "nested too deeply") from None
     except ValueError as error:  # not UTF-8, not JSON, a key twice
         raise _shape(where, str(error)) from None
     document = _object(parsed, where, keys)
-    if document.get("schema") != SCHEMA or isinstance(document.get("schema"), bool):
-        raise _shape(where, "schema is not %d" % SCHEMA)
+    if document.get("schema") not in schemas or isinstance(document.get("schema"), (bool, float)):
+        raise _shape(where, "schema is not %s" % " or ".join(map(str, schemas)))
     return document
 
 
@@ -313,10 +432,11 @@ def _instant(parent: Mapping[str, Any], key: str, where: str) -> float:
     return moment.replace(tzinfo=timezone.utc).timestamp()
 
 
-def _node(name: str, row: Any) -> ShardNode:
+def read_node(name: str, row: Any, where: str = "shard") -> ShardNode:
+    """A row of a table's `nodes`. Raises ShardRefused."""
     if not _ID.match(name):
-        raise _shape("shard.nodes", "%s is not a node id" % ascii(name[:80]))
-    where = "shard.nodes.%s" % name
+        raise _shape(where + ".nodes", "%s is not a node id" % ascii(name[:80]))
+    where = "%s.nodes.%s" % (where, name)
     row = _object(row, where, _NODE_KEYS)
     ports = _list(row, "relay_ports", where)
     if len(ports) != 2:
@@ -362,41 +482,29 @@ def _address(row: Mapping[str, Any], key: str, where: str) -> str:
         raise _shape("%s.%s" % (where, key), "not an IP address") from None
 
 
-def _prefixes(body: Mapping[str, Any], nodes: Mapping[str, ShardNode], read: ReadPrefixes) -> PrefixMap:
+def _prefixes(body: Mapping[str, Any], nodes: Mapping[str, ShardNode], where: str) -> PrefixMap:
     if "prefixes" not in body:
         return PrefixMap({})
-    rows = _mapping(body, "prefixes", "shard")
-    for text, row in rows.items():
-        if not isinstance(row, list) or not all(isinstance(edge, str) for edge in row):
-            raise _shape("shard.prefixes.%s" % ascii(text[:80]), "not a list of node ids")
+    rows = _mapping(body, "prefixes", where)
     try:
-        prefixes = read(rows)
+        prefixes = PrefixMap(rows)
     except ValueError as error:
-        raise _shape("shard.prefixes", str(error)) from None
+        raise _shape(where + ".prefixes", str(error)) from None
     unknown = sorted(prefixes.edges - set(nodes))
     if unknown:
-        raise _shape("shard.prefixes", "unknown edge %s" % unknown[0])
+        raise _shape(where + ".prefixes", "unknown edge %s" % unknown[0])
     return prefixes
 
 
-def _carries(body: Mapping[str, Any], shard: Shard) -> Optional[FrozenSet[Path]]:
-    if "carries" not in body:
-        return None
-    try:
-        return carries.parse(body["carries"], shard.node, shard.nodes, shard.zones)
-    except carries.NotCarried as error:
-        raise ShardRefused(error.reason, "shard.carries: %s" % error.detail) from None
-
-
-def _unique_zones(body: Mapping[str, Any]) -> Tuple[zones.Zone, ...]:
-    rules = tuple(_zone(place, row) for place, row in enumerate(_list(body, "zones", "shard")))
+def _unique_zones(body: Mapping[str, Any], where: str) -> Tuple[zones.Zone, ...]:
+    rows = enumerate(_list(body, "zones", where))
+    rules = tuple(_zone("%s.zones[%d]" % (where, place), row) for place, row in rows)
     if len({zone.id for zone in rules}) != len(rules):
-        raise _shape("shard.zones", "two zones with one id")
+        raise _shape(where + ".zones", "two zones with one id")
     return rules
 
 
-def _zone(place: int, row: Any) -> zones.Zone:
-    where = "shard.zones[%d]" % place
+def _zone(where: str, row: Any) -> zones.Zone:
     row = _object(row, where, _ZONE_KEYS)
     between = _list(row, "between", where)
     if len(between) != 2 or not all(isinstance(side, list) and side for side in between):

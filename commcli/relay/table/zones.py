@@ -87,18 +87,25 @@ class Judge:
 
     def __init__(self, zones: Iterable[Rule], nodes: Mapping[str, Place]) -> None:
         self._zones, self._nodes = tuple(zones), nodes
-        self._of_markets: Dict[Tuple[FrozenSet[str], FrozenSet[str]], FrozenSet[str]] = {}
+        kinds: Dict[FrozenSet[str], int] = {}
+        # By number: a set of markets takes long to be looked up.
+        self._kind = {
+            name: kinds.setdefault(frozenset(place.markets), len(kinds)) for name, place in nodes.items()
+        }
+        self._of_kinds: Dict[Tuple[int, int], FrozenSet[str]] = {}
         self._of_zones: Dict[Tuple[str, ...], FrozenSet[str]] = {}
 
     def violated(self, path: Sequence[str]) -> Optional[str]:
         """As the function of this name."""
-        first, last = self._nodes.get(path[0]), self._nodes.get(path[-1])
+        if not self._zones:
+            return None
+        first, last = self._kind.get(path[0]), self._kind.get(path[-1])
         if first is None or last is None:
             return violated(self._zones, self._nodes, path)
-        markets = frozenset(first.markets), frozenset(last.markets)
-        lawful = self._of_markets.get(markets)
+        lawful = self._of_kinds.get((first, last))
         if lawful is None:
-            lawful = self._of_markets[markets] = self._lawful(first, last)
+            between = self._nodes[path[0]], self._nodes[path[-1]]
+            lawful = self._of_kinds[first, last] = self._lawful(*between)
         return None if lawful.issuperset(path) else violated(self._zones, self._nodes, path)
 
     def _lawful(self, first: Place, last: Place) -> FrozenSet[str]:

@@ -68,7 +68,7 @@ class Alternates:
         """Do we stand in this row, and by the table take such clients, before anybody else does?"""
         for name in row:
             if name == self._shard.node:
-                return _way_in(self._own, six, transport) is not None
+                return way_in(self._own, six, transport) is not None
             if self._door(name, six, transport) is not None:
                 return False
         return False
@@ -86,7 +86,7 @@ class Alternates:
     def _door(self, name: str, six: bool, transport: str) -> Optional[Alternate]:
         """Another edge's address for such a client, None if it has none."""
         edge = self._edges.get(name)
-        return None if edge is None else _way_in(edge, six, transport)
+        return None if edge is None else way_in(edge, six, transport)
 
     def _silent(self, name: str) -> bool:
         return name in self._rtt_ms and self._rtt_ms[name] is None
@@ -99,7 +99,7 @@ class Alternates:
         return sorted(names, key=lambda name: known[name])
 
 
-def _way_in(edge: ShardNode, six: bool, transport: str) -> Optional[Alternate]:
+def way_in(edge: ShardNode, six: bool, transport: str) -> Optional[Alternate]:
     """Where such a client enters this edge, None if it can not. Families must agree (RFC 8489 section 14.15)."""
     own_six = ":" in edge.address
     address = edge.address if own_six == six else edge.address6 if six else None
