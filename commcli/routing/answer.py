@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from commcli.errors import gravest
+from commcli.errors import AnswerBad, gravest
 from commcli.remote.outcome import Outcome
 from commcli.routing import decision as decisions
 from commcli.routing import replay as replays
 from commcli.routing import table as tables
 from commcli.routing.decision import Decision
+from commcli.routing.difference import pairs
 from commcli.routing.estimate import unmeasured_as_none
 from commcli.routing.explain import Explanation
+from commcli.routing.preflight import is_due
 from commcli.routing.publish import Rollout
 from commcli.routing.replay import Score
 from commcli.routing.table import Table
@@ -42,6 +44,8 @@ def plan(decision: Decision, fleet: str, *, unfinished: Sequence[int] = ()) -> D
         "changed": decision.changed,
         "unfinished": list(unfinished),
         "counts": _counts(decision.table, decision.in_force, len(changes)),
+        "deferred": decision.plan.deferred,
+        "crowded": [decision.policy.ids[node] for node in np.flatnonzero(decision.plan.crowded)],
         "measured": _measured(decision),
         "mean_rtt_ms": {"direct": direct, "chosen": chosen},
         "changes": [
@@ -56,15 +60,15 @@ def plan(decision: Decision, fleet: str, *, unfinished: Sequence[int] = ()) -> D
 
 def going_back(new: Table, in_force: Table | None, fleet: str, serial: int) -> Document:
     """The plan of `route rollback`: which primaries the routes of table `serial` change again."""
-    differing = tables.diff(in_force, new)
+    differing = pairs(in_force, new)
     changes = [
         {
-            **{"from": d.pair[0], "to": d.pair[1], "before": d.before, "after": d.after},
+            **{"from": d.pair[0], "to": d.pair[1], "before": d.primary.before, "after": d.primary.after},
             **{"rtt_before_ms": None, "rtt_after_ms": None, "cost_before_ms": None, "cost_after_ms": None},
             "why": f"as in table {serial}",
         }
         for d in differing
-        if d.role == "primary"
+        if d.primary is not None
     ]
     return {
         "schema": SCHEMA,
@@ -77,6 +81,8 @@ def going_back(new: Table, in_force: Table | None, fleet: str, serial: int) -> D
         "changed": bool(differing),
         "unfinished": [],
         "counts": _counts(new, in_force, len(changes)),
+        "deferred": 0,
+        "crowded": [],
         "measured": None,
         "mean_rtt_ms": {"direct": None, "chosen": None},
         "changes": changes,
@@ -110,15 +116,9 @@ def _counts(new: Table, in_force: Table | None, primaries_changed: int) -> dict[
         "without_path": total - len(lengths) - len(new.blocked),
         "primaries_changed": primaries_changed,
         "prefixes": len(new.prefixes),
-        "prefixes_changed": _prefixes_changed(new, in_force),
-        "differing": len(tables.diff(in_force, new)),
+        "prefixes_changed": len(tables.networks_changed(in_force, new)),
+        "differing": len(pairs(in_force, new)),
     }
-
-
-def _prefixes_changed(new: Table, in_force: Table | None) -> int:
-    """The client networks that get other edges, or are new or gone."""
-    old = {} if in_force is None else in_force.prefixes
-    return sum(1 for text in {*old, *new.prefixes} if old.get(text) != new.prefixes.get(text))
 
 
 def _measured(decision: Decision) -> Document:
@@ -140,13 +140,21 @@ def _measured(decision: Decision) -> Document:
 
 
 def applied(
-    plan_document: Document, rollout: Rollout | None, absent: Sequence[Outcome[Any]], *, verb: str = "apply"
+    plan_document: Document,
+    rollout: Rollout | None,
+    absent: Sequence[Outcome[Any]],
+    *,
+    verb: str = "apply",
+    accepted: bool = False,
+    because: Sequence[str] = (),
+    resumed: bool = False,
 ) -> Document:
     """`route apply` and `route rollback`: the plan and what became of it. No `rollout`: nothing was to be
-    done.
+    done. `accepted`: that these nodes are absent is no trouble by itself. `because`: why it was published; `resumed`:
+    it was signed by an earlier run.
     """
     if rollout is None:
-        result, code = "unchanged", gravest(outcome.code for outcome in absent)
+        result, code = "unchanged", 0 if accepted else gravest(outcome.code for outcome in absent)
     else:
         result, code = rollout.state, rollout.exit_code
     return {
@@ -156,8 +164,12 @@ def applied(
         "result": result,
         "exit_code": code,
         "serial": rollout.serial if rollout else (plan_document["in_force"] or {}).get("serial"),
+        "because": list(because),
+        "resumed": resumed,
         "canary": rollout.canary if rollout else None,
+        "watched": rollout.watched if rollout else "",
         "stopped": rollout.stopped if rollout else "",
+        "held": [],
         "nodes": [_outcome(outcome) for outcome in (rollout.all if rollout else absent)],
         "rollback": None
         if rollout is None or rollout.back is None
@@ -166,13 +178,18 @@ def applied(
     }
 
 
+def held(
+    plan_document: Document, limits: Sequence[Mapping[str, Any]], absent: Sequence[Outcome[Any]]
+) -> Document:
+    """`route apply --auto` that publishes nothing: the plan, and the `limits` that it passes."""
+    doc = applied(plan_document, None, absent)
+    return {**doc, "result": "held", "exit_code": AnswerBad.exit_code, "held": list(limits)}
+
+
 def _outcome(outcome: Outcome[Any]) -> Document:
     return {
-        "node": outcome.node,
-        "state": outcome.state,
+        **outcome.row(),
         "serial": outcome.value if isinstance(outcome.value, int) else None,
-        "reason": outcome.reason,
-        "seconds": round(outcome.seconds, 3),
     }
 
 
@@ -195,6 +212,7 @@ def show(table: Table, fleet: str, ingresses: Sequence[str], *, now_unix: float)
         "kind": "route.show",
         "fleet": fleet,
         **(_head(table) or {}),
+        "due": is_due(table, now_unix),
         "expired": now_unix >= table.expires,
         "left_s": int(table.expires - now_unix),
         "routes": rows,
@@ -228,6 +246,7 @@ def explain(found: Explanation, ends: Mapping[str, str | None], decision: Decisi
         "zones": [asdict(effect) for effect in found.zones],
         "runner_up": found.runner_up,
         "next_ms": found.next_ms,
+        "next_doubt": found.next_doubt,
     }
 
 
@@ -273,8 +292,8 @@ def _without(row: Mapping[str, Any], key: str) -> Document:
     return {name: value for name, value in row.items() if name != key}
 
 
-def replayed(scores: Sequence[Score], source: str, nodes: int) -> Document:
-    """`route replay`: the means over the slices, and each slice."""
+def replayed(scores: Sequence[Score], source: str, nodes: int, *, blocked: int = 0) -> Document:
+    """`route replay`: the means over the slices, and each slice; `blocked` pairs were not scored."""
     sides = ("direct", "chosen", "oracle")
     figures = ("mean", *(f"p{share}" for share in replays.PERCENTILES))
     means = {
@@ -287,6 +306,7 @@ def replayed(scores: Sequence[Score], source: str, nodes: int) -> Document:
         "source": source,
         "nodes": nodes,
         "slices_scored": len(scores),
+        "blocked": blocked,
         **{name: replays.mean(scores, name) for name in replays.SHARES},
         **means,
         "slices": [

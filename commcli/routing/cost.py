@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from commcli.routing.estimate import Estimate, Matrix
+from commcli.fleet.model import Media
+from commcli.routing.estimate import SKILLED, UNSKILLED, Estimate, Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """cost = RTT + `jitter` x jitter + `loss_ms` x -ln(1 - loss), and `hop_ms` for each intermediate relay.
+    """cost = RTT + `jitter` x jitter + `loss_ms` x -ln(1 - loss), and for each intermediate relay `hop_ms` and its own
+    price.
 
     -ln(1 - loss) adds up along a path as survival multiplies. A millisecond of jitter costs a receiver about
     two in its buffer; 1000 makes one percent of loss worth 10 ms.
@@ -22,12 +24,23 @@ class Prices:
     hop_ms: float = 2.0
 
 
+# What a class of media suffers from. Audio: its buffer holds the jitter, and hides a lost packet. Video: a lost packet
+# spoils the frames until it is there again. Data: nothing is lost for good, and nobody plays it out.
+CLASSES: dict[Media, Prices] = {
+    "audio": Prices(),
+    "video": Prices(jitter=1.0, loss_ms=2000.0),
+    "data": Prices(jitter=0.0, loss_ms=500.0),
+}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeCosts:
     """(N, N) matrices in ms, infinite in the sums where an edge is unmeasured or loses everything.
 
     `straight` is RTT, jitter and loss: an edge as the direct path; `total` has `caution` added: an edge as a part of a
-    relayed path (Estimate.cautious_ms).
+    relayed path (Estimate.cautious_ms). Loss is its upper bound, less what the overlay repairs. An edge without skill
+    is not in `total`. `kept` is for paths that are in force: they are judged by their medians, as the direct one is,
+    and keep an edge until next to no skill is left of it. `skill` is that of Estimate.
     """
 
     rtt: Matrix
@@ -36,6 +49,8 @@ class EdgeCosts:
     caution: Matrix
     straight: Matrix
     total: Matrix
+    kept: Matrix
+    skill: Matrix
 
 
 def edge_costs(estimate: Estimate, prices: Prices | None = None) -> EdgeCosts:
@@ -50,12 +65,17 @@ def edge_costs(estimate: Estimate, prices: Prices | None = None) -> EdgeCosts:
     typical = float(np.median(known)) if known.size else 0.0
     jitter = prices.jitter * np.where(np.isnan(estimate.jitter_ms), typical, estimate.jitter_ms)
     with np.errstate(divide="ignore", invalid="ignore"):
-        loss = prices.loss_ms * np.maximum(0.0, -np.log1p(-np.clip(estimate.loss, 0.0, 1.0)))
+        left = np.where(
+            estimate.loss < 1.0, np.clip(estimate.loss_bound, 0.0, 1.0) * (1 - estimate.repaired), 1.0
+        )
+        loss = prices.loss_ms * np.maximum(0.0, -np.log1p(-np.where(np.isnan(estimate.loss), np.nan, left)))
     caution = estimate.cautious_ms - estimate.rtt_ms
     straight = np.where(measured, estimate.rtt_ms + jitter + loss, np.inf)
-    total = np.where(measured, straight + caution, np.inf)
-    for matrix in (straight, total):
+    skill = estimate.skill
+    # Where no edge has a past yet, it is no fault of any.
+    is_new = bool(np.isnan(skill).all())
+    total = np.where(measured & ((skill >= SKILLED) | is_new), straight + caution, np.inf)
+    kept = np.where(measured & ~(skill < UNSKILLED), straight, np.inf)
+    for matrix in (straight, total, kept):
         np.fill_diagonal(matrix, np.inf)
-    return EdgeCosts(
-        rtt=estimate.rtt_ms, jitter=jitter, loss=loss, caution=caution, straight=straight, total=total
-    )
+    return EdgeCosts(estimate.rtt_ms, jitter, loss, caution, straight, total, kept, skill)

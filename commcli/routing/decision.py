@@ -13,11 +13,12 @@ from commcli.fleet.model import Fleet
 from commcli.relay.table import zones as zone_rule
 from commcli.routing import estimate as estimates
 from commcli.routing import planner, policy, table
+from commcli.routing.capacity import Load, load_of
 from commcli.routing.cost import EdgeCosts, Prices, edge_costs
-from commcli.routing.estimate import Estimate, Matrix
+from commcli.routing.estimate import Estimate, Matrix, Repair
 from commcli.routing.past import Past
 from commcli.routing.planner import Margin, Paths, Plan, Routes
-from commcli.routing.policy import Masks, Policy
+from commcli.routing.policy import Mask, Masks, Policy
 from commcli.routing.table import Pair, Path, Table
 
 
@@ -64,6 +65,8 @@ class Decision:
     table: Table
     in_force: Table | None
     position: Mapping[str, int]
+    hops: Matrix
+    load: Load | None
 
     @property
     def changed(self) -> bool:
@@ -83,14 +86,17 @@ def decide(
     prices: Prices | None = None,
     margin: Margin | None = None,
     lifetime_s: int = table.LIFETIME_S,
+    repairs: Iterable[Repair] = (),
+    sessions: Mapping[str, int] | None = None,
 ) -> Decision:
     """Decide from mesh windows (see `estimate`), the inventory and the table in force what the next table is.
 
     `away` are nodes that the caller knows to be out of service, whatever was measured of them; `draining`
-    those whose relays say that they drain.
+    those whose relays say that they drain. `repairs` as of `estimate`. `sessions` is how many each edge has now; None:
+    nobody asked, and no cap is looked at.
     """
     rules = policy.of(fleet, away, draining)
-    known = estimates.estimate(rules.ids, windows, now_unix=now_unix)
+    known = estimates.estimate(rules.ids, windows, now_unix=now_unix, repairs=repairs)
     return decide_on(
         fleet.name,
         rules,
@@ -101,6 +107,7 @@ def decide(
         prices=prices,
         margin=margin,
         lifetime_s=lifetime_s,
+        load=None if sessions is None else load_of(fleet, rules.ids, sessions),
     )
 
 
@@ -115,13 +122,15 @@ def decide_on(
     prices: Prices | None = None,
     margin: Margin | None = None,
     lifetime_s: int = table.LIFETIME_S,
+    load: Load | None = None,
 ) -> Decision:
     """`decide` on a finished estimate (a replay's, or a what-if's)."""
     prices, margin = prices or Prices(), margin or Margin()
     costs, masks = edge_costs(known, prices), policy.masks(rules)
-    past = Past(known.rounds, costs, masks, prices.hop_ms, margin)
+    hops = prices.hop_ms + np.array([rules.price_ms.get(node, 0.0) for node in rules.ids])
+    past = Past(known.rounds, costs, masks, hops, margin)
     routes = in_force.incumbents(rules.ids) if in_force else None
-    made = made_on(rules.ids, costs, masks, prices, margin, past, routes)
+    made = made_on(rules.ids, costs, masks, past, routes, alike=policy.alike(rules), load=load)
     new = table.from_plan(
         made,
         rules,
@@ -133,17 +142,18 @@ def decide_on(
         lifetime_s=lifetime_s,
     )
     position = {node: index for index, node in enumerate(rules.ids)}
-    return Decision(rules, masks, prices, known, costs, made, new, in_force, position)
+    return Decision(rules, masks, prices, known, costs, made, new, in_force, position, hops, load)
 
 
 def made_on(
     ids: Sequence[str],
     costs: EdgeCosts,
     masks: Masks,
-    prices: Prices,
-    margin: Margin,
     past: Past,
     routes: Routes | None,
+    *,
+    alike: Mask | None = None,
+    load: Load | None = None,
 ) -> Plan:
     """The plan by all rules: what has become bad is left, and what is new has to have been good for a while."""
     if routes is not None:
@@ -152,11 +162,14 @@ def made_on(
         ids,
         costs.total,
         masks,
-        hop_ms=prices.hop_ms,
+        hop_ms=past.hops,
         routes=routes,
-        margin=margin,
+        margin=past.margin,
         straight=costs.straight,
+        kept=costs.kept,
         believed=past.believed,
+        alike=alike,
+        load=load,
     )
 
 
@@ -171,9 +184,24 @@ def path_ms(decision: Decision, matrix: Matrix, path: Path) -> float | None:
 
 def path_cost_ms(decision: Decision, path: Path) -> float | None:
     """Today's cost of a path, the price of its relays included, None where an edge is unusable."""
-    costs = decision.costs.straight if len(path) == 2 else decision.costs.total
-    edges = path_ms(decision, costs, path)
-    return None if edges is None else round(edges + decision.prices.hop_ms * (len(path) - 2), 3)
+    edges = path_ms(decision, costs_of(decision, path), path)
+    return None if edges is None else round(edges + hops_ms(decision, path), 3)
+
+
+def costs_of(decision: Decision, path: Path) -> Matrix:
+    """The edge costs that this path is judged by: as the direct one, as one in force, or as a new one."""
+    if len(path) == 2:
+        return decision.costs.straight
+    held = decision.in_force.routes.get((path[0], path[-1])) if decision.in_force else None
+    in_force = held is not None and any(path == other for _, other in held.paths())
+    return decision.costs.kept if in_force else decision.costs.total
+
+
+def hops_ms(decision: Decision, path: Path) -> float:
+    """What its relays add."""
+    busy = decision.load.price_ms if decision.load is not None else np.zeros_like(decision.hops)
+    relays = [decision.position[node] for node in path[1:-1] if node in decision.position]
+    return float(sum(decision.hops[relay] + busy[relay] for relay in relays))
 
 
 def obstacle(decision: Decision, path: Path) -> str | None:
@@ -190,23 +218,19 @@ def obstacle(decision: Decision, path: Path) -> str | None:
             return f"{relay} is in state {state}"
     zone = rules.violated(path)
     if zone is not None:
-        return f"zone {zone} forbids {_offender(rules, zone, path)}"
+        return f"zone {zone} forbids {rules.offender(zone, path)}"
     for a, b in pairwise(path):
-        cost = path_ms(decision, decision.costs.total, (a, b))
-        if cost is None:
-            lost = path_ms(decision, decision.estimate.loss, (a, b)) == 1.0
-            return f"{a} > {b} {'loses everything' if lost else 'is not measured'}"
+        if path_ms(decision, costs_of(decision, path), (a, b)) is None:
+            return f"{a} > {b} {_fault(decision, (a, b))}"
     return None
 
 
-def _offender(rules: Policy, zone_id: str, path: Path) -> str:
-    """The node and country on `path` that the zone does not let pass."""
-    zone = next(zone for zone in rules.zones if zone.id == zone_id)
-    for node in path:
-        country = rules.places[node].country
-        if not zone_rule.permits(zone, country):
-            return f"{country or 'an unknown country'} ({node})"
-    return "this path"
+def _fault(decision: Decision, edge: Pair) -> str:
+    if path_ms(decision, decision.estimate.loss, edge) == 1.0:
+        return "loses everything"
+    if path_ms(decision, decision.costs.straight, edge) is None:
+        return "is not measured"
+    return "has no skill: its rounds are too far from each other"
 
 
 def changes(decision: Decision) -> list[Change]:
@@ -252,8 +276,9 @@ def _why(decision: Decision, pair: Pair, was: Path | None, now: Path | None) -> 
 
 
 def vanished(decision: Decision) -> float:
-    """The share of the routes in force whose pair has no usable path today though no rule forbids it: how
-    much of the mesh fell silent. A mesh that was not read back looks like a fleet that died.
+    """How much of the mesh fell silent: the share of the edges that are direct paths in the table in force, and nobody
+    measured now, or of its pairs that have no usable path today though no rule forbids it; the larger. A mesh that was
+    not read back looks like a fleet that died.
     """
     if decision.in_force is None or not decision.in_force.routes:
         return 0.0
@@ -262,8 +287,12 @@ def vanished(decision: Decision) -> float:
     expected = [
         pair for pair in expected if set(pair) <= decision.position.keys() and pair not in new.blocked
     ]
-    gone = sum(1 for pair in expected if pair not in new.routes)
-    return gone / len(expected) if expected else 0.0
+    edges = [
+        pair for pair in expected if any(path == pair for _, path in decision.in_force.routes[pair].paths())
+    ]
+    silent = sum(path_ms(decision, decision.costs.rtt, pair) is None for pair in edges)
+    gone = sum(pair not in new.routes for pair in expected)
+    return max(gone / max(len(expected), 1), silent / max(len(edges), 1))
 
 
 def zone_prices(decision: Decision) -> list[ZonePrice]:
@@ -271,9 +300,7 @@ def zone_prices(decision: Decision) -> list[ZonePrice]:
     found, costs = [], decision.costs
     for zone in decision.policy.zones:
         free = policy.masks(decision.policy.without_zone(zone.id))
-        without = planner.best_paths(
-            costs.total, free, hop_ms=decision.prices.hop_ms, straight=costs.straight
-        )
+        without = planner.best_paths(costs.total, free, hop_ms=decision.hops, straight=costs.straight)
         found.append(_zone_price(decision, zone.id, without))
     return found
 
@@ -310,13 +337,17 @@ def _zone_price(decision: Decision, zone_id: str, without: Paths) -> ZonePrice:
 
 def mean_rtt_ms(decision: Decision) -> tuple[float | None, float | None]:
     """(direct, chosen) mean RTT over the pairs where both are measured."""
-    figures = []
-    for pair, route in decision.table.routes.items():
-        direct = path_ms(decision, decision.estimate.rtt_ms, pair)
-        chosen = path_ms(decision, decision.estimate.rtt_ms, route.primary)
-        if direct is not None and chosen is not None:
-            figures.append((direct, chosen))
-    if not figures:
+    rtt_ms = decision.estimate.rtt_ms
+    return means_ms(
+        (path_ms(decision, rtt_ms, pair), path_ms(decision, rtt_ms, route.primary))
+        for pair, route in decision.table.routes.items()
+    )
+
+
+def means_ms(figures: Iterable[tuple[float | None, float | None]]) -> tuple[float | None, float | None]:
+    """The means of both sides over the rows that have both; None of none."""
+    whole = [(one, other) for one, other in figures if one is not None and other is not None]
+    if not whole:
         return None, None
-    means = np.mean(figures, axis=0)
+    means = np.mean(whole, axis=0)
     return round(float(means[0]), 3), round(float(means[1]), 3)

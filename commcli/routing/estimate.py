@@ -23,13 +23,22 @@ Matrix = NDArray[np.float64]
 # (R, N, N) RTT in ms of the last rounds, the newest last; NaN: nobody looked, infinite: nothing came back.
 Rounds = NDArray[np.float32]
 
+# (from, to, packets lost on the way, of them repaired before the other end needed them)
+Repair = tuple[str, str, int, int]
+
 # Five windows of 10 s: a median of five is what the back-tests on public data liked best. Of longer windows fewer
 # make up the time, and a window of a minute has a median over as much by itself.
 ROUNDS = 5
 ROUND_S = 10
-# So far back a path is asked how it would have done. Back-tests on public data liked nine, and a cautious RTT at 0.7.
+# So far back a path is asked how it would have done. Back-tests on public data liked nine.
 ROUNDS_KEPT = 9
-CAUTION = 0.7
+# What an edge says now is no word on what it will say when its rounds were half away from the ones before them, on
+# average. It is no part of a new relayed path then; one that is in force is left when next to nothing is left of it.
+SKILLED, UNSKILLED = 0.5, 0.1
+# Below this a millisecond more or less is no sign of anything.
+SMALL_MS = 20.0
+# One standard error (Wilson): of an edge that lost nothing of 250 packets 0.4 % is assumed.
+LOSS_ERRORS = 1.0
 # Nodes keep 60 windows of 10 s; older figures than that belong to a mesh that was not read back.
 MAX_AGE_S = 900.0
 # Fewer packets than this cannot tell a clean edge from a bad one (one lost of eight reads as 12 %):
@@ -47,6 +56,8 @@ class Estimate:
 
     `rtt_ms`, `loss` (0..1), `jitter_ms` and `age_s` (of the newest window) are NaN where unmeasured;
     `samples` counts packets sent. The diagonal is unmeasured. `rounds` are the RTTs of up to ROUNDS_KEPT rounds.
+    `loss_bound` is the upper confidence bound of the loss; `repaired` the share of its losses that the overlay was seen
+    to repair (0 where nobody looked).
     """
 
     ids: tuple[str, ...]
@@ -56,14 +67,27 @@ class Estimate:
     age_s: Matrix
     samples: NDArray[np.int64]
     rounds: Rounds
+    loss_bound: Matrix
+    repaired: Matrix
+
+    @property
+    def skill(self) -> Matrix:
+        """1: each round was as the one before it; 0: nothing like it. NaN where no two rounds are known."""
+        before, after = self.rounds[:-1].astype(np.float64), self.rounds[1:].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            most = np.maximum(np.maximum(after, before), SMALL_MS)
+            off = np.where(np.isinf(most), 1.0, np.abs(after - before) / most)
+        off[np.isnan(before) | np.isnan(after)] = np.nan
+        known = (~np.isnan(off)).sum(axis=0)
+        skill: Matrix = 1.0 - np.where(known, np.nansum(off, axis=0) / np.maximum(known, 1), np.nan)
+        return skill
 
     @property
     def cautious_ms(self) -> Matrix:
-        """RTT that was met or bettered in seven of ten rounds: what an edge is worth as a part of a relayed path, which
-        is the winner among many sums of noisy figures. Nowhere below `rtt_ms`.
+        """The worst RTT of the last rounds: what an edge is worth as a part of a new relayed path, which is the winner
+        among many sums of noisy figures. Nowhere below `rtt_ms`.
         """
-        cautious: Matrix = np.fmax(self.rtt_ms, quantile(answered(self.rounds), CAUTION))
-        return cautious
+        return np.fmax(self.rtt_ms, worst(self.rounds))
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -72,11 +96,12 @@ class Estimate:
         return known
 
     def sha256(self) -> str:
-        """Digest of all that decides: names, RTT, loss, jitter (age and samples only gate what enters them)."""
+        """Digest of all that decides: names, RTT, loss, jitter (age only gates what enters them), and each round."""
         digest = hashlib.sha256("\0".join(self.ids).encode())
-        for matrix in (self.rtt_ms, self.loss, self.jitter_ms):
+        for matrix in (self.rtt_ms, self.loss_bound, self.repaired, self.jitter_ms):
             # NaN has many bit patterns; equal estimates must have equal digests.
             digest.update(np.where(np.isnan(matrix), -1.0, matrix).astype("<f8").tobytes())
+        digest.update(np.where(np.isnan(self.rounds), -1.0, self.rounds).astype("<f4").tobytes())
         return digest.hexdigest()
 
 
@@ -92,7 +117,7 @@ def from_rounds(ids: Sequence[str], rounds: Rounds, loss: Matrix | None = None) 
     """An estimate from whole rounds (R, N, N), the newest last: RTT is their median. Otherwise as `from_matrices`."""
     rounds = np.array(rounds[-ROUNDS_KEPT:], dtype=np.float32)
     rounds[:, np.arange(len(ids)), np.arange(len(ids))] = np.nan
-    rtt = quantile(rounds, 0.5)
+    rtt = median(rounds)
     rtt[np.isinf(rtt)] = np.nan
     known = np.where(np.isnan(rtt), np.nan, 0.0) if loss is None else np.array(loss, dtype=np.float64)
     return Estimate(
@@ -103,6 +128,8 @@ def from_rounds(ids: Sequence[str], rounds: Rounds, loss: Matrix | None = None) 
         age_s=np.where(np.isnan(rtt), np.nan, 0.0),
         samples=np.isfinite(rounds).sum(axis=0),
         rounds=rounds,
+        loss_bound=known,
+        repaired=np.zeros_like(known),
     )
 
 
@@ -112,19 +139,22 @@ def answered(rounds: Rounds) -> Rounds:
     return kept
 
 
-def quantile(rounds: Rounds, share: float) -> Matrix:
-    """(N, N) quantiles of what is known of each edge, between two values by their distance; NaN where nothing is."""
+def worst(rounds: Rounds) -> Matrix:
+    """(N, N): the longest RTT that each edge answered with; NaN where it never did."""
+    found: Matrix = np.fmax.reduce(answered(rounds), axis=0, initial=np.nan).astype(np.float64)
+    return found
+
+
+def median(rounds: Rounds) -> Matrix:
+    """(N, N) medians of what is known of each edge; NaN where nothing is."""
     if not len(rounds):
         return np.full(rounds.shape[1:], np.nan)
     ordered = np.sort(rounds, axis=0).astype(np.float64)  # NaN goes last
-    known = (~np.isnan(ordered)).sum(axis=0)
-    at = np.maximum(known - 1, 0) * share
-    low, part = np.floor(at).astype(np.intp), at % 1.0
-    below = np.take_along_axis(ordered, low[None], axis=0)[0]
-    above = np.take_along_axis(ordered, np.minimum(low + 1, np.maximum(known - 1, 0))[None], axis=0)[0]
+    last = np.maximum((~np.isnan(ordered)).sum(axis=0) - 1, 0)
+    below, above = (np.take_along_axis(ordered, at[None], axis=0)[0] for at in (last // 2, (last + 1) // 2))
     with np.errstate(invalid="ignore"):
-        between = below + part * (above - below)
-    result: Matrix = np.where((part == 0) | (below == above), below, between)
+        between = below + 0.5 * (above - below)
+    result: Matrix = np.where(below == above, below, between)
     return result
 
 
@@ -135,12 +165,14 @@ def estimate(
     now_unix: float,
     rounds: int = ROUNDS,
     max_age_s: float = MAX_AGE_S,
+    repairs: Iterable[Repair] = (),
 ) -> Estimate:
     """Matrices over `ids` from mesh windows: {"node", "peer", "start", "seconds", "sent", "received",
     "rtt_ms": {"p50"} or null, "loss", "loss_fwd", "jitter_fwd_ms", ...}. Windows of unknown nodes, those
     that ended more than `max_age_s` ago and those of the future are left out; of the rest the newest full
     `rounds` of each edge count: all of them for the loss, and for times as few as make up so many rounds of
-    10 s. An edge with fewer than MIN_SAMPLES packets is unmeasured.
+    10 s. An edge with fewer than MIN_SAMPLES packets is unmeasured. `repairs` are (from, to, lost, repaired) packets of
+    overlay segments.
     """
     position = {node: index for index, node in enumerate(ids)}
     edges: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
@@ -163,7 +195,29 @@ def estimate(
         jitter[edge] = _median(w["jitter_fwd_ms"] for w in now if w.get("jitter_fwd_ms") is not None)
         age[edge] = max(0.0, now_unix - (last[-1]["start"] + last[-1]["seconds"]))
         samples[edge] = sum(window["sent"] for window in last)
-    return Estimate(tuple(ids), rtt, loss, jitter, age, samples, _rounds(size, edges))
+    repaired_ = _repaired(position, repairs)
+    rounds_ = _rounds(size, edges)
+    return Estimate(tuple(ids), rtt, loss, jitter, age, samples, rounds_, bound(loss, samples), repaired_)
+
+
+def bound(loss: Matrix, samples: NDArray[np.int64]) -> Matrix:
+    """The upper end of Wilson's score interval (J. Am. Stat. Assoc. 22, 1927) of a share among so many samples."""
+    z, n = LOSS_ERRORS, np.maximum(samples, 1)
+    spread = z * np.sqrt(loss * (1 - loss) / n + (z / (2 * n)) ** 2)
+    upper: Matrix = (loss + z * z / (2 * n) + spread) / (1 + z * z / n)
+    return upper
+
+
+def _repaired(position: Mapping[str, int], repairs: Iterable[Repair]) -> Matrix:
+    lost, mended = np.zeros((2, len(position), len(position)))
+    for source, target, gone, back in repairs:
+        if source in position and target in position:
+            edge = position[source], position[target]
+            lost[edge] += gone
+            mended[edge] += back
+    # Fewer losses than this are an anecdote.
+    share: Matrix = np.where(lost >= MIN_SAMPLES, np.minimum(1.0, mended / np.maximum(lost, 1)), 0.0)
+    return share
 
 
 def _rounds(size: int, edges: Mapping[tuple[int, int], Sequence[Mapping[str, Any]]]) -> Rounds:
@@ -174,7 +228,7 @@ def _rounds(size: int, edges: Mapping[tuple[int, int], Sequence[Mapping[str, Any
     if not lengths:
         return np.full((0, size, size), np.nan, dtype=np.float32)
     step = lengths.most_common(1)[0][0]
-    until = max(window["start"] + window["seconds"] for found in edges.values() for window in found)
+    until = _until(edges)
     rounds = np.full((ROUNDS_KEPT, size, size), np.nan, dtype=np.float32)
     for edge, found in edges.items():
         for window in found:
@@ -184,9 +238,21 @@ def _rounds(size: int, edges: Mapping[tuple[int, int], Sequence[Mapping[str, Any
             newest = (until - window["start"] - window["seconds"]) // step
             oldest = -(-(until - window["start"]) // step)
             for back in range(newest, max(oldest, newest + 1)):
-                if back < ROUNDS_KEPT:
+                if 0 <= back < ROUNDS_KEPT:
                     rounds[(ROUNDS_KEPT - 1 - back, *edge)] = rtt
     return rounds
+
+
+def _until(edges: Mapping[tuple[int, int], Sequence[Mapping[str, Any]]]) -> int:
+    """When the newest round ended that a quarter of the nodes know of, and never one alone: a clock that is ahead must
+    not make everybody else's rounds old ones.
+    """
+    newest: dict[int, int] = {}
+    for (source, _), found in edges.items():
+        end = max(window["start"] + window["seconds"] for window in found)
+        newest[source] = max(end, newest.get(source, end))
+    ends = sorted(newest.values(), reverse=True)
+    return ends[min(max(1, len(ends) // 4), len(ends) - 1)]
 
 
 def _last_full(windows: Sequence[Mapping[str, Any]], rounds: int) -> list[Mapping[str, Any]]:

@@ -2,10 +2,11 @@
 
     table/.<serial>.<pid>/   the new files, written aside and synced
     table/<serial>/          renamed there whole
+    table/staged             a symlink: the table to come, which the relay reads, judges and holds ready
     table/current            a symlink, replaced by rename: the relay sees the old table or the new one
 
-The relay alone judges a table. If it refuses this one, `current` goes back to where it pointed, so that the
-disk holds what is in force.
+The relay alone judges a table. If it refuses this one, the link goes back to where it pointed, so that the disk
+holds what is in force.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -28,108 +30,150 @@ ANSWER_S = 10.0
 KEPT = 3
 
 Ask = Callable[[str], Mapping[str, Any]]
+# The link that is set, and the words in the relay's status for the table that it points at and for why not.
+_CURRENT = ("current", "serial", "refused")
+_STAGED = ("staged", "staged", "staged_refused")
 
 
 def main(argument: Mapping[str, Any], channel: Any) -> None:
-    """The program's entry: {"base", "serial", "wait_s", "files": {name: text}} in, one answer out (see
-    `install`).
+    """The program's entry: {"base", "do": "stage" or "install", "serial", "wait_s", "files": {name: text} or None,
+    "manifest": sha256} in, one answer out (see `Push`).
     """
     base = Path(argument["base"])
     socket_path = base / "run" / "control.sock"
-    channel.send(
-        install(
-            base / "table",
-            argument["serial"],
-            argument["files"],
-            ask=lambda word: _asked(socket_path, word),
-            wait_s=argument["wait_s"],
-        )
+    push = Push(
+        base / "table",
+        argument["serial"],
+        argument["files"],
+        manifest=argument["manifest"],
+        ask=lambda word: _asked(socket_path, word),
+        wait_s=argument["wait_s"],
     )
+    channel.send(push.stage() if argument["do"] == "stage" else push.install())
 
 
-def install(
-    folder: Path,
-    serial: int,
-    files: Mapping[str, str],
-    *,
-    ask: Ask,
-    wait_s: float,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> dict[str, Any]:
-    """Put the table in force: {"state", "serial" (what the relay has now, or None), "reason"}.
+class Push:
+    """One table on its way into `folder`. `files` None: those that lie there already, if `manifest` is their digest.
 
+    Both verbs answer {"state", "serial" (what the relay has now, or None), "reason"}.
     state: "confirmed"; "refused" (the relay said why); "down" (no relay answers; nothing was touched);
-    "failed" (the disk or a relay that does not come to an end). Safe to repeat.
+    "failed" (the disk or a relay that does not come to an end); "unstaged" (`files` is None and they do not lie
+    there); "older" (a relay that can not hold a table ready). Safe to repeat.
     """
-    try:
-        before = ask("status")["table"]
-    except (OSError, ValueError, KeyError) as error:
-        return _answer("down", None, f"no relay answers: {error}")
-    if before["serial"] == serial:
-        return _answer("confirmed", serial, "")
-    try:
-        with _alone(folder):
-            former = _switch(folder, serial, files)
-    except OSError as error:
-        return _answer("failed", before["serial"], f"{folder}: {error.strerror or error}")
-    try:
-        answer = _await_verdict(ask, serial, before["refused"], wait_s, clock, sleep)
-    except (OSError, ValueError, KeyError) as error:
-        return _answer("failed", None, f"the relay went silent on the new table: {error}")
-    if answer["state"] == "refused":
-        _point(folder, former)
-        shutil.rmtree(str(folder / str(serial)), ignore_errors=True)
-        _quietly(ask, "reload")
-    _tidy(folder)
-    return answer
+
+    def __init__(
+        self,
+        folder: Path,
+        serial: int,
+        files: Mapping[str, str] | None,
+        *,
+        manifest: str,
+        ask: Ask,
+        wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.folder, self.serial, self.files, self.manifest = folder, serial, files, manifest
+        self.ask, self.wait_s, self.clock, self.sleep = ask, wait_s, clock, sleep
+
+    def stage(self) -> dict[str, Any]:
+        """Have the relay hold the table ready: it carries the paths of it from then on, and sends along none."""
+        return self._set(_STAGED)
+
+    def install(self) -> dict[str, Any]:
+        """Put the table in force."""
+        return self._set(_CURRENT)
+
+    def _set(self, which: tuple[str, str, str]) -> dict[str, Any]:
+        try:
+            with _alone(self.folder):
+                return self._push(*which)
+        except OSError as error:
+            return _answer("failed", None, f"{self.folder}: {error.strerror or error}")
+
+    def _push(self, link: str, has: str, refused: str) -> dict[str, Any]:
+        """Nobody else pushes here until it has come to its end."""
+        try:
+            before = self.ask("status")["table"]
+            serial = before["serial"]
+        except (OSError, ValueError, KeyError) as error:
+            return _answer("down", None, f"no relay answers: {error}")
+        if has not in before:
+            return _answer("older", serial, "")
+        there = self._digests("table")
+        if serial == self.serial:
+            in_force = there | self._digests("state")
+            if in_force and self.manifest not in in_force:
+                return _answer(
+                    "failed", serial, f"another table {serial} is in force: somebody else publishes, too"
+                )
+            return _answer("confirmed", serial, "")
+        if before[has] == self.serial and self.manifest in there:
+            return _answer("confirmed", self.serial, "")
+        if self.files is None and self.manifest not in there:
+            return _answer("unstaged", serial, "")
+        try:
+            former = _target(self.folder, link)
+            self._write()
+            _point(self.folder, link, str(self.serial))
+        except OSError as error:
+            return _answer("failed", serial, f"{self.folder}: {error.strerror or error}")
+        try:
+            answer = self._verdict(has, refused, before[refused])
+        except (OSError, ValueError, KeyError) as error:
+            return _answer("failed", None, f"the relay went silent on the new table: {error}")
+        if answer["state"] == "refused":
+            _point(self.folder, link, former if former != str(self.serial) else None)
+            shutil.rmtree(str(self.folder / str(self.serial)), ignore_errors=True)
+            _quietly(self.ask, "reload")
+        _tidy(self.folder)
+        return answer
+
+    def _verdict(self, has: str, refused: str, stale: str | None) -> dict[str, Any]:
+        """Ask until the relay has the serial or a new word of refusal; `stale` is what it said of an earlier table."""
+        self.ask("reload")
+        until = self.clock() + self.wait_s
+        while True:
+            table = self.ask("status")["table"]
+            if table[has] == self.serial:
+                return _answer("confirmed", self.serial, "")
+            late = self.clock() >= until
+            if table[refused] is not None and (table[refused] != stale or late):
+                return _answer("refused", table["serial"], table[refused])
+            if late:
+                return _answer(
+                    "failed", table["serial"], f"no word on the new table within {self.wait_s:g} s"
+                )
+            self.sleep(POLL_S)
+
+    def _digests(self, where: str) -> set[str]:
+        """Of the manifest that lies there under this serial ("table"), or that the relay keeps as its good one
+        ("state"); none where there is none.
+        """
+        good = self.folder.parent / "state" / "good"
+        folder = self.folder / str(self.serial) if where == "table" else good
+        try:
+            return {hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()}
+        except OSError:
+            return set()
+
+    def _write(self) -> None:
+        """Aside, then renamed. Raises OSError with nothing half-done."""
+        if self.files is None:
+            return
+        aside = self.folder / f".{self.serial}.{os.getpid()}"
+        try:
+            _write(aside, self.files)
+            # Left by a push that broke off: the relay never confirmed it, so it is not in force.
+            shutil.rmtree(str(self.folder / str(self.serial)), ignore_errors=True)
+            aside.rename(self.folder / str(self.serial))
+        except OSError:
+            shutil.rmtree(str(aside), ignore_errors=True)
+            raise
 
 
 def _answer(state: str, serial: int | None, reason: str) -> dict[str, Any]:
     return {"state": state, "serial": serial, "reason": reason}
-
-
-def _await_verdict(
-    ask: Ask,
-    serial: int,
-    stale: str | None,
-    wait_s: float,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-) -> dict[str, Any]:
-    """Ask until the relay has the serial or a new word of refusal; `stale` is what it said of an earlier
-    table.
-    """
-    ask("reload")
-    until = clock() + wait_s
-    while True:
-        table = ask("status")["table"]
-        if table["serial"] == serial:
-            return _answer("confirmed", serial, "")
-        late = clock() >= until
-        if table["refused"] is not None and (table["refused"] != stale or late):
-            return _answer("refused", table["serial"], table["refused"])
-        if late:
-            return _answer("failed", table["serial"], f"no word on the new table within {wait_s:g} s")
-        sleep(POLL_S)
-
-
-def _switch(folder: Path, serial: int, files: Mapping[str, str]) -> str | None:
-    """Write the table aside, then rename. Gives what `current` pointed at. Raises OSError with nothing
-    half-done.
-    """
-    former = str((folder / "current").readlink()) if (folder / "current").is_symlink() else None
-    aside = folder / f".{serial}.{os.getpid()}"
-    try:
-        _write(aside, files)
-        # Left by a push that broke off: the relay never confirmed it, so it is not in force.
-        shutil.rmtree(str(folder / str(serial)), ignore_errors=True)
-        aside.rename(folder / str(serial))
-    except OSError:
-        shutil.rmtree(str(aside), ignore_errors=True)
-        raise
-    _point(folder, str(serial))
-    return former
 
 
 @contextlib.contextmanager
@@ -160,17 +204,20 @@ def _write(aside: Path, files: Mapping[str, str]) -> None:
     _sync(aside)
 
 
-def _point(folder: Path, target: str | None) -> None:
-    """Make `current` point at `target` in one rename; None: there was no table before."""
-    current = folder / "current"
+def _target(folder: Path, link: str) -> str | None:
+    return str((folder / link).readlink()) if (folder / link).is_symlink() else None
+
+
+def _point(folder: Path, link: str, target: str | None) -> None:
+    """Make the link point at `target` in one rename; None: there was none before."""
     if target is None:
-        current.unlink()
+        (folder / link).unlink()
     else:
-        link = folder / f".current.{os.getpid()}"
-        if link.is_symlink():
-            link.unlink()
-        link.symlink_to(target)
-        link.replace(current)
+        aside = folder / f".{link}.{os.getpid()}"
+        if aside.is_symlink():
+            aside.unlink()
+        aside.symlink_to(target)
+        aside.replace(folder / link)
     _sync(folder)
 
 
@@ -183,14 +230,21 @@ def _sync(folder: Path) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what broken-off pushes left, and all tables but the one in force and the newest few."""
-    current = str((folder / "current").readlink()) if (folder / "current").is_symlink() else ""
+    """Remove what broken-off pushes left, and all tables but the one in force, the one to come and the newest few."""
+    current, staged = _target(folder, "current"), _target(folder, "staged")
+    if staged is not None and (_number(staged) <= _number(current) or not (folder / staged).exists()):
+        (folder / "staged").unlink()
     for entry in folder.iterdir():
         if entry.name.startswith("."):
             entry.unlink() if entry.is_symlink() else shutil.rmtree(str(entry), ignore_errors=True)
-    old = [entry for entry in folder.iterdir() if entry.name.isdigit() and entry.name != current]
+    kept = (current, staged)
+    old = [entry for entry in folder.iterdir() if entry.name.isdigit() and entry.name not in kept]
     for entry in sorted(old, key=lambda entry: int(entry.name))[:-KEPT]:
         shutil.rmtree(str(entry), ignore_errors=True)
+
+
+def _number(target: str | None) -> int:
+    return int(target) if target is not None and target.isdigit() else 0
 
 
 def _asked(path: Path, word: str) -> dict[str, Any]:

@@ -7,22 +7,28 @@ what back-tests on public measurements liked best (`commcli route replay`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from commcli.routing import planner
 from commcli.routing.cost import EdgeCosts
-from commcli.routing.estimate import CAUTION, Matrix, Rounds, answered, quantile
-from commcli.routing.planner import NOBODY, Incumbent, Index, Margin, Paths
+from commcli.routing.estimate import Matrix, Rounds, answered, median, worst
+from commcli.routing.planner import Incumbent, Margin, Paths
 from commcli.routing.policy import Mask, Masks
+from commcli.routing.search import NOBODY, Index
 
 # A path in force goes back to direct when it was the worse one in more of the rounds than this, or so much worse in the
 # last one.
 WORSE_SHARE = 0.2
-WORSE_FACTOR = 1.2
+WORSE_FACTOR = 1.078
+# On the Internet relays halve the RTT of one or two pairs in a hundred. Where they seem to do so for more than this,
+# and there are many to choose from, the cheapest of many sums was picked from noise.
+HALVED_SHARE, MANY_PAIRS = 0.1, 400
+# So is a mesh of which half of the edges have less skill than this: 0.99 is usual.
+NOISY = 0.8
 # A path is entered when it also wins on what was known one or two rounds ago.
 EARLIER = (1, 2)
 
@@ -46,12 +52,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
-    """The last rounds of every edge under today's masks, with what jitter and loss cost today."""
+    """The last rounds of every edge under today's masks, and what it costs today."""
 
     rounds: Rounds
     costs: EdgeCosts
     masks: Masks
-    hop_ms: float
+    hops: Matrix
     margin: Margin
 
     def record(self, first: Index, second: Index) -> Record:
@@ -60,7 +66,7 @@ class Past:
         worse, far = np.zeros_like(seen), np.zeros(first.shape, dtype=bool)
         for each in self.rounds:
             direct = planner.usable_costs(each + self._other, self.masks)
-            cost = np.where(first == NOBODY, direct, self._along(direct, first, second))
+            cost = self._along(direct, first, second)
             known = ~(np.isnan(direct) | np.isnan(cost))
             seen += known
             worse += known & (cost > direct)
@@ -68,11 +74,23 @@ class Past:
                 far = known & (cost > WORSE_FACTOR * direct)
         return Record(seen, worse, far)
 
-    def believed(self, best: Paths, today: Paths) -> Mask:
-        """Where the best path was never the worse one, and would have won against today's a round or two ago, too."""
-        good: Mask = self.record(best.first, best.second).worse == 0
+    def believed(self, best: Paths, today: Paths) -> tuple[Mask, Mask]:
+        """(better, only): where the best path may be taken for being better than the direct one, and where for being
+        there alone.
+
+        It is better where most rounds compare the two and it was never the worse one, and where it would have won
+        against today's a round or two ago, too. Of a mesh that is noise nothing is believed but what is dead.
+        """
+        if self.is_noise(best):
+            return np.zeros(best.cost.shape, dtype=bool), self._is_dead
+        record = self.record(best.first, best.second)
+        good: Mask = (record.worse == 0) & (record.rounds >= self.informed / 2)
+        return good & self.won_earlier(best, today), np.ones_like(good)
+
+    def won_earlier(self, best: Paths, today: Paths) -> Mask:
+        """Where the best path would have won against today's a round or two ago; everywhere, if nobody looked then."""
         wins = [self._wins(total, straight, best, today) for total, straight in self._earlier()]
-        return good & np.logical_or.reduce(wins) if wins else good
+        return np.logical_or.reduce(wins) if wins else np.ones(best.cost.shape, dtype=bool)
 
     def held(self, incumbent: Incumbent) -> Incumbent:
         """What is in force, with the direct path in place of the ones that have become bad."""
@@ -83,6 +101,44 @@ class Past:
         )
         first, second = (np.where(bad, NOBODY, relay) for relay in (incumbent.first, incumbent.second))
         return replace(incumbent, first=first, second=second)
+
+    def is_noise(self, best: Paths) -> bool:
+        """Whether the mesh as a whole promises more than can be, or holds nothing for two rounds."""
+        direct = planner.usable_costs(self.costs.straight, self.masks)
+        pairs = np.isfinite(direct)
+        if not pairs.any():
+            return False
+        halved = (best.cost[pairs] < 0.5 * direct[pairs]).mean() if pairs.sum() >= MANY_PAIRS else 0.0
+        known = self.costs.skill[~np.isnan(self.costs.skill)]
+        return bool(halved > HALVED_SHARE or (known.size and np.median(known) < NOISY))
+
+    @property
+    def informed(self) -> int:
+        """The rounds in which anybody looked at anything."""
+        return sum(not np.isnan(each).all() for each in self.rounds)
+
+    @property
+    def _is_dead(self) -> Mask:
+        """Where nothing came back in the last round that anybody looked."""
+        dead = np.zeros(self.costs.rtt.shape, dtype=bool)
+        for each in self.rounds:
+            dead = np.where(np.isnan(each), dead, np.isinf(each))
+        return dead | np.isinf(self.costs.loss)
+
+    def among(self, nodes: Sequence[int]) -> Past:
+        """The past of these nodes alone, numbered in this order: what a single pair's question takes."""
+        at = np.asarray(nodes, dtype=np.intp)
+        square = np.ix_(at, at)
+        costs = EdgeCosts(*(getattr(self.costs, part.name)[square] for part in fields(EdgeCosts)))
+        masks = Masks(
+            present=self.masks.present[at],
+            transit=self.masks.transit[at],
+            kind=self.masks.kind[at],
+            groups=self.masks.groups,
+            lawful=self.masks.lawful[:, at],
+            blocked=self.masks.blocked[square],
+        )
+        return Past(self.rounds[:, at[:, None], at], costs, masks, self.hops[at], self.margin)
 
     @property
     def _other(self) -> Matrix:
@@ -97,7 +153,7 @@ class Past:
                 continue
             yield tuple(
                 planner.usable_costs(np.where(np.isnan(total), np.inf, total), self.masks)
-                for total in (quantile(known, CAUTION) + self._other, quantile(known, 0.5) + self._other)
+                for total in (worst(known) + self._other, median(known) + self._other)
             )  # type: ignore[misc]
 
     def _wins(self, total: Matrix, straight: Matrix, best: Paths, today: Paths) -> Mask:
@@ -106,4 +162,4 @@ class Past:
         return planner.beats(cost, straight, self.margin) & planner.beats(cost, rival, self.margin)
 
     def _along(self, usable: Matrix, first: Index, second: Index) -> Matrix:
-        return planner.path_costs(usable, self.masks, self.hop_ms, first, second)
+        return planner.path_costs(usable, self.masks, self.hops, first, second)

@@ -1,30 +1,36 @@
 """The decision: edge costs and masks -> primary, backup and last resort for every ordered pair. Pure numpy.
 
-One source at a time, so that memory stays at a few (R, N) matrices for R relays. Ties go to fewer relays,
-then to the node that sorts first: equal input gives equal plans.
+Ties go to fewer relays, and pairs share relays that are about as good as each other by their numbers: equal input gives
+equal plans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from commcli.routing.capacity import Load, relieve
 from commcli.routing.estimate import Matrix
 from commcli.routing.policy import Mask, Masks
+from commcli.routing.search import NOBODY, Costs, Index, Search, spread
 
-Index = NDArray[np.int32]
-NOBODY = -1
+Flat = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """How much better a path must be before traffic moves to it: both a share of today's cost and plain ms."""
+    """How much better a path must be before traffic moves to it: both a share of today's cost and plain ms. `changes`
+    is the share of all pairs that may move at once, save for those whose path fails; `few` may always.
+    """
 
     share: float = 0.05
     least_ms: float = 3.0
+    changes: float = 0.25
+    few: int = 20
 
     def of(self, cost: Matrix) -> Matrix:
         """The margin in ms that a challenger of paths with this cost must win by."""
@@ -40,6 +46,10 @@ class Paths:
     first: Index
     second: Index
     cost: Matrix
+
+    def of_rows(self, rows: slice) -> Paths:
+        """The same from these sources alone."""
+        return Paths(self.first[rows], self.second[rows], self.cost[rows])
 
     @property
     def exists(self) -> Mask:
@@ -58,6 +68,21 @@ class Paths:
             return None
         relays = (self.first[source, target], self.second[source, target])
         return (ids[source], *(ids[relay] for relay in relays if relay != NOBODY), ids[target])
+
+    def of_source(self, ids: Sequence[str], source: int) -> list[tuple[str, ...] | None]:
+        """The paths to every target, as of `path`. For whole tables: a hundred times as fast as one after the other."""
+        first, second, exists = self.first[source], self.second[source], self.exists[source]
+        here = ids[source]
+        return [
+            None
+            if not there
+            else (here, target)
+            if k == NOBODY
+            else (here, ids[k], target)
+            if l == NOBODY
+            else (here, ids[k], ids[l], target)
+            for target, there, k, l in zip(ids, exists.tolist(), first.tolist(), second.tolist(), strict=True)  # noqa: E741
+        ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +106,8 @@ class Routes:
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """What every edge is to do. `best` is the cheapest lawful path without regard to what is in force;
-    `blocked` are the pairs that a zone forbids altogether.
+    `blocked` are the pairs that a zone forbids altogether; `deferred` counts those that would move, but too many do;
+    `crowded` (N,) are relays above their cap, for some of whose pairs there is no other way.
     """
 
     ids: tuple[str, ...]
@@ -90,6 +116,18 @@ class Plan:
     backup: Paths
     last_resort: Paths
     blocked: Mask
+    deferred: int
+    crowded: Mask
+
+
+Believed = Callable[[Paths, Paths], tuple[Mask, Mask]]
+
+# Relays this near to the best one share its pairs, so that not all of them rush to the same new relay.
+SHARED_MS = 0.5
+# What a backup that can not fail together with the primary may cost beside the cheapest one.
+APART = Margin(0.25, 20.0)
+# Pairs that are decided together: few enough for what is made of them to stay near a core.
+_NEAR = 1 << 17
 
 
 def plan(
@@ -97,43 +135,71 @@ def plan(
     total: Matrix,
     masks: Masks,
     *,
-    hop_ms: float,
+    hop_ms: float | Matrix,
     routes: Routes | None = None,
     margin: Margin | None = None,
     straight: Matrix | None = None,
-    believed: Callable[[Paths, Paths], Mask] | None = None,
+    kept: Matrix | None = None,
+    believed: Believed | None = None,
+    alike: Mask | None = None,
+    load: Load | None = None,
 ) -> Plan:
-    """Decide every ordered pair from (N, N) edge costs in ms (infinite = unusable), under the masks.
+    """Decide every ordered pair from (N, N) edge costs in ms (infinite = unusable), under the masks. `hop_ms` is what a
+    relay adds, or (N,) what each adds.
 
     `total` is what an edge costs as a part of a relayed path; `straight` what it costs as the direct path, where that
-    differs: a relayed path is the winner among many sums, and so judged more carefully.
+    differs: a relayed path is the winner among many sums, and so judged more carefully. `kept` is `total` for paths
+    that are in force already.
     `routes` are those in force: a pair leaves its path only for one that wins by `margin` on today's costs,
     or when the path has become unusable or unlawful. Where nothing is in force the direct path is what a
-    relay must beat. The backup shares no relay with the primary; the last resort is the direct path, or if
-    that is taken or not there the best path with one relay that neither of them uses. `believed`, given the best
-    paths and those of today, says where the former may be moved to: elsewhere only what has no direct path moves.
+    relay must beat. The backup shares no relay with the primary, and if that does not cost much nothing `alike` (N, N);
+    the last resort is the direct path, or if that is taken or not there the best path with one relay that neither of
+    them uses. `believed`, given the best paths and those of today, says where the former may be moved to, for being
+    better than the direct path and for being the only one. Under a `load` no relay carries more than it has room for.
     """
-    margin = margin or Margin()
+    margin, hops = margin or Margin(), np.broadcast_to(np.asarray(hop_ms, dtype=np.float64), len(ids))
+    if load is not None:
+        hops = hops + load.price_ms
     usable = usable_costs(total, masks)
     direct_usable = usable if straight is None else usable_costs(straight, masks)
-    direct = _direct(direct_usable, masks)
-    best = _search(usable, masks, hop_ms, direct=direct)
-    settle = _Settle(usable, masks, hop_ms, margin, direct)
-    primary = settle.primary(best, direct, routes.primary if routes else None, believed)
-    banned = (primary.first, primary.second)
-    rival = _search(usable, masks, hop_ms, direct=direct, banned=banned, no_direct=primary.direct)
-    rival = _only(rival, primary.exists)
-    backup = settle.spare(rival, routes.backup if routes else None, (primary,))
-    last = _last_resort(usable, masks, hop_ms, direct, primary, backup)
-    last = settle.spare(last, routes.last_resort if routes else None, (primary, backup))
-    return Plan(tuple(ids), best, primary, backup, last, masks.blocked.copy())
+    direct = np.where(masks.blocked, np.inf, direct_usable)
+    search = Search(usable, masks, hops, alike)
+    settle = _Settle(usable if kept is None else usable_costs(kept, masks), masks, hops, margin, direct)
+    best = _by_rows(lambda rows: _cheaper(direct[rows], _relayed(search, rows)), len(ids))
+
+    def fair(rows: slice) -> Paths:
+        return _shared(best.of_rows(rows), search, rows)
+
+    primary, deferred = settle.primary(fair, settle.today(routes.primary if routes else None), believed)
+    primary, crowded = _relieved(primary, direct, usable, masks, hops, load)
+    held = settle.today(routes.backup if routes else None)
+    held_last = settle.today(routes.last_resort if routes else None)
+
+    def second(rows: slice) -> Paths:
+        ahead = primary.of_rows(rows)
+        target = _spare(search, rows, direct[rows], ahead, alike)
+        return settle.spare(target, held, rows, (ahead,), alike)
+
+    backup = _by_rows(second, len(ids))
+
+    def third(rows: slice) -> Paths:
+        ahead = primary.of_rows(rows), backup.of_rows(rows)
+        target = _last_resort(search, rows, direct[rows], *ahead)
+        return settle.spare(target, held_last, rows, ahead)
+
+    last = _by_rows(third, len(ids))
+    return Plan(tuple(ids), best, primary, backup, last, masks.blocked.copy(), deferred, crowded)
 
 
-def best_paths(total: Matrix, masks: Masks, *, hop_ms: float, straight: Matrix | None = None) -> Paths:
+def best_paths(
+    total: Matrix, masks: Masks, *, hop_ms: float | Matrix, straight: Matrix | None = None
+) -> Paths:
     """The cheapest lawful path of every ordered pair, with no memory and no margin. Costs as those of `plan`."""
+    hops = np.broadcast_to(np.asarray(hop_ms, dtype=np.float64), len(total))
     usable = usable_costs(total, masks)
-    direct = usable if straight is None else usable_costs(straight, masks)
-    return _search(usable, masks, hop_ms, direct=_direct(direct, masks))
+    direct = np.where(masks.blocked, np.inf, usable if straight is None else usable_costs(straight, masks))
+    search = Search(usable, masks, hops)
+    return _by_rows(lambda rows: _cheaper(direct[rows], _relayed(search, rows)), len(total))
 
 
 def usable_costs(total: Matrix, masks: Masks) -> Matrix:
@@ -162,27 +228,70 @@ def incumbent(ids: Sequence[str], paths: Mapping[tuple[str, str], Sequence[str] 
     return Incumbent(first, second, present)
 
 
-def path_costs(usable: Matrix, masks: Masks, hop_ms: float, first: Index, second: Index) -> Matrix:
+def path_costs(usable: Matrix, masks: Masks, hops: Matrix, first: Index, second: Index) -> Matrix:
     """Today's cost of given paths, infinite where an edge, a relay's state or a zone no longer lets them be."""
-    rows, columns = np.indices(usable.shape)
-    exit_ = np.where(second >= 0, second, first)
-    via = np.where(first >= 0, usable[rows, first] + usable[exit_, columns] + hop_ms, usable)
-    via = np.where(second >= 0, via + usable[first, second] + hop_ms, via)
-    for relay in (first, second):
-        barred = ~(masks.transit[relay] & masks.lawful[masks.group, relay])
-        via[(relay >= 0) & barred] = np.inf
-    via[masks.blocked] = np.inf
+    cost, at = usable.copy(), np.flatnonzero(first != NOBODY)
+    source, target = np.divmod(at, len(usable))
+    group = masks.groups[masks.kind[source], masks.kind[target]]
+    via = _sums(usable, hops, at, first, second)
+    for relay in (first.ravel()[at], second.ravel()[at]):
+        via[(relay != NOBODY) & ~(masks.transit[relay] & masks.lawful[group, relay])] = np.inf
+    cost.ravel()[at] = via
+    cost[masks.blocked] = np.inf
+    return cost
+
+
+def _sums(usable: Matrix, hops: Matrix, at: Flat, first: Index, second: Index) -> Matrix:
+    """Costs of the relayed paths of the pairs with these flat numbers."""
+    size = len(usable)
+    source, target = np.divmod(at, size)
+    entry, other = first.ravel()[at].astype(np.intp), second.ravel()[at].astype(np.intp)
+    edge = usable.ravel()
+    exit_ = np.where(other == NOBODY, entry, other)
+    via: Matrix = edge[source * size + entry] + edge[exit_ * size + target] + hops[entry]
+    two = np.flatnonzero(other != NOBODY)
+    via[two] += edge[entry[two] * size + other[two]] + hops[other[two]]
     return via
 
 
-def _direct(usable: Matrix, masks: Masks) -> Paths:
-    nobody = np.full(usable.shape, NOBODY, np.int32)
-    return Paths(nobody, nobody.copy(), np.where(masks.blocked, np.inf, usable))
+def _priced(usable: Matrix, hops: Matrix, first: Index, second: Index) -> Paths:
+    """Relayed paths with their costs."""
+    at = np.flatnonzero(first != NOBODY)
+    cost = np.full_like(usable, np.inf)
+    cost.ravel()[at] = _sums(usable, hops, at, first, second)
+    return Paths(first, second, cost)
 
 
-def _only(paths: Paths, where: Mask) -> Paths:
-    cost = np.where(where, paths.cost, np.inf)
-    return Paths(np.where(where, paths.first, NOBODY), np.where(where, paths.second, NOBODY), cost)
+def _by_rows(decide: Callable[[slice], Paths], size: int) -> Paths:
+    """(size, size) paths, decided so many rows at a time that they stay near a core."""
+    shape = size, size
+    whole = Paths(np.empty(shape, np.int32), np.empty(shape, np.int32), np.empty(shape))
+
+    def fill(rows: slice) -> None:
+        part = decide(rows)
+        whole.first[rows], whole.second[rows], whole.cost[rows] = part.first, part.second, part.cost
+
+    step = max(1, _NEAR // max(1, size))
+    spread(fill, [slice(start, min(start + step, size)) for start in range(0, size, step)], size)
+    return whole
+
+
+def _relayed(search: Search, rows: slice) -> Paths:
+    return _paths(*search.relayed(rows))
+
+
+def _paths(first: Index, second: Index, cost: Costs) -> Paths:
+    return Paths(first, second, cost.astype(np.float64))
+
+
+def _cheaper(direct: Matrix, relayed: Paths) -> Paths:
+    return _where(relayed.cost < direct, relayed, direct)
+
+
+def _where(there: Mask, paths: Paths, direct: Matrix | float) -> Paths:
+    """These paths, and elsewhere the direct ones, of this cost."""
+    first, second = (np.where(there, relay, NOBODY) for relay in (paths.first, paths.second))
+    return Paths(first, second, np.where(there, paths.cost, direct))
 
 
 def _choose(where: Mask, one: Paths, other: Paths) -> Paths:
@@ -199,48 +308,80 @@ class _Settle:
 
     usable: Matrix
     masks: Masks
-    hop_ms: float
+    hops: Matrix
     margin: Margin
-    direct: Paths
+    direct: Matrix
 
-    def _today(self, held: Incumbent) -> Paths:
-        cost = path_costs(self.usable, self.masks, self.hop_ms, held.first, held.second)
-        cost = np.where(held.first == NOBODY, self.direct.cost, cost)
+    def today(self, held: Incumbent | None) -> Paths | None:
+        """What is in force at today's costs."""
+        if held is None:
+            return None
+        cost = path_costs(self.usable, self.masks, self.hops, held.first, held.second)
+        cost = np.where(held.first == NOBODY, self.direct, cost)
         return Paths(held.first, held.second, np.where(held.present, cost, np.inf))
 
     def primary(
-        self,
-        best: Paths,
-        direct: Paths,
-        held: Incumbent | None,
-        believed: Callable[[Paths, Paths], Mask] | None,
-    ) -> Paths:
-        """The best path must first earn its relays against the direct one, then beat what is in force.
+        self, fair: Callable[[slice], Paths], today: Paths | None, believed: Believed | None
+    ) -> tuple[Paths, int]:
+        """The best path (`fair`, of some rows) must first earn its relays against the direct one, then beat what is in
+        force.
 
         Back to direct needs no margin: the band between entering (5 % better) and leaving (no better) stops
-        flapping.
+        flapping. Beside the paths: how many moves have to wait.
         """
-        today = direct if held is None else self._today(held)
-        earns = beats(best.cost, direct.cost, self.margin)
+        direct = self.direct
+        word = None
         if believed is not None:
-            earns &= believed(best, today)
-        target = _choose(earns | ~direct.exists, best, direct)
-        if held is None:
-            return target
+            nobody = np.full(direct.shape, NOBODY, np.int32)
+            word = believed(_by_rows(fair, len(direct)), today or Paths(nobody, nobody, direct))
+
+        def target_of(rows: slice) -> Paths:
+            path = fair(rows)
+            earns, alone = beats(path.cost, direct[rows], self.margin), ~np.isfinite(direct[rows])
+            if word is not None:
+                better, only = word
+                earns, alone = earns & better[rows], alone & only[rows]
+            return _where(earns | alone, path, direct[rows])
+
+        target = _by_rows(target_of, len(direct))
+        if today is None:
+            return target, 0
         moves = ~today.exists | beats(target.cost, today.cost, self.margin)
         moves |= target.direct & (target.cost <= today.cost)
-        return _choose(moves, target, today)
+        waiting = self._too_many(moves, target, today)
+        moves[waiting] = False
+        return _choose(moves, target, today), len(waiting[0])
 
-    def spare(self, target: Paths, held: Incumbent | None, taken: Sequence[Paths]) -> Paths:
+    def _too_many(self, moves: Mask, target: Paths, today: Paths) -> tuple[Flat, Flat]:
+        """Of the moves away from a path that works those that gain least, when there are too many at once."""
+        differs = (target.first != today.first) | (target.second != today.second)
+        at = np.flatnonzero(moves & differs & today.exists)
+        most = max(self.margin.few, math.ceil(self.margin.changes * today.exists.sum()))
+        gain = today.cost.ravel()[at] - target.cost.ravel()[at]
+        waiting = at[np.argsort(-gain, kind="stable")[most:]]
+        return np.unravel_index(waiting, moves.shape)  # type: ignore[return-value]
+
+    def spare(
+        self,
+        target: Paths,
+        held: Paths | None,
+        rows: slice,
+        taken: Sequence[Paths],
+        alike: Mask | None = None,
+    ) -> Paths:
         """A backup stays while it is disjoint from the paths `taken` and not clearly worse than the best such
-        path.
+        path; and while that one would not stand further apart from the first of them.
         """
         if held is None:
             return target
-        today = self._today(held)
+        today = held.of_rows(rows)
         shares = ~taken[0].exists
         for other in taken:
             shares |= _overlaps(today, other)
+        if alike is not None:
+            shares |= (
+                _fails_with(today, taken[0], alike) & ~_fails_with(target, taken[0], alike) & target.exists
+            )
         moves = ~today.exists | shares | beats(target.cost, today.cost, self.margin)
         return _choose(moves, target, today)
 
@@ -259,177 +400,87 @@ def _overlaps(one: Paths, other: Paths) -> Mask:
     return shared & one.exists & other.exists
 
 
-def _last_resort(
-    usable: Matrix, masks: Masks, hop_ms: float, direct: Paths, primary: Paths, backup: Paths
-) -> Paths:
-    taken = primary.direct | backup.direct
-    banned = (primary.first, primary.second, backup.first, backup.second)
-    nowhere = np.ones_like(taken)
-    relayed = _search(usable, masks, hop_ms, direct=direct, banned=banned, no_direct=nowhere, two=False)
-    chosen = _choose(direct.exists & ~taken, direct, relayed)
-    return _only(chosen, primary.exists)
+def _shared(best: Paths, search: Search, rows: slice) -> Paths:
+    """Where several relays are about as good as the best one each pair takes one of them, by its numbers."""
+    at = np.flatnonzero((best.first != NOBODY) & (best.second == NOBODY))
+    row, target = np.divmod(at, best.first.shape[1])
+    near = [search.near(rank, rows) for rank in range(3)]
+    choices, costs = ([each.ravel().take(at) for each in found] for found in zip(*near, strict=True))
+    good = costs[1] <= costs[0] + SHARED_MS
+    count = 1 + good.astype(np.intp) + (good & (costs[2] <= costs[0] + SHARED_MS))
+    turn = (31 * (rows.start + row) + 17 * target) % count
+    first, cost = best.first.copy(), best.cost.copy()
+    first.ravel()[at] = np.choose(turn, choices)
+    cost.ravel()[at] = np.choose(turn, costs)
+    return Paths(first, best.second, cost)
 
 
-def _search(
-    usable: Matrix,
-    masks: Masks,
-    hop_ms: float,
-    *,
-    direct: Paths,
-    banned: Sequence[Index] = (),
-    no_direct: Mask | None = None,
-    two: bool = True,
-) -> Paths:
-    """The cheapest lawful path of each pair with 0 (`direct`), 1 or (if `two`) 2 relays, none of them among its
-    `banned` (one node each, at most two of them if `two`).
+def _relieved(
+    primary: Paths, direct: Matrix, usable: Matrix, masks: Masks, hops: Matrix, load: Load | None
+) -> tuple[Paths, Mask]:
+    if load is None:
+        return primary, np.zeros(len(usable), dtype=bool)
+    first, second, crowded = relieve(primary.first, primary.second, direct, usable, masks, hops, load)
+    moved = (first != primary.first) | (second != primary.second)
+    cost = np.where(first == NOBODY, direct, _priced(usable, hops, first, second).cost)
+    return _choose(moved, Paths(first, second, cost), primary), crowded
+
+
+def _spare(search: Search, rows: slice, direct: Matrix, primary: Paths, alike: Mask | None) -> Paths:
+    """What stands in for a direct primary: the best relayed path. For a relayed one: direct or one relay, whichever is
+    cheaper; two only where neither is there. One relay fewer can fail while the primary does, and it costs a percent
+    or two.
     """
-    found = Paths(direct.first.copy(), direct.second.copy(), direct.cost.copy())
-    if no_direct is not None:
-        found.cost[no_direct] = np.inf
-    for group in range(len(masks.lawful)):
-        relays = masks.relays(group)
-        members = (masks.group == group) & ~masks.blocked
-        if not relays.size:
-            continue
-        hub = _Hub(usable, hop_ms, relays)
-        for source in map(int, np.flatnonzero(members.any(axis=1))):
-            columns = np.flatnonzero(members[source])
-            fan = _Fan(hub, usable, source, columns, [row[source, columns] for row in banned])
-            _improve(found, source, columns, *fan.one())
-            if two and relays.size > 1:
-                _improve(found, source, columns, *fan.two())
+    taken, relayed = (primary.first, primary.second), primary.first != NOBODY
+    found = _one(search, rows, direct, taken, relayed)
+    stranded = relayed & ~found.exists
+    if stranded.any():
+        found = _choose(stranded, _paths(*search.two(rows, taken, stranded)), found)
+    if alike is not None:
+        found = _apart(search, rows, direct, primary, found, alike)
+    found = _choose(relayed, found, _relayed(search, rows))
+    return _where(primary.exists, found, np.inf)
+
+
+def _one(
+    search: Search,
+    rows: slice,
+    direct: Matrix,
+    taken: Sequence[Index],
+    wanted: Mask,
+    *,
+    apart: bool = False,
+) -> Paths:
+    """Direct or one relay, whichever is cheaper."""
+    relay, cost = search.one(rows, taken, wanted, apart=apart)
+    return _where(cost < direct, _paths(relay, np.full_like(relay, NOBODY), cost), direct)
+
+
+def _apart(search: Search, rows: slice, direct: Matrix, primary: Paths, found: Paths, alike: Mask) -> Paths:
+    """These backups, and where they may fail together with the primary such as may not, if that does not cost much."""
+    together = _fails_with(found, primary, alike)
+    if not together.any():
+        return found
+    apart = _one(search, rows, direct, (primary.first, primary.second), together, apart=True)
+    near = together & apart.exists
+    near &= apart.cost <= np.where(near, found.cost + APART.of(found.cost), np.inf)
+    return _choose(near, apart, found)
+
+
+def _fails_with(one: Paths, other: Paths, alike: Mask) -> Mask:
+    """Where both are relayed, and some relay of one is alike to some relay of the other."""
+    found = np.zeros(one.first.shape, dtype=bool)
+    both = (one.first != NOBODY) & (other.first != NOBODY)
+    for mine in (one.first, one.second):
+        for theirs in (other.first, other.second):
+            at = both & (mine != NOBODY) & (theirs != NOBODY)
+            found[at] |= alike[mine[at], theirs[at]]
     return found
 
 
-def _improve(
-    found: Paths, source: int, columns: NDArray[np.intp], first: Index, second: Index, cost: Matrix
-) -> None:
-    chosen = cost < found.cost[source, columns]
-    better = columns[chosen]
-    found.first[source, better] = first[chosen]
-    found.second[source, better] = second[chosen]
-    found.cost[source, better] = cost[chosen]
-
-
-class _Hub:
-    """The relays of a group of pairs, numbered 0..R-1, and the costs around them.
-
-    Rows are where an edge ends, so that the minimum over relays runs along memory: five times as fast as
-    across.
-    """
-
-    def __init__(self, usable: Matrix, hop_ms: float, relays: NDArray[np.intp]) -> None:
-        self.hop_ms, self.relays = hop_ms, relays
-        # One more than there are nodes: number[NOBODY] is NOBODY.
-        self.number = np.full(len(usable) + 1, NOBODY, np.int32)
-        self.number[relays] = np.arange(len(relays))
-        self.into = np.ascontiguousarray(usable.T[:, relays]) + hop_ms  # (N, R): relay -> node
-        self.between = self.into[relays]  # (R, R): [l, k] is k -> l
-
-
-class _Fan:
-    """All relayed paths from one source to `columns`; `banned` are rows of nodes that each column must avoid.
-
-    A path i -> k -> l -> j repeats no node: the diagonal of the costs is infinite, which leaves l = i, k = j
-    and banned relays to be kept out by hand.
-    """
-
-    def __init__(
-        self,
-        hub: _Hub,
-        usable: Matrix,
-        source: int,
-        columns: NDArray[np.intp],
-        banned: Sequence[Index],
-    ) -> None:
-        self.hub = hub
-        self.source = hub.number[source]
-        self.targets = hub.number[columns]
-        self.banned = [hub.number[row] for row in banned]
-        self.reach = usable[source, hub.relays]
-        # No copy where the group holds all columns, as it does without zones.
-        self.into = hub.into if len(columns) == len(hub.into) else hub.into[columns]
-        self._ranks: list[tuple[NDArray[np.intp], Matrix]] = []
-
-    def one(self) -> tuple[Index, Index, Matrix]:
-        """The best path with one relay for each column: (first, second, cost)."""
-        cost = self.into + self.reach
-        for row in self.banned:
-            at = np.flatnonzero(row >= 0)
-            cost[at, row[at]] = np.inf
-        relay, least = _least(cost)
-        return self.hub.relays[relay].astype(np.int32), np.full(len(relay), NOBODY, np.int32), least
-
-    def two(self) -> tuple[Index, Index, Matrix]:
-        """The best path with two relays for each column: (first, second, cost)."""
-        entry = np.zeros(len(self.targets), dtype=np.intp)
-        exit_, least = np.zeros_like(entry), np.full(len(entry), np.inf)
-        for avoid, rows in self._by_banned():
-            entry[rows], exit_[rows], least[rows] = self._two(avoid, rows)
-        return self.hub.relays[entry].astype(np.int32), self.hub.relays[exit_].astype(np.int32), least
-
-    def _by_banned(self) -> Iterator[tuple[list[int], NDArray[np.intp] | slice]]:
-        """Columns that must avoid the same relays, together: they share the way to each last relay."""
-        if not self.banned:
-            yield [], slice(None)
-            return
-        code = np.zeros(len(self.targets), dtype=np.int64)
-        for row in self.banned:
-            code = code * (len(self.hub.relays) + 1) + row + 1
-        for value in np.unique(code):
-            rows = np.flatnonzero(code == value)
-            yield sorted({int(row[rows[0]]) for row in self.banned} - {NOBODY}), rows
-
-    def _two(
-        self, avoid: list[int], rows: NDArray[np.intp] | slice
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp], Matrix]:
-        """(first, second, cost) over `rows`, with relay numbers; no relay is in `avoid`."""
-        best, lead, next_, fallback = self._leads(avoid)
-        into, targets = self.into[rows], self.targets[rows]
-        cost = into + lead
-        # Where the best way to l leads over the target itself, the second best way counts.
-        slot = np.full(len(self.reach), NOBODY, np.intp)
-        at = np.flatnonzero(targets >= 0)
-        slot[targets[at]] = at
-        row = slot[best]
-        last = np.flatnonzero(row >= 0)
-        cost[row[last], last] = into[row[last], last] + fallback[last]
-        for relay in avoid:
-            cost[:, relay] = np.inf
-        exit_, least = _least(cost)
-        entry = np.where(best[exit_] == targets, next_[exit_], best[exit_])
-        return entry, exit_, least
-
-    def _leads(self, avoid: list[int]) -> tuple[NDArray[np.intp], Matrix, NDArray[np.intp], Matrix]:
-        """For each last relay l the best first relay that is not in `avoid` and its cost, then the second
-        best.
-        """
-        while len(self._ranks) < 2 + len(avoid):
-            self._next_rank()
-        if not avoid:
-            return *self._ranks[0], *self._ranks[1]
-        ranks = self._ranks[: 2 + len(avoid)]
-        ks, costs = np.stack([k for k, _ in ranks]), np.stack([cost for _, cost in ranks])
-        for relay in avoid:
-            costs[ks == relay] = np.inf
-        # Ranks go from cheap to dear, so the least that is left is the first that is free; inf: none is.
-        lasts = np.arange(costs.shape[1])
-        first, lead = _least(costs.T)
-        costs[first, lasts] = np.inf
-        second, fallback = _least(costs.T)
-        return ks[first, lasts], lead, ks[second, lasts], fallback
-
-    def _next_rank(self) -> None:
-        if not self._ranks:
-            self._legs = self.hub.between + self.reach
-            if self.source >= 0:
-                self._legs[self.source] = np.inf
-        best, cost = _least(self._legs)
-        self._ranks.append((best, cost))
-        self._legs[np.arange(len(best)), best] = np.inf
-
-
-def _least(cost: Matrix) -> tuple[NDArray[np.intp], Matrix]:
-    """(column, value) of the least entry of each row; the first one among equals."""
-    chosen = cost.argmin(axis=1)
-    return chosen, cost[np.arange(len(cost)), chosen]
+def _last_resort(search: Search, rows: slice, direct: Matrix, primary: Paths, backup: Paths) -> Paths:
+    straight = np.isfinite(direct) & ~(primary.direct | backup.direct)
+    taken = (primary.first, primary.second, backup.first, backup.second)
+    relay, cost = search.one(rows, taken, primary.exists & ~straight)
+    nobody = np.full_like(relay, NOBODY)
+    return Paths(relay, nobody, np.where(straight & primary.exists, direct, cost))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,16 +29,21 @@ NodeRow = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What the rule needs to know of a node: its country (None: unknown) and the markets that it serves."""
+    """What the rule needs to know of a node: its country (None: unknown) and the markets that it serves; and what may
+    fail with it: its region, and its provider (None: unknown).
+    """
 
     country: str | None
     markets: frozenset[str]
+    region: str = ""
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the planner must obey. `ids` is sorted; `nodes` are rows as the shards carry them; `prefixes` are the client
-    networks, which no path depends on. `probe_kbit_s`: as of Fleet.
+    networks, which no path depends on. `probe_kbit_s`: as of Fleet. `price_ms`: what nodes cost as relays, where that
+    is not 0.
     """
 
     ids: tuple[str, ...]
@@ -49,6 +54,7 @@ class Policy:
     away: frozenset[str] = frozenset()
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     probe_kbit_s: int = 0
+    price_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def zone_rows(self) -> tuple[ZoneRow, ...]:
@@ -75,12 +81,25 @@ class Policy:
             whole["prefixes"] = dict(self.prefixes)
         if self.probe_kbit_s:
             whole["probe_kbit_s"] = self.probe_kbit_s
+        if self.price_ms:
+            whole["price_ms"] = {node: self.price_ms[node] for node in sorted(self.price_ms)}
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def violated(self, path: tuple[str, ...]) -> str | None:
         """The id of a zone that `path` breaks, or None."""
         return zone_rule.violated(self.zones, self.places, path)
+
+    def offender(self, zone_id: str, path: tuple[str, ...]) -> str:
+        """The country, and the node on `path`, that the zone does not let pass."""
+        zone = next(zone for zone in self.zones if zone.id == zone_id)
+        for node in path:
+            place = self.places.get(node)
+            if place is None:
+                return f"an unknown country ({node} is not in the inventory)"
+            if not zone_rule.permits(zone, place.country):
+                return f"{place.country or 'an unknown country'} ({node})"
+        return "this path"
 
     def not_transit(self, node: str) -> str | None:
         """The state that keeps `node` from being an intermediate relay, or None."""
@@ -103,14 +122,31 @@ def of(fleet: Fleet, away: Collection[str] = (), draining: Collection[str] = ())
             for node in ids
         },
         places={
-            node: Place(fleet.nodes[node].country or None, frozenset(fleet.markets_of(node))) for node in ids
+            node: Place(
+                fleet.nodes[node].country or None,
+                frozenset(fleet.markets_of(node)),
+                fleet.nodes[node].region,
+                fleet.nodes[node].provider,
+            )
+            for node in ids
         },
         zones=fleet.zones,
         states=states,
         away=frozenset(away),
         prefixes=fleet.prefixes,
         probe_kbit_s=fleet.probe_kbit_s,
+        price_ms={node: fleet.nodes[node].price_ms for node in ids if fleet.nodes[node].price_ms},
     )
+
+
+def of_countries(countries: Sequence[str | None], zones: Sequence[Zone]) -> Policy:
+    """Zones over nodes of which only the countries are known: each is a relay, and the edge of its own market."""
+    ids = tuple(f"n{number:05}" for number in range(len(countries)))
+    places = {
+        node: Place(country, frozenset([country] if country else ()))
+        for node, country in zip(ids, countries, strict=True)
+    }
+    return Policy(ids, {}, places, tuple(zones), dict.fromkeys(ids, "active"))
 
 
 def node_row(fleet: Fleet, node_id: str, *, taking: bool = False, transit: bool = True) -> dict[str, Any]:
@@ -140,45 +176,59 @@ def node_row(fleet: Fleet, node_id: str, *, taking: bool = False, transit: bool 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Masks:
-    """The policy as arrays over N nodes and G groups of pairs (a group: the pairs that the same zones
-    concern).
+    """The policy as arrays over N nodes, K kinds of them (those of a kind serve the same markets) and G groups of pairs
+    (a group: the pairs that the same zones concern).
 
-    `present` (N,) is not away; `transit` (N,) may stand in between; `group` (N, N) is each pair's; `lawful`
-    (G, N) the nodes whose country all zones of the group let pass; `blocked` (N, N) the pairs whose own edges
-    a zone forbids.
+    `present` (N,) is not away; `transit` (N,) may stand in between; `kind` (N,) is each node's; `groups` (K, K) the
+    group of the pairs of two kinds; `lawful` (G, N) the nodes whose country all zones of the group let pass; `blocked`
+    (N, N) the pairs whose own edges a zone forbids.
     """
 
     present: Mask
     transit: Mask
-    group: NDArray[np.int32]
+    kind: NDArray[np.int32]
+    groups: NDArray[np.int32]
     lawful: Mask
     blocked: Mask
 
-    def relays(self, group: int) -> NDArray[np.intp]:
-        """The nodes that may be intermediate relays for the pairs of `group`."""
-        return np.flatnonzero(self.transit & self.lawful[group])
+    @property
+    def group(self) -> NDArray[np.int32]:
+        """(N, N): the group of each pair."""
+        group: NDArray[np.int32] = self.groups[self.kind[:, None], self.kind]
+        return group
+
+
+def alike(policy: Policy) -> Mask:
+    """(N, N): whether two nodes may fail together, being in one region or of one provider. Unknown is not the same."""
+    places = [policy.places[node] for node in policy.ids]
+    found = np.zeros((len(places), len(places)), dtype=bool)
+    for names in ([place.region for place in places], [place.provider or "" for place in places]):
+        known = np.array([bool(name) for name in names])
+        _, code = np.unique(names, return_inverse=True)
+        found |= (code[:, None] == code) & known[:, None] & known
+    return found
 
 
 def masks(policy: Policy) -> Masks:
     """Ask the rule once per kind of pair and country, and lay the answers out as masks."""
-    kinds, kind_of = _kinds(policy)
-    group_of_kinds, groups = _groups(policy, kinds)
-    lawful = _lawful(policy, groups)
-    group = group_of_kinds[np.ix_(kind_of, kind_of)]
+    kinds, kind = _kinds(policy)
+    groups, zones = _groups(policy, kinds)
+    lawful = _lawful(policy, zones)
+    group = groups[kind[:, None], kind]
     index = np.arange(len(policy.ids))
     passes = lawful[group, index[:, None]] & lawful[group, index[None, :]]
     present = np.array([node not in policy.away for node in policy.ids], dtype=bool)
     transit = np.array([policy.not_transit(node) is None for node in policy.ids], dtype=bool)
-    return Masks(present, transit, group, lawful, ~passes)
+    return Masks(present, transit, kind, groups, lawful, ~passes)
 
 
-def _kinds(policy: Policy) -> tuple[list[Place], NDArray[np.intp]]:
+def _kinds(policy: Policy) -> tuple[list[Place], NDArray[np.int32]]:
     """Nodes that serve the same markets are of one kind: zones cannot tell them apart as ends of a path."""
     of_node = [tuple(sorted(policy.places[node].markets)) for node in policy.ids]
     kinds = sorted(set(of_node))
     position = {kind: index for index, kind in enumerate(kinds)}
     places = [Place(None, frozenset(kind)) for kind in kinds]
-    return places, np.array([position[kind] for kind in of_node], dtype=np.intp)
+    return places, np.array([position[kind] for kind in of_node], dtype=np.int32)
 
 
 def _groups(policy: Policy, kinds: list[Place]) -> tuple[NDArray[np.int32], list[tuple[Zone, ...]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from commcli.fleet.model import Fleet, Node
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Preflight:
     """`serials` of the relays that answered (None: no table yet), `absent` the outcomes of the other nodes,
-    `draining` the relays that were told to drain.
+    `draining` the relays that were told to drain, `sessions` how many allocations each has.
     """
 
     serials: Mapping[str, int | None]
     absent: tuple[Outcome[int], ...] = ()
     draining: frozenset[str] = frozenset()
+    sessions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def highest(self) -> int:
@@ -52,7 +53,8 @@ async def look(
         Outcome(o.node, o.state, None, o.reason, o.seconds, o.code) for o in outcomes if o.value is None
     ]
     draining = frozenset(o.node for o in outcomes if o.value is not None and o.value["drain"])
-    return Preflight(serials, tuple(absent), draining)
+    sessions = {o.node: int(o.value["allocations"]) for o in outcomes if o.value is not None}
+    return Preflight(serials, tuple(absent), draining, sessions)
 
 
 def why_publish(decision: Decision, found: Preflight, *, now_unix: float) -> list[str]:
@@ -66,7 +68,11 @@ def why_publish(decision: Decision, found: Preflight, *, now_unix: float) -> lis
     behind = found.behind(table)
     if behind:
         reasons.append(f"not on serial {table.serial}: {', '.join(behind)}")
-    left_s = table.expires - now_unix
-    if left_s < (table.expires - table.created) / 2:
-        reasons.append(f"the table in force expires in {left_s / 86400:.1f} days")
+    if is_due(table, now_unix):
+        reasons.append(f"the table in force expires in {(table.expires - now_unix) / 86400:.1f} days")
     return reasons
+
+
+def is_due(table: Table, now_unix: float) -> bool:
+    """Whether a table is to be renewed: half of its life is over, which leaves the other half for what goes wrong."""
+    return table.expires - now_unix < (table.expires - table.created) / 2

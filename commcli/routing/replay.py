@@ -17,8 +17,9 @@ from commcli.routing.cost import Prices, edge_costs
 from commcli.routing.decision import made_on
 from commcli.routing.estimate import ROUNDS_KEPT, Matrix, from_rounds
 from commcli.routing.past import Past
-from commcli.routing.planner import NOBODY, Incumbent, Margin, Paths, Plan, Routes
+from commcli.routing.planner import Incumbent, Margin, Paths, Plan, Routes
 from commcli.routing.policy import Mask, Masks
+from commcli.routing.search import NOBODY
 
 # What counts as a gain, and as a loss that somebody notices.
 GAIN, HARM = 0.10, 0.05
@@ -59,6 +60,8 @@ def check(rtt: NDArray[np.floating], loss: NDArray[np.floating] | None = None) -
         )
     if loss is not None and loss.shape != rtt.shape:
         raise BadInput(f"loss has the shape {loss.shape}, and rtt {rtt.shape}")
+    if loss is not None and ((loss < 0) | (loss > 1)).any():
+        raise BadInput("loss has shares that are not from 0 to 1")
     if np.nanmin(rtt, initial=np.inf) < 0:
         raise BadInput("rtt has times below 0")
 
@@ -69,14 +72,15 @@ def replay(
     *,
     prices: Prices | None = None,
     margin: Margin | None = None,
+    masks: Masks | None = None,
     on_slice: Callable[[Score], None] = lambda score: None,
 ) -> list[Score]:
     """The score of every slice but the first, oldest first. `rtt` (T, N, N) in ms, NaN where nothing was measured;
-    `loss` 0..1. Raises BadInput.
+    `loss` 0..1. Under `masks` only lawful paths are chosen, and pairs that they block are not scored. Raises BadInput.
     """
     check(rtt, loss)
     prices, margin = prices or Prices(), margin or Margin()
-    masks = _open(rtt.shape[1])
+    masks = masks or _open(rtt.shape[1])
     routes: Routes | None = None
     scores = []
     for at in range(1, len(rtt)):
@@ -104,7 +108,8 @@ def _open(size: int) -> Masks:
     return Masks(
         everyone,
         everyone.copy(),
-        np.zeros((size, size), np.int32),
+        np.zeros(size, np.int32),
+        np.zeros((1, 1), np.int32),
         np.ones((1, size), dtype=bool),
         np.zeros((size, size), dtype=bool),
     )
@@ -126,8 +131,8 @@ def _decided(
         pooled = np.where(looked, np.nansum(kept, axis=0) / np.maximum(looked, 1), np.nan)
     known = from_rounds(ids, rtt[-ROUNDS_KEPT:], pooled)
     costs = edge_costs(known, prices)
-    past = Past(known.rounds, costs, masks, prices.hop_ms, margin)
-    return made_on(ids, costs, masks, prices, margin, past, routes)
+    past = Past(known.rounds, costs, masks, np.full(len(ids), prices.hop_ms), margin)
+    return made_on(ids, costs, masks, past, routes)
 
 
 def _in_force(plan: Plan) -> Routes:
@@ -139,7 +144,7 @@ def _in_force(plan: Plan) -> Routes:
 
 def _score(at: int, rtt: Matrix, plan: Plan, before: Routes | None, masks: Masks, prices: Prices) -> Score:
     direct = planner.usable_costs(np.where(np.isnan(rtt), np.inf, rtt), masks)
-    pairs = np.isfinite(direct)
+    pairs = np.isfinite(direct) & ~masks.blocked
     if not pairs.any():
         raise BadInput(f"slice {at} has no measured pair")
     chosen = _met(direct, plan.primary, masks, prices)
@@ -164,7 +169,8 @@ def _score(at: int, rtt: Matrix, plan: Plan, before: Routes | None, masks: Masks
 
 def _met(direct: Matrix, paths: Paths, masks: Masks, prices: Prices) -> Matrix:
     """What these paths took in the slice. What was not routed went straight."""
-    along = planner.path_costs(direct, masks, prices.hop_ms, paths.first, paths.second)
+    hops = np.full(len(direct), prices.hop_ms)
+    along = planner.path_costs(direct, masks, hops, paths.first, paths.second)
     return np.where(paths.exists & (paths.first != NOBODY), along, direct)
 
 

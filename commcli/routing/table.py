@@ -10,51 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from commcli.errors import BadInput, Refused
 from commcli.relay.table import shard as shard_rule
-from commcli.relay.table.prefixes import PrefixMap
-from commcli.routing.planner import Plan, Routes, incumbent
+from commcli.relay.table.document import decode_at_once, undisturbed
+from commcli.relay.table.shard import SHARED
+from commcli.routing.planner import Incumbent, Plan, Routes, incumbent
 from commcli.routing.policy import NodeRow, Policy, ZoneRow
+from commcli.routing.rows import ROLES, Rows, Spelling
+from commcli.routing.rows import Pair as Pair
+from commcli.routing.rows import Path as Path
+from commcli.routing.rows import Route as Route
 
-SCHEMA = 1
+SCHEMA = 2
 NAMESPACE = "commcli-table"
 # Fail static for long is safe: a table eight rounds old still keeps three quarters of the gain.
 LIFETIME_S = 7 * 86400
-
-Path = tuple[str, ...]
-Pair = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What one edge does towards another: each path lists the nodes from edge to edge."""
-
-    primary: Path
-    backup: Path | None = None
-    last_resort: Path | None = None
-
-    def paths(self) -> Iterator[tuple[str, Path]]:
-        """(role, path) of every path that is there, the preferred one first."""
-        for role, path in (
-            ("primary", self.primary),
-            ("backup", self.backup),
-            ("last_resort", self.last_resort),
-        ):
-            if path is not None:
-                yield role, path
-
-    def row(self) -> dict[str, list[str] | None]:
-        """As the shard carries it."""
-        listed = dict(self.paths())
-        return {
-            role: list(listed[role]) if role in listed else None
-            for role in ("primary", "backup", "last_resort")
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +55,8 @@ class Table:
 
     def incumbents(self, ids: tuple[str, ...]) -> Routes:
         """Its routes as the planner's arrays over `ids`."""
+        if isinstance(self.routes, Rows) and self.routes.ids == ids:
+            return self.routes.routes
         return Routes(
             primary=incumbent(ids, {pair: route.primary for pair, route in self.routes.items()}),
             backup=incumbent(ids, {pair: route.backup for pair, route in self.routes.items()}),
@@ -117,18 +96,13 @@ def from_plan(
     """The table that a plan asks for. `measurements` and `rules` are the digests of what the plan was made
     from.
     """
-    routes: dict[Pair, Route] = {}
-    blocked: set[Pair] = set()
-    for i, source in enumerate(plan.ids):
-        for j, target in enumerate(plan.ids):
-            if i == j:
-                continue
-            primary = plan.primary.path(plan.ids, i, j)
-            if plan.blocked[i, j]:
-                blocked.add((source, target))
-            elif primary is not None:
-                spare = plan.backup.path(plan.ids, i, j), plan.last_resort.path(plan.ids, i, j)
-                routes[source, target] = Route(primary, *spare)
+    lawful = plan.primary.exists & ~plan.blocked
+    np.fill_diagonal(lawful, False)
+    roles = (
+        Incumbent(paths.first, paths.second, paths.exists & lawful)
+        for paths in (plan.primary, plan.backup, plan.last_resort)
+    )
+    walls = zip(*np.nonzero(plan.blocked & ~np.eye(len(plan.ids), dtype=bool)), strict=True)
     return Table(
         fleet=fleet,
         serial=serial,
@@ -137,8 +111,8 @@ def from_plan(
         inputs={"measurements": measurements, "policy": rules},
         nodes=policy.nodes,
         zones=policy.zone_rows,
-        routes=routes,
-        blocked=frozenset(blocked),
+        routes=Rows(plan.ids, Routes(*roles)),
+        blocked=frozenset((plan.ids[source], plan.ids[target]) for source, target in walls),
         prefixes=policy.prefixes,
         probe_kbit_s=policy.probe_kbit_s,
     )
@@ -200,53 +174,61 @@ def _only(table: Table, wanted: Callable[[Path], bool]) -> Table:
 
 
 def encode(table: Table) -> Encoded:
-    """Manifest and shards in canonical bytes."""
-    dates = {"created": iso(table.created), "expires": iso(table.expires)}
-    rows: dict[str, dict[str, Any]] = {node: {} for node in table.nodes}
-    walls: dict[str, list[str]] = {node: [] for node in table.nodes}
-    for (source, target), route in table.routes.items():
-        rows[source][target] = route.row()
+    """Manifest and shards in canonical bytes. Raises Refused for a path that no shard can hold."""
+    ids = tuple(sorted(table.nodes))
+    place = {node: at for at, node in enumerate(ids)}
+    if not isinstance(table.routes, Rows):
+        _must_be_paths(table)
+    spelling = Spelling(table.incumbents(ids))
+    walls: dict[str, list[int]] = {node: [] for node in ids}
     for source, target in sorted(table.blocked):
-        walls[source].append(target)
-    carried = carries(table)
-    common: dict[str, Any] = {
+        walls[source].append(place[target])
+    shared: dict[str, Any] = {
         "schema": SCHEMA,
-        "serial": table.serial,
-        **dates,
         "nodes": {node: dict(row) for node, row in table.nodes.items()},
         "zones": [dict(zone) for zone in table.zones],
     }
     if table.prefixes:
-        common["prefixes"] = dict(table.prefixes)
+        shared["prefixes"] = dict(table.prefixes)
     if table.probe_kbit_s:
-        common["probe_kbit_s"] = table.probe_kbit_s
-    spelled = {key: _spelled(value) for key, value in common.items()}
-    shards = {
-        node: _joined(
-            spelled, {"node": node, "routes": rows[node], "blocked": walls[node], "carries": carried[node]}
-        )
-        for node in sorted(table.nodes)
-    }
+        shared["probe_kbit_s"] = table.probe_kbit_s
+    shards = {SHARED: canonical(shared)}
+    for at, node in enumerate(ids):
+        parts = {
+            "schema": SCHEMA,
+            "serial": table.serial,
+            "node": node,
+            "blocked": walls[node],
+            "routes": _spliced({role: spelling.rows(role, at) for role in ROLES}),
+            "carries": spelling.carries(at),
+        }
+        shards[node] = _spliced(parts) + b"\n"
     manifest = {
         "schema": SCHEMA,
         "fleet": table.fleet,
         "serial": table.serial,
-        **dates,
+        "created": iso(table.created),
+        "expires": iso(table.expires),
         "inputs": dict(table.inputs),
         "shards": {node: sha256(data) for node, data in shards.items()},
     }
     return Encoded(canonical(manifest), shards)
 
 
-def carries(table: Table) -> dict[str, list[str]]:
-    """For each node the paths of all other nodes' rows on which it is transit or egress, spelled as a shard does."""
-    found: dict[str, set[Path]] = {node: set() for node in table.nodes}
-    for route in table.routes.values():
-        for _, path in route.paths():
-            for node in path[1:]:
-                if node in found:  # a table with a node that is not in it goes no further than `check`
-                    found[node].add(path)
-    return {node: [" ".join(path) for path in sorted(paths)] for node, paths in found.items()}
+def _spliced(parts: Mapping[str, object]) -> bytes:
+    """As `canonical` without the newline; a value in bytes is spelled so already."""
+    return b"{%b}" % b",".join(
+        b'"%b":%b' % (key.encode(), value if isinstance(value, bytes) else _spelled(value).encode())
+        for key, value in sorted(parts.items())
+    )
+
+
+def _must_be_paths(table: Table) -> None:
+    for (source, target), route in table.routes.items():
+        for role, path in route.paths():
+            fault = shard_rule.path_fault(source, table.nodes, target, path)
+            if fault is not None:
+                raise Refused(f"table refused before signing: path: {role} to {target}: {fault}")
 
 
 def decode(manifest: bytes, shards: Mapping[str, bytes]) -> Table:
@@ -258,85 +240,90 @@ def decode(manifest: bytes, shards: Mapping[str, bytes]) -> Table:
                 raise BadInput(
                     f"table {head['serial']}: shard {node}: missing or not the one that was signed"
                 )
-        parts = {node: _object(shards[node], f"shard {node}") for node in sorted(head["shards"])}
+        with undisturbed():
+            return _decoded(head, {node: _object(shards[node], f"shard {node}") for node in head["shards"]})
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"table: not in the shape of one: {error!r}") from None
+
+
+def _decoded(head: Mapping[str, Any], parts: dict[str, dict[str, Any]]) -> Table:
+    shared = parts.pop(SHARED, None)
+    if shared is None:  # schema 1: every shard has it all, and says it by names
         nobody: dict[str, Any] = {"nodes": {}, "zones": []}
-        any_part = next(iter(parts.values()), nobody)
-        return Table(
-            fleet=head["fleet"],
-            serial=head["serial"],
-            created=unix(head["created"]),
-            expires=unix(head["expires"]),
-            inputs=head["inputs"],
-            nodes=any_part["nodes"],
-            zones=tuple(any_part["zones"]),
-            routes={
-                (node, target): _route(row)
-                for node, part in parts.items()
-                for target, row in part["routes"].items()
-            },
-            blocked=frozenset((node, target) for node, part in parts.items() for target in part["blocked"]),
-            prefixes={text: tuple(row) for text, row in any_part.get("prefixes", {}).items()},
-            probe_kbit_s=any_part.get("probe_kbit_s", 0),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"table: not in the shape of schema {SCHEMA}: {error!r}") from None
+        shared = next(iter(parts.values()), nobody)
+        routes = {
+            (node, target): _route(row)
+            for node, part in parts.items()
+            for target, row in part["routes"].items()
+        }
+        blocked = frozenset((node, target) for node, part in parts.items() for target in part["blocked"])
+    else:
+        ids = sorted(shared["nodes"])
+        routes = {
+            (node, ids[numbers["primary"][-1]]): _route(
+                {role: [ids[at] for at in path] for role, path in numbers.items()}
+            )
+            for node, part in parts.items()
+            for numbers in _by_target(part["routes"])
+        }
+        blocked = frozenset((node, ids[target]) for node, part in parts.items() for target in part["blocked"])
+    return Table(
+        fleet=head["fleet"],
+        serial=head["serial"],
+        created=unix(head["created"]),
+        expires=unix(head["expires"]),
+        inputs=head["inputs"],
+        nodes=shared["nodes"],
+        zones=tuple(shared["zones"]),
+        routes=routes,
+        blocked=blocked,
+        prefixes={text: tuple(row) for text, row in shared.get("prefixes", {}).items()},
+        probe_kbit_s=shared.get("probe_kbit_s", 0),
+    )
+
+
+def _route(row: Mapping[str, Sequence[str] | None]) -> Route:
+    primary, backup, last = (row.get(role) for role in ROLES)
+    assert primary is not None
+    return Route(
+        tuple(primary), None if backup is None else tuple(backup), None if last is None else tuple(last)
+    )
+
+
+def _by_target(rows: Mapping[str, list[list[int]]]) -> Iterable[Mapping[str, list[int]]]:
+    """The paths of each role put together by where they end."""
+    found: dict[int, dict[str, list[int]]] = {path[-1]: {"primary": path} for path in rows["primary"]}
+    for role in ROLES[1:]:
+        for path in rows[role]:
+            found[path[-1]][role] = path
+    return found.values()
 
 
 def check(encoded: Encoded, *, now_unix: float, highest_serial: int) -> None:
     """Put every shard before the relay's own judge. Raises Refused with the words a node would use."""
-    read_prefixes = _read_once()
-    for node, data in encoded.shards.items():
-        try:
-            shard_rule.load(
-                encoded.manifest,
-                data,
-                node=node,
-                unix=now_unix,
-                highest_serial=highest_serial,
-                read_prefixes=read_prefixes,
-            )
-        except shard_rule.ShardRefused as refusal:
-            raise Refused(f"table refused before signing: shard {node}: {refusal}") from None
+    node = SHARED
+    try:
+        with undisturbed():
+            shared = shard_rule.load_shared(encoded.shards[SHARED], decode_at_once)
+            for node, data in encoded.shards.items():
+                if node != SHARED:
+                    shard_rule.load(
+                        encoded.manifest,
+                        data,
+                        node=node,
+                        unix=now_unix,
+                        highest_serial=highest_serial,
+                        shared=shared,
+                        read_json=decode_at_once,
+                    )
+    except shard_rule.ShardRefused as refusal:
+        raise Refused(f"table refused before signing: shard {node}: {refusal}") from None
 
 
-def _read_once() -> shard_rule.ReadPrefixes:
-    """Reads a prefix map, but not the same one again: a fleet's shards all carry it."""
-    known: list[tuple[Mapping[str, Sequence[str]], PrefixMap]] = []
-
-    def read(rows: Mapping[str, Sequence[str]]) -> PrefixMap:
-        if not known or known[0][0] != rows:
-            known[:] = [(rows, PrefixMap(rows))]
-        return known[0][1]
-
-    return read
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One pair whose route is not the same in two tables. `role` is the most important path that differs."""
-
-    pair: Pair
-    role: str
-    before: Path | None
-    after: Path | None
-    blocked_before: bool
-    blocked_after: bool
-
-
-def diff(before: Table | None, after: Table) -> list[Difference]:
-    """What `after` does differently, pair by pair, in order."""
-    old = before.routes if before else {}
-    walls = before.blocked if before else frozenset()
-    found = []
-    for pair in sorted({*old, *after.routes, *walls, *after.blocked}):
-        was, now = old.get(pair), after.routes.get(pair)
-        fences = pair in walls, pair in after.blocked
-        for role in ("primary", "backup", "last_resort"):
-            one, other = getattr(was, role, None), getattr(now, role, None)
-            if one != other or (role == "primary" and fences[0] != fences[1]):
-                found.append(Difference(pair, role, one, other, *fences))
-                break
-    return found
+def networks_changed(before: Table | None, after: Table) -> list[str]:
+    """The client networks that get other edges, or are new or gone."""
+    old = {} if before is None else before.prefixes
+    return sorted(text for text in {*old, *after.prefixes} if old.get(text) != after.prefixes.get(text))
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
@@ -346,12 +333,6 @@ def canonical(document: Mapping[str, Any]) -> bytes:
 
 def _spelled(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _joined(spelled: Mapping[str, str], rest: Mapping[str, object]) -> bytes:
-    """`canonical` of both together, when one is spelled already: what N shards share is not written N times over."""
-    whole = {**spelled, **{key: _spelled(value) for key, value in rest.items()}}
-    return ("{" + ",".join(f"{_spelled(key)}:{whole[key]}" for key in sorted(whole)) + "}\n").encode()
 
 
 def sha256(data: bytes) -> str:
@@ -366,11 +347,6 @@ def iso(unix_s: float) -> str:
 def unix(text: str) -> int:
     """Unix seconds of an `iso` time. Raises ValueError."""
     return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
-
-
-def _route(row: Mapping[str, Any]) -> Route:
-    spare = [None if row[role] is None else tuple(row[role]) for role in ("backup", "last_resort")]
-    return Route(tuple(row["primary"]), *spare)
 
 
 def _object(data: bytes, what: str) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_no_inventory(commcli: Commcli) -> None:
     commcli.folder = commcli.folder / "nowhere"
     answer = commcli("list")
     assert answer.code == 3
-    assert answer.err.splitlines()[0] == f"{commcli.folder}: no such inventory folder"
+    assert answer.err.splitlines()[0] == f"{commcli.folder}: no such inventory"
 
 
 @pytest.mark.parametrize("arguments", [["list", "all", "too-many"], ["show"], ["list", "--jsn"], ["lst"]])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from commcli.routing.decision import Decision, decide
 from commcli.routing.publish import Package
 from commcli.store.lock import exclusive
 from commcli.store.sqlite import Store
-from tests.routing.worlds import RTT_MS, window
+from tests.routing.worlds import MANY, RTT_MS, window
 
 CITIES = {"ae-1": "dxb", "de-1": "fra", "hk-1": "hkg", "kr-1": "sel", "sg-1": "sgp"}
 FILES = {
@@ -96,7 +98,7 @@ class Commcli:
         with self.store() as store:
             for node in CITIES:
                 rows = [
-                    window(node, other, rtt_ms, start=start)
+                    window(node, other, rtt_ms, start=start, sent=MANY)
                     for pair, rtt_ms in RTT_MS.items()
                     if node in pair
                     for other in pair
@@ -195,7 +197,7 @@ def test_explain_between_markets_in_one_screen(commcli: Commcli) -> None:
     answer = commcli("explain", "ae", "kr")
     assert (answer.code, answer.err) == (0, "")
     assert "ae-1 (edge of market ae) to kr-1 (edge of market kr); nothing in force" in answer.out
-    assert "removed: zone not-sg forbids sg (sg-1)" in answer.out
+    assert "removed: zone not-sg forbids sg (sg-1), and 4 more" in " ".join(answer.out.split())
     assert "zone not-sg (a contract) costs +29 ms RTT; without it ae-1 > sg-1 > kr-1" in answer.out
     assert len(answer.out.splitlines()) <= 24
 
@@ -262,6 +264,22 @@ def test_where_clients_are_sent_is_planned_and_shown(commcli: Commcli) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("days", "words"), [(3, ""), (4, "expires in 3.0 days"), (6.5, "expires in 0.5 days")]
+)
+def test_show_says_that_a_table_is_to_be_renewed(commcli: Commcli, days: float, words: str) -> None:
+    commcli.measure()
+    commcli.publish()
+    with commcli.store() as store:
+        old = history.kept(store, 1)
+        encoded = tables.encode(tables.under_serial(old, 2, int(time.time() - days * 86400)))
+        store.record_table(2, encoded.manifest, "sig", encoded.shards, "published")
+    answer = commcli("show")
+    assert answer.code == 0
+    assert f"{words}: commcli route apply" in answer.out if words else "route apply" not in answer.out
+    assert commcli("show", "--json").document["due"] is bool(words)
+
+
 def test_show_of_an_expired_table_is_a_bad_answer(commcli: Commcli) -> None:
     commcli.measure()
     commcli.publish(age_s=0)
@@ -304,6 +322,20 @@ def test_apply_with_nobody_in_reach_changes_and_records_nothing(commcli: Commcli
         assert store.audits() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--yes", "--max-lost", "3"), "are limits of --auto"),
+        (("--auto", "--force"), "exclude each other"),
+        (("--auto", "--max-changed", "20"), "0<=x<=1"),
+    ],
+)
+def test_limits_that_limit_nothing_are_wrong_use(commcli: Commcli, words: tuple[str, ...], text: str) -> None:
+    answer = commcli("apply", *words)
+    assert answer.code == 2
+    assert text in answer.err
+
+
 def test_apply_as_json_tells_errors_as_json(commcli: Commcli) -> None:
     commcli.measure()
     answer = commcli("apply", "--yes", "--json")
@@ -339,3 +371,109 @@ def test_rollback_to_nothing(commcli: Commcli) -> None:
     assert answer.code == 3
     assert "no table before serial 1 is kept" in answer.err
     assert commcli("rollback", "9", "--yes").code == 3
+
+
+def test_audit_with_nobody_in_reach(commcli: Commcli) -> None:
+    commcli.measure()
+    commcli.publish()
+    answer = commcli("audit", "--json")
+    assert (answer.code, answer.document["exit_code"]) == (4, 4)
+    assert {row["state"] for row in answer.document["nodes"]} == {"unreachable"}
+    assert "there was no path to judge; 5 of 5 relays gave no word" in commcli("audit").out
+    assert commcli("audit", "--max-age", "soon").code == 2
+
+
+def test_diff_of_tables_that_are_kept(commcli: Commcli) -> None:
+    commcli.measure()
+    assert commcli("diff", "1").code == 3, "nothing is kept"
+    commcli.publish(1)
+    commcli.publish(2)
+    assert commcli("diff", "1").code == 0
+    assert commcli("diff", "1", "2", "--quiet").out == ""
+    (commcli.inventory / "zones.yaml").write_text(ZONE)
+    commcli.publish(3)
+    answer = commcli("diff", "1")
+    assert (answer.code, answer.err) == (1, "")
+    assert "ae-1 > sg-1 > kr-1" in answer.out
+    assert "zone not-sg: new" in answer.out
+    doc = commcli("diff", "1", "3", "--json").document
+    assert (doc["before"]["serial"], doc["after"]["serial"], doc["same"]) == (1, 3, False)
+    pair = next(row for row in doc["pairs"] if (row["from"], row["to"]) == ("ae-1", "kr-1"))
+    assert pair["roles"]["primary"]["before"] == ["ae-1", "sg-1", "kr-1"]
+
+
+def test_diff_with_what_would_be_planned_now(commcli: Commcli) -> None:
+    commcli.measure()
+    commcli.publish()
+    assert commcli("diff", "plan").code == 0
+    (commcli.inventory / "zones.yaml").write_text(ZONE)
+    assert commcli("diff", "1", "plan").code == 1
+    assert commcli("diff", "now").code == 2
+    assert commcli("diff", "9").code == 3
+
+
+def test_whatif_a_node_is_down(commcli: Commcli) -> None:
+    commcli.measure()
+    answer = commcli("whatif", "--down", "sg-1")
+    assert (answer.code, answer.err) == (1, "")
+    assert "market sg has no edge left" in answer.out
+    doc = commcli("whatif", "--down", "sg-1", "--json").document
+    slow = next(row for row in doc["worse"] if (row["from"], row["to"]) == ("ae-1", "kr-1"))
+    assert slow["after"] == ["ae-1", "hk-1", "kr-1"]
+    assert slow["rtt_after_ms"] > slow["rtt_before_ms"]
+    assert (doc["load_is"], doc["counts"]["ended"], doc["harmless"]) == ("pairs", 8, False)
+
+
+def test_whatif_with_other_zones(commcli: Commcli) -> None:
+    commcli.measure()
+    file = commcli.state.parent / "zones-of-tomorrow.yaml"
+    file.write_text(ZONE)
+    answer = commcli("whatif", "--zone", str(file))
+    assert answer.code == 0
+    assert "ae-1 > hk-1 > kr-1" in answer.out
+    assert "nobody else loses a path" in answer.out
+    file.write_text(ZONE.replace("forbid: [sg]", "forbid: [sgp]"))
+    answer = commcli("whatif", "--zone", str(file))
+    assert answer.code == 3
+    assert "zones-of-tomorrow.yaml:4: zone not-sg: " in answer.err
+    assert commcli("whatif", "--zone", str(file) + ".gone").code == 3
+
+
+def test_whatif_a_node_more(commcli: Commcli) -> None:
+    commcli.measure()
+    answer = commcli("whatif", "--add", "sg-2=sg-1", "--down", "sg-1")
+    assert answer.code == 0
+    assert "assumed, not measured" in answer.out
+    assert "new clients of market sg: sg-1, then sg-2" in answer.out
+
+
+@pytest.mark.parametrize("words", [(), ("--down", "nobody"), ("--add", "nobody"), ("--add", "x=nobody")])
+def test_whatif_what(commcli: Commcli, words: tuple[str, ...]) -> None:
+    commcli.measure()
+    assert commcli("whatif", *words).code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("diff", "9" * 5000), 2),
+        (("diff", "9" * 20), 2),
+        (("history", "--limit", "9" * 20), 3),
+        (("rollback", "9" * 20, "--yes"), 3),
+    ],
+)
+def test_a_serial_that_no_table_can_have_is_no_bug(
+    commcli: Commcli, words: tuple[str, ...], code: int
+) -> None:
+    answer = commcli(*words)
+    assert (answer.code, len(answer.err.splitlines())) == (code, 1)
+
+
+def test_history_and_audit_do_without_the_table_itself(commcli: Commcli) -> None:
+    commcli.measure()
+    commcli.publish()
+    with closing(sqlite3.connect(commcli.state / "commcli.sqlite3")) as db, db:
+        db.execute("UPDATE shards SET body = x'7b7d' WHERE node = 'ae-1'")
+    assert commcli("show").code == 3
+    assert commcli("history", "--json").document["in_force"] == 1
+    assert commcli("audit", "--json").document["serial"] == 1

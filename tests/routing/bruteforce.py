@@ -8,7 +8,7 @@ from itertools import pairwise, permutations
 import numpy as np
 
 from commcli.routing.estimate import Matrix
-from commcli.routing.policy import Policy
+from commcli.routing.policy import Masks, Policy
 
 Path = tuple[int, ...]
 
@@ -50,3 +50,21 @@ def best(
         if not avoid & set(path[1:-1]) and (direct or len(path) > 2)
     ]
     return min(costs, default=np.inf)
+
+
+def cheapest(
+    total: Matrix, masks: Masks, hop_ms: float, i: int, j: int, avoid: Path = ()
+) -> tuple[float, float, float]:
+    """What the direct path costs, the best one with one relay, and with two: by the masks, which makes whole fleets
+    bearable. No relay is in `avoid`.
+    """
+    if masks.blocked[i, j]:
+        return np.inf, np.inf, np.inf
+    may = masks.transit & masks.lawful[masks.group[i, j]]
+    may[[i, j, *avoid]] = False
+    relays = np.flatnonzero(may)
+    reach, into = total[i, relays] + hop_ms, total[relays, j]
+    between = total[np.ix_(relays, relays)] + hop_ms
+    np.fill_diagonal(between, np.inf)
+    one, two = reach + into, reach[:, None] + between + into
+    return float(total[i, j]), float(one.min(initial=np.inf)), float(two.min(initial=np.inf))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from commcli.routing.cost import Prices, edge_costs
-from commcli.routing.estimate import estimate, from_matrices, unmeasured_as_none
-from tests.routing.worlds import NOW, window
+from commcli.routing.decision import decide
+from commcli.routing.estimate import estimate, from_matrices, from_rounds, unmeasured_as_none
+from tests.routing.worlds import MANY, NOW, small_fleet, window, windows
 
 IDS = ("a", "b", "c")
 
@@ -100,25 +101,62 @@ def test_forward_loss_counts_where_it_is_known_and_round_trip_loss_where_not() -
 
 def test_an_edge_that_loses_everything_costs_infinitely_much() -> None:
     rows = [window("a", "b", None, loss=1.0, jitter_ms=None), window("a", "b", 10.0, start=NOW - 30)]
-    assert np.isfinite(edge_costs(estimate(IDS, rows, now_unix=NOW)).total[0, 1])
+    assert np.isfinite(edge_costs(estimate(IDS, rows, now_unix=NOW)).straight[0, 1])
     dead = estimate(IDS, rows[:1], now_unix=NOW)
     assert not np.isfinite(edge_costs(dead).total[0, 1])
 
 
 def test_cost_is_rtt_and_jitter_and_loss() -> None:
-    row = window("a", "b", 100.0, loss=0.01, jitter_ms=4.0)
+    row = window("a", "b", 100.0, loss=0.01, jitter_ms=4.0, sent=MANY)
     costs = edge_costs(estimate(IDS, [row], now_unix=NOW), Prices(jitter=2.0, loss_ms=1000.0))
     assert costs.jitter[0, 1] == 8.0
-    assert costs.loss[0, 1] == pytest.approx(10.05, abs=0.01)
-    assert costs.total[0, 1] == pytest.approx(118.05, abs=0.01)
+    assert costs.loss[0, 1] == pytest.approx(10.05, abs=0.02)
+    assert costs.total[0, 1] == pytest.approx(118.05, abs=0.02)
     assert np.isinf(costs.total[1, 0])
+
+
+@pytest.mark.parametrize(
+    # Wilson's score interval, one standard error: computed by hand.
+    ("sent", "loss", "bound"),
+    [(50, 0.0, 1 / 51), (250, 0.0, 1 / 251), (100, 0.04, 0.06458), (100, 1.0, 1.0)],
+)
+def test_loss_counts_by_its_upper_bound(sent: int, loss: float, bound: float) -> None:
+    found = estimate(IDS, [window("a", "b", 10.0, loss=loss, sent=sent)], now_unix=NOW)
+    assert found.loss_bound[0, 1] == pytest.approx(bound, abs=1e-5)
+    assert np.isnan(found.loss_bound[1, 0])
+
+
+def test_what_the_overlay_repaired_costs_nothing() -> None:
+    rows = [window("a", "b", 10.0, loss=0.1, sent=MANY), window("a", "c", 10.0, loss=0.1, sent=MANY)]
+    seen = [("a", "b", 60, 60), ("a", "b", 40, 30), ("a", "c", 19, 19), ("a", "x", 99, 99)]
+    found = estimate(IDS, rows, now_unix=NOW, repairs=seen)
+    assert found.repaired[0, 1] == pytest.approx(0.9)
+    costs = edge_costs(found, Prices(loss_ms=1000.0))
+    assert costs.loss[0, 1] == pytest.approx(10.05, abs=0.01)
+    # Nineteen losses are too few to learn from.
+    assert costs.loss[0, 2] == pytest.approx(105.4, abs=0.1)
+
+
+def test_an_edge_whose_past_says_nothing_is_no_part_of_a_new_path() -> None:
+    figures = {"b": [30.0, 33.0, 30.0, 36.0], "c": [30.0, 180.0, 27.0, 210.0]}
+    rows = [
+        window("a", peer, rtt, start=NOW - 60 + 10 * n)
+        for peer, rtts in figures.items()
+        for n, rtt in enumerate(rtts)
+    ]
+    found = estimate(IDS, rows, now_unix=NOW)
+    assert found.skill[0, 1] > 0.85 > 0.2 > found.skill[0, 2] > 0.1
+    assert np.isnan(found.skill[1, 0])
+    costs = edge_costs(found)
+    assert np.isfinite(costs.total[0, 1]) and np.isinf(costs.total[0, 2])
+    assert np.isfinite(costs.straight[0, 2]) and np.isfinite(costs.kept[0, 2])
 
 
 def test_unmeasured_jitter_counts_as_the_typical_one() -> None:
     rows = [
-        window("a", "b", 100.0, jitter_ms=None),
-        window("a", "c", 100.0, jitter_ms=6.0),
-        window("b", "c", 100.0, jitter_ms=2.0),
+        window("a", "b", 100.0, jitter_ms=None, sent=MANY),
+        window("a", "c", 100.0, jitter_ms=6.0, sent=MANY),
+        window("b", "c", 100.0, jitter_ms=2.0, sent=MANY),
     ]
     costs = edge_costs(estimate(IDS, rows, now_unix=NOW), Prices(jitter=1.0))
     assert costs.total[0, 1] == pytest.approx(104.0)
@@ -147,3 +185,27 @@ def test_figures_for_json() -> None:
 def test_windows_of_the_future_decide_nothing(ahead_s: int, rtt_ms: float) -> None:
     rows = [window("a", "b", 10.0), window("a", "b", 0.1, start=NOW - 10 + ahead_s, sent=5000)]
     assert estimate(IDS, rows, now_unix=NOW, rounds=1).rtt_ms[0, 1] == rtt_ms
+
+
+@pytest.mark.parametrize("ahead_s", [-60, 50, 60])
+def test_a_clock_that_is_wrong_makes_nobody_elses_rounds_old(ahead_s: int) -> None:
+    told = [
+        {**row, "start": row["start"] - 10 * back + (ahead_s if row["node"] == "de-1" else 0)}
+        for row in windows()
+        for back in range(9)
+    ]
+    decision = decide(small_fleet(), told, in_force=None, serial=1, now_unix=NOW)
+    assert decision.table.routes["ae-1", "kr-1"].primary == ("ae-1", "sg-1", "kr-1")
+
+
+def test_an_edge_without_a_past_is_part_of_no_new_path_once_others_have_one() -> None:
+    ids, one = ("a", "b", "c"), np.full((3, 3), 50.0, np.float32)
+    later = one.copy()
+    one[0, 1] = np.nan
+    first, second = (
+        edge_costs(from_rounds(ids, later[None])),
+        edge_costs(from_rounds(ids, np.array([one, later]))),
+    )
+    assert np.isfinite(first.total[0, 1]), "in the first round nobody's skill is known"
+    assert np.isinf(second.total[0, 1]) and np.isfinite(second.total[1, 0])
+    assert np.isfinite(second.straight[0, 1]) and np.isfinite(second.kept[0, 1]), "alone it may be the path"

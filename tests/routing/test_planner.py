@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commcli.fleet import Zone
 from commcli.routing import policy as policies
 from commcli.routing.estimate import Matrix
 from commcli.routing.planner import Incumbent, Margin, Paths, Plan, Routes, incumbent, plan
@@ -15,6 +16,11 @@ from tests.routing.strategies import HOP_MS, costs, worlds
 
 INF = np.inf
 ROLES = ("primary", "backup", "last_resort")
+ZONES = (
+    zone("not-sg", "ae", "*", forbid=["sg"]),
+    zone("stay", "br,cn", "br,cn", allow=["br", "cn"]),
+    zone("few", "de", "br", allow=["de", "br"]),
+)
 
 
 def decide(policy: Policy, total: Matrix, routes: Routes | None = None) -> Plan:
@@ -47,13 +53,21 @@ def test_best_path_equals_trying_every_path(world: tuple[Policy, Matrix]) -> Non
 @given(worlds())
 def test_backup_is_the_best_path_without_the_primarys_relays(world: tuple[Policy, Matrix]) -> None:
     policy, total = world
-    made = decide(policy, total)
+    check_backups(policy, total, decide(policy, total))
+
+
+def check_backups(policy: Policy, total: Matrix, made: Plan) -> None:
+    """In the place of a relayed primary a path with two relays stands only where nothing shorter does."""
     for i, j in pairs(policy):
         if not made.primary.exists[i, j]:
             assert not made.backup.exists[i, j]
             continue
         used = frozenset(numbers(made.primary, i, j)[1:-1])
-        expected = bruteforce.best(policy, total, HOP_MS, i, j, avoid=used, direct=bool(used))
+        most = [1, 2] if used else [2]
+        costs = [
+            bruteforce.best(policy, total, HOP_MS, i, j, avoid=used, direct=bool(used), most=n) for n in most
+        ]
+        expected = next((cost for cost in costs if cost < INF), INF)
         assert made.backup.cost[i, j] == pytest.approx(expected)
 
 
@@ -140,10 +154,26 @@ def test_larger_meshes_equal_brute_force_too(total: Matrix) -> None:
     made = decide(policy, total)
     for i, j in pairs(policy):
         assert made.best.cost[i, j] == pytest.approx(bruteforce.best(policy, total, HOP_MS, i, j))
-        if made.primary.exists[i, j]:
-            used = frozenset(numbers(made.primary, i, j)[1:-1])
-            expected = bruteforce.best(policy, total, HOP_MS, i, j, avoid=used, direct=bool(used))
-            assert made.backup.cost[i, j] == pytest.approx(expected)
+    check_backups(policy, total, made)
+
+
+@pytest.mark.parametrize("zones", [(), ZONES])
+def test_fleets_that_are_decided_part_by_part_equal_brute_force_too(zones: tuple[Zone, ...]) -> None:
+    size, random = 150, np.random.default_rng(1)
+    names = {f"n{k:03}": ("ae", "br", "cn", "de", "sg")[k % 5] for k in range(size)}
+    policy = policies.of(fleet(names, zones=zones))
+    total = random.uniform(1.0, 300.0, (size, size))
+    total[random.random(total.shape) < 0.3] = INF
+    made, of = decide(policy, total), masks(policy)
+    for i, j in random.permutation(pairs(policy))[:500]:
+        direct, one, two = bruteforce.cheapest(total, of, HOP_MS, i, j)
+        assert made.best.cost[i, j] == pytest.approx(min(direct, one, two))
+        used = numbers(made.primary, i, j)[1:-1]
+        if not used:
+            assert made.backup.cost[i, j] == pytest.approx(min(one, two))
+            continue
+        direct, one, two = bruteforce.cheapest(total, of, HOP_MS, i, j, used)
+        assert made.backup.cost[i, j] == pytest.approx(min(direct, one) if min(direct, one) < INF else two)
 
 
 def line(direct: float, via_b: float, via_d: float = INF) -> Matrix:
@@ -156,6 +186,16 @@ def line(direct: float, via_b: float, via_d: float = INF) -> Matrix:
 
 
 FOUR = policies.of(fleet({"a": "ae", "b": "br", "c": "cn", "d": "de"}))
+
+
+def test_what_is_in_force_may_be_judged_more_mildly() -> None:
+    nothing = incumbent(FOUR.ids, {})
+    routes = Routes(incumbent(FOUR.ids, {("a", "c"): ("a", "b", "c")}), nothing, nothing)
+    # By b is no choice any more, but bearable; by d costs as much as before.
+    total, kept = line(300.0, INF, 200.0), line(300.0, 205.0, 200.0)
+    made = plan(FOUR.ids, total, masks(FOUR), hop_ms=HOP_MS, routes=routes, kept=kept)
+    assert made.primary.path(FOUR.ids, 0, 2) == ("a", "b", "c")
+    assert decide(FOUR, total, routes).primary.path(FOUR.ids, 0, 2) == ("a", "d", "c")
 
 
 # (in force, direct, via b, via d) -> chosen; costs in ms. The margin is max(5 %, 3 ms).

@@ -59,6 +59,59 @@ async def test_canary_first_then_everyone() -> None:
     assert journal.entries == [("intend", 2, ""), ("settle", 2, "published")]
 
 
+async def test_everybody_holds_it_ready_before_anybody_goes_by_it() -> None:
+    events: list[tuple[str, str]] = []
+
+    class Watched(FakeNodes):
+        async def stage(self, node: Node, package: Package) -> int:
+            events.append(("stage", node.id))
+            return await super().stage(node, package)
+
+        async def install(self, node: Node, package: Package) -> int:
+            events.append(("install", node.id))
+            return await super().install(node, package)
+
+    await publish(Watched(), canary="kr-1")
+    verbs = [verb for verb, _ in events]
+    assert verbs == ["stage"] * len(IDS) + ["install"] * len(IDS)
+    assert events[0] == ("stage", "kr-1"), "a table that no relay survives is to cost one"
+    assert events[len(IDS)] == ("install", "kr-1")
+
+
+@pytest.mark.parametrize(("node", "handed"), [("ae-1", 1), ("sg-1", len(IDS))])
+@pytest.mark.parametrize("trouble", ["refuse", "disk"])
+async def test_what_a_node_will_not_hold_is_nowhere_in_force(trouble: str, node: str, handed: int) -> None:
+    side, journal = FakeNodes(at_hand={node: trouble}), Notebook()
+    rollout = await publish(side, journal)
+    assert (rollout.state, rollout.exit_code, rollout.back) == ("rolled-back", 6, None)
+    assert rollout.stopped.startswith(f"{node}: {'refused' if trouble == 'refuse' else 'failed'}: ")
+    assert (side.asked, side.loaded, len(side.handed)) == ([], {}, handed)
+    assert journal.entries == [("intend", 2, ""), ("settle", 2, "rolled-back")]
+    assert rollout.detail()["nodes"][node]["state"] in ("refused", "failed")
+
+
+@pytest.mark.parametrize("trouble", ["unreachable", "timeout", "lost"])
+async def test_a_node_that_can_not_be_handed_it_is_not_asked_again(trouble: str) -> None:
+    side = FakeNodes(at_hand={"ae-1": trouble})
+    rollout = await publish(side)
+    assert (rollout.state, rollout.exit_code, rollout.canary) == ("partial", 4, "de-1")
+    assert "ae-1" not in {node for node, _ in side.asked}
+    assert set(side.loaded) == set(IDS) - {"ae-1"}
+
+
+async def test_a_named_canary_that_can_not_be_handed_it_ends_it_there() -> None:
+    side = FakeNodes(at_hand={"kr-1": "unreachable"})
+    rollout = await publish(side, canary="kr-1")
+    assert (rollout.state, rollout.exit_code) == ("unreached", 4)
+    assert (side.handed, side.asked) == ([("kr-1", 2)], [])
+
+
+async def test_a_lost_answer_to_the_handing_over_is_asked_for_again() -> None:
+    side = FakeNodes(at_hand={"hk-1": ["lost"]})
+    assert (await publish(side)).state == "published"
+    assert [node for node, _ in side.handed].count("hk-1") == 2
+
+
 async def test_the_canary_can_be_named() -> None:
     side = FakeNodes()
     rollout = await publish(side, canary="kr-1")
@@ -114,6 +167,17 @@ async def test_a_rollback_without_a_former_table_leaves_what_is_and_says_so() ->
     side = FakeNodes({"kr-1": "refuse"})
     rollout = await publish(side, first=True)
     assert (rollout.state, rollout.exit_code, rollout.back) == ("rolled-back", 6, None)
+
+
+async def test_a_way_back_that_can_not_be_signed_is_told_and_nobody_takes_the_table_up_again() -> None:
+    def no_agent() -> Package:
+        raise Refused("no agent answers")
+
+    side, journal = FakeNodes({"kr-1": "refuse"}), Notebook()
+    rollout = await publishing.publish(package(), NODES, side, journal, back=no_agent)
+    assert (rollout.state, rollout.exit_code, rollout.back) == ("rolled-back", 6, None)
+    assert rollout.stopped.endswith("; the way back can not be signed: no agent answers")
+    assert journal.entries[-1] == ("settle", 2, "rolled-back")
 
 
 async def test_one_node_out_of_reach_is_reported_and_stops_nobody() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from commcli.remote.outcome import Unreachable
 from commcli.remote.sshsig import sign
 from commcli.routing import table as tables
 from commcli.routing.publish import Package, SshNodes, prepare
-from commcli.routing.table import Route, Table
+from commcli.routing.table import Table
 from tests.probe.local import LocalConnection
 from tests.routing.fleets import zone
 from tests.routing.live import make_keys, relay, write_node
@@ -107,8 +108,12 @@ async def test_a_relay_takes_good_tables_and_keeps_them_from_bad_ones(
             now_unix=time.time(),
             highest_serial=0,
         )
+        assert await nodes.stage(node, made) == 5
+        assert in_force(control) == (None, None), "it waits"
+        assert ask(control, {"cmd": "status"})["table"]["staged"] == 5
         assert await nodes.install(node, made) == 5
         assert in_force(control) == (5, None)
+        assert ask(control, {"cmd": "status"})["table"]["staged"] is None
         assert await nodes.install(node, made) == 5, "pushing again is safe"
 
         assert "signature" in await refused(nodes, node, signed(fresh(good, 6), keys, "theirs"))
@@ -116,12 +121,21 @@ async def test_a_relay_takes_good_tables_and_keeps_them_from_bad_ones(
         assert "expired" in await refused(nodes, node, signed(fresh(good, 6, 0), keys))
         bound = tables.under_policy(good, decision([zone("z", "ae", "kr", forbid=["sg"])]).policy)
         assert "zone" in await refused(nodes, node, signed(fresh(bound, 6), keys))
-        loop = dataclasses.replace(good, routes={(NODE, "kr-1"): Route((NODE, "sg-1", NODE, "kr-1"))})
-        assert "path" in await refused(nodes, node, signed(fresh(loop, 6), keys))
 
         assert await until_reread(control) == (5, None)
         assert sorted(p.name for p in (base / "table").iterdir()) == ["5", "current"]
         assert await nodes.install(node, signed(fresh(good, 6), keys)) == 6
+
+
+async def test_a_staged_table_that_is_gone_is_sent_again(tmp_path: Path, keys: Path, nodes: SshNodes) -> None:
+    base = tmp_path / "node"
+    write_node(base, keys, NODE)
+    made = signed(fresh(decision().table, 5), keys)
+    with relay(base) as control:
+        await nodes.stage(node_at(base), made)
+        shutil.rmtree(base / "table" / "5")
+        assert await nodes.install(node_at(base), made) == 5
+        assert in_force(control) == (5, None)
 
 
 async def test_without_a_relay_the_node_is_out_of_reach_and_untouched(

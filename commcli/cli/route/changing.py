@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -12,13 +12,11 @@ import typer
 from commcli.cli import output
 from commcli.cli.consent import agree as consent
 from commcli.cli.options import settings_from
+from commcli.cli.watched import connected
 from commcli.errors import Usage
 
 if TYPE_CHECKING:
-    import asyncio
-
     from commcli.fleet.model import Fleet
-    from commcli.remote.ssh import Pool
     from commcli.routing.change import Change
 
     class Run(Protocol):
@@ -48,15 +46,14 @@ def changing(
     from commcli.report import terminal
     from commcli.routing.change import Change
     from commcli.store.lock import exclusive
-    from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
     with (
         exclusive(settings.lock, command),
-        Store(settings.database) as store,
+        output.storing(settings.database, fleet, quiet=quiet) as store,
         asyncio.Runner() as runner,
-        _connected(runner, Pool(fleet)) as pool,
+        connected(runner, Pool(fleet)) as pool,
     ):
 
         def run(title: str, work: Callable[..., Coroutine[Any, Any, Any]], *, changes: bool = False) -> Any:
@@ -69,26 +66,19 @@ def changing(
         yield Change(command, fleet, store, pool, deadline_s=deadline_s), run
 
 
-@contextmanager
-def _connected(runner: asyncio.Runner, pool: Pool) -> Iterator[Pool]:
-    # One pool for all steps of a command: a second login would cost more than the push.
-    runner.run(pool.__aenter__())
-    try:
-        yield pool
-    finally:
-        runner.run(pool.__aexit__(None, None, None))
-
-
 def check_canary(fleet: Fleet, canary: str | None) -> None:
     if canary is not None and canary not in fleet.nodes:
         raise Usage(f"--canary {canary}: no such node")
 
 
-def agree(fleet: Fleet, plan_doc: Mapping[str, Any], yes: bool) -> None:
+def agree(fleet: Fleet, plan_doc: Mapping[str, Any], yes: bool, reasons: Sequence[str] = ()) -> None:
+    """Show the plan, and the `reasons` to publish it, and ask."""
     from commcli.report import route, terminal
 
     def show() -> None:
         terminal.stderr().print(route.DRAW["plan"](plan_doc))
+        for reason in reasons:
+            terminal.stderr().print(reason, markup=False, highlight=False)
 
     nodes = len(fleet.nodes)
     consent(fleet, f"publish to {nodes} nodes", nodes, yes=yes, first=show)

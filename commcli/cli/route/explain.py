@@ -28,11 +28,11 @@ def explain(
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
-    source, target = explanations.edge_of(fleet, a), explanations.edge_of(fleet, b)
+    source, target = (explanations.edge_of(fleet, word, away or ()) for word in (a, b))
     if source == target:
         raise Usage(f"{a} and {b} are both served by {source}: media between them stays on that node")
     with Store(settings.database) as store:
-        decision, _ = decide(fleet, store, away or [])
+        decision, _ = decide(fleet, store, away or [], networks=False)
     found = explanations.explain(decision, source, target)
     ends = {"source": None if a == source else a, "target": None if b == target else b}
     output.emit(answer.explain(found, ends, decision), as_json=as_json)

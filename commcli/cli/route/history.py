@@ -26,6 +26,5 @@ def history(
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
     with Store(settings.database) as store:
-        rows, now = store.tables(limit), histories.situation(store)
-    doc = answer.history(rows, fleet.name, now.in_force.serial if now.in_force else None)
+        doc = answer.history(store.tables(limit), fleet.name, histories.serial_in_force(store))
     output.emit(doc, as_json=as_json, quiet=quiet)

@@ -16,3 +16,13 @@ def route(path: Sequence[str] | None) -> Text:
 
 def signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.0f}"
+
+
+def span(seconds: float | None) -> str:
+    """A time that is long: "5.8 d", "3.2 h", "40 s"."""
+    if seconds is None:
+        return "-"
+    for unit, length_s in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= length_s:
+            return f"{seconds / length_s:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -123,7 +123,10 @@ def _coverage(doc: Document) -> Text:
 
 def _warnings(doc: Document) -> list[Text]:
     measured = doc["measured"] or {}
+    waiting = [f"{doc['deferred']} pairs"] if doc["deferred"] else []
     words = [
+        ("too many to move at once, so left for the next table", waiting),
+        ("above its cap, and some of its pairs have no other way", doc["crowded"]),
         ("not measured, so without routes", measured.get("unmeasured_nodes")),
         ("drained", measured.get("drained")),
         ("no transit", measured.get("no_transit")),

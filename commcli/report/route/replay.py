@@ -25,6 +25,8 @@ _SHARES = {
 def replay(doc: Document) -> RenderableType:
     """RTTs side by side, then the shares; the oracle knows what it is scored on."""
     head = f"{doc['source']}: {doc['slices_scored']} slices of {doc['nodes']} nodes, each decided on the ones before it"
+    if doc["blocked"]:
+        head += f"; {doc['blocked']} pairs are blocked by zones"
     table = grid("RTT ms")
     for column in ("direct", "chosen", "oracle", "cut"):
         table.add_column(column, justify="right")

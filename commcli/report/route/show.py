@@ -12,6 +12,7 @@ from commcli.report.route.paths import route
 from commcli.report.terminal import STYLES, grid
 
 Document = Mapping[str, Any]
+DAY_S = 86400
 
 
 def show(doc: Document) -> RenderableType:
@@ -23,9 +24,17 @@ def show(doc: Document) -> RenderableType:
         primary = Text("blocked by a zone", STYLES["warn"]) if row["blocked"] else route(row["primary"])
         table.add_row(row["from"], row["to"], primary, *spare)
     left = Text(f"signed {doc['created']}, expires {doc['expires']}", style="dim")
+    if doc["due"]:
+        # Half of its life is over, and nobody has renewed it.
+        style = STYLES["fail" if doc["left_s"] < DAY_S else "warn"]
+        left = Text(
+            f"signed {doc['created']}, expires in {doc['left_s'] / DAY_S:.1f} days: commcli route apply",
+            style,
+        )
     if doc["expired"]:
         left = Text(
-            f"expired {doc['expires']}: relays keep it, but take no new table of its age", STYLES["fail"]
+            f"expired {doc['expires']}: relays keep it, but take no new table of its age: commcli route apply",
+            STYLES["fail"],
         )
     return Group(table, *_doors(doc), left)
 
