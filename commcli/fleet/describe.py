@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from commcli.errors import BadInput
 from commcli.fleet.model import EVERY_MARKET, Fleet, Node, Zone
-from commcli.fleet.record import listed, nearest
+from commcli.fleet.nearest import nearest
+from commcli.fleet.record import listed
+from commcli.fleet.record import nearest as did_you_mean
+from commcli.fleet.residency import Residency
 from commcli.fleet.selector import select
 from commcli.fleet.yamlfile import shown
 
@@ -53,12 +57,16 @@ def card(fleet: Fleet, node_id: str) -> Document:
     """`fleet show`: one node, whole. Raises BadInput if there is none of that id."""
     node = fleet.nodes.get(node_id)
     if node is None:
-        raise BadInput(f'unknown node "{node_id}"{nearest(node_id, fleet.nodes)}')
+        raise BadInput(f'unknown node "{node_id}"{did_you_mean(node_id, fleet.nodes)}')
     region = fleet.regions[node.region]
     details = {
         "lat": region.lat,
         "lon": region.lon,
-        "ssh": asdict(node.ssh),
+        "ssh": {
+            **asdict(node.ssh),
+            "host_keys": list(node.ssh.host_keys),
+            "unsaid": list(node.ssh.unsaid),
+        },
         "ports": asdict(node.ports),
         "bind_address": node.bind_address,
         "bind_address6": node.bind_address6,
@@ -105,7 +113,9 @@ def checked(fleet: Fleet) -> Document:
             *_thin_markets(fleet),
             *_idle_regions(fleet),
             *_vain_prefixes(fleet),
+            *_small_networks(fleet),
             *_vain_probes(fleet),
+            *_unseen_nodes(fleet),
             *_missing_files(fleet),
             *_doubtful_secrets(fleet),
         ],
@@ -140,6 +150,19 @@ def _vain_prefixes(fleet: Fleet) -> Iterator[str]:
         yield f"prefixes {listed(strange)}: no edge of theirs has an address of that family"
 
 
+def _small_networks(fleet: Fleet) -> Iterator[str]:
+    """GeoIP's networks that had no room in the table. Raises BadInput for a file that can not be read."""
+    if fleet.geoip is None and fleet.last_mile is None:
+        return
+    found = nearest(fleet, time.time())
+    if found.left_out:
+        kept = " and ".join(
+            f"{100 * share:.1f} % of their IPv{4 if bits == 32 else 6} addresses"
+            for bits, share in found.kept_share.items()
+        )
+        yield f"geoip: networks of markets without room in a table: {found.left_out}; {kept} are in it"
+
+
 def _vain_probes(fleet: Fleet) -> Iterator[str]:
     """Scheduled calls that can not be made, or say little. A market stands for its first active edge."""
     pairs = fleet.probes.scheduled()
@@ -153,6 +176,21 @@ def _vain_probes(fleet: Fleet) -> Iterator[str]:
         yield f"probes: calls over tls are scheduled from and to {listed(closed)}, and there is no tls port"
     if alone := [f"{pair.a}-{pair.b}" for pair in pairs if edges[pair.a] and edges[pair.a] is edges[pair.b]]:
         yield f"probes: one edge serves both ends of {listed(alone)}: these calls cross no network"
+
+
+def _unseen_nodes(fleet: Fleet) -> Iterator[str]:
+    """The nodes that the zones' `store` leave this machine without any figure of: nothing is planned on nothing."""
+    unseen = Residency(fleet).unseen()
+    if not unseen:
+        return
+    zones = sorted({zone for found in unseen.values() for zone in found})
+    markets = [market.id for market in fleet.markets.values() if unseen.keys() >= set(market.edges)]
+    of = f" (all edges of market {listed(markets)})" if markets else ""
+    where = fleet.store_country or "a country that fleet.yaml does not say"
+    yield (
+        f"zones {listed(zones)}: the store stands in {where} and may keep nothing measured with "
+        f"{listed(sorted(unseen))}{of}: no route to or from there is planned"
+    )
 
 
 def _first_active(fleet: Fleet, market: str) -> Node | None:

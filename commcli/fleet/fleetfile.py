@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast, get_args
 
-from commcli.fleet.model import PROBE_KBIT_S, Signing, SshDefaults
+from commcli.fleet.countries import COUNTRIES
+from commcli.fleet.model import (
+    GEOIP_NETWORKS,
+    LAST_MILE_DAYS,
+    LAST_MILE_SAMPLES,
+    PROBE_KBIT_S,
+    GeoIp,
+    LastMile,
+    Media,
+    Signing,
+    SshDefaults,
+)
 from commcli.fleet.record import Record
 from commcli.fleet.secrets import SecretRef
 from commcli.fleet.yamlfile import YamlMap, kind_of
 from commcli.relay.mesh.budget import MOST, SMALLEST, USUAL, Budget
+from commcli.relay.table.prefixes import MAX_PREFIXES
 from commcli.relay.table.shard import MAX_PROBE_KBIT_S
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -30,6 +43,10 @@ class FleetSettings(TypedDict):
     tls_ca: Path | None
     mesh: Budget
     probe_kbit_s: int
+    media: Media
+    store_country: str | None
+    geoip: GeoIp | None
+    last_mile: LastMile | None
 
 
 def read_fleet_file(record: Record, folder: Path) -> FleetSettings:
@@ -45,11 +62,16 @@ def read_fleet_file(record: Record, folder: Path) -> FleetSettings:
         "tls_ca": _tls_ca(record.section("tls"), folder),
         "mesh": _mesh(record.section("mesh")),
         "probe_kbit_s": _probe_kbit_s(record.section("overlay")),
+        "media": _media(record.section("routing")),
+        "store_country": _store_country(record.section("store")),
+        "geoip": _geoip(record.section("geoip"), folder) if record.has("geoip") else None,
+        "last_mile": _last_mile(record.section("last_mile"), folder) if record.has("last_mile") else None,
     }
 
 
 def _path(folder: Path, text: str) -> Path:
-    return (folder / Path(text).expanduser()).absolute()
+    # Path.expanduser raises where there is no such user; so the path stays, and is found to be missing.
+    return (folder / os.path.expanduser(text)).absolute()  # noqa: PTH111
 
 
 def _path_or_none(record: Record, key: str, folder: Path) -> Path | None:
@@ -74,10 +96,37 @@ def _tls_ca(record: Record, folder: Path) -> Path | None:
     return ca
 
 
+def _geoip(record: Record, folder: Path) -> GeoIp:
+    networks = record.integer_or("networks", GEOIP_NETWORKS, 1, MAX_PREFIXES)
+    geoip = GeoIp(_path(folder, record.text("database")), networks)
+    record.finish()
+    return geoip
+
+
+def _last_mile(record: Record, folder: Path) -> LastMile:
+    samples = record.integer_or("samples", LAST_MILE_SAMPLES, 1, 1_000_000)
+    days = record.integer_or("days", LAST_MILE_DAYS, 1, 366)
+    last_mile = LastMile(_path(folder, record.text("file")), samples, days)
+    record.finish()
+    return last_mile
+
+
 def _probe_kbit_s(record: Record) -> int:
     rate = record.integer_or("probe_kbit_s", PROBE_KBIT_S, 0, MAX_PROBE_KBIT_S)
     record.finish()
     return rate
+
+
+def _store_country(record: Record) -> str | None:
+    country = record.word_or("country", None, COUNTRIES, "country")
+    record.finish()
+    return country
+
+
+def _media(record: Record) -> Media:
+    media = record.word_or("media", "audio", get_args(Media), "class of media")
+    record.finish()
+    return cast(Media, media)
 
 
 def _mesh(record: Record) -> Budget:

@@ -17,6 +17,8 @@ from commcli.fleet.secrets import SecretRef
 from commcli.relay.mesh.budget import USUAL, Budget
 
 NodeState = Literal["active", "drain", "no-transit"]
+# What routes are chosen for: it says how much jitter and loss weigh beside the RTT.
+Media = Literal["audio", "video", "data"]
 
 # Every market: what `*` stands for on one side of a zone's `between`.
 EVERY_MARKET = "*"
@@ -36,13 +38,21 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class SshTarget:
-    """How operators reach a node. `proxy_jump` is `[user@]host[:port]`, `python` an unusual python3 there."""
+    """How operators reach a node. `proxy_jump` is `[user@]host[:port]`, `python` an unusual python3 there; with `sudo`
+    all that is done there is done as root, by sudo (its password is the fleet's secret `sudo`, if there is one).
+
+    `host_keys` are the fingerprints (`SHA256:...`) that its host keys may have when they are first trusted.
+    `unsaid` are the words that stand here by default only: an ssh_config has its say on them.
+    """
 
     host: str
     user: str
     port: int = 22
     proxy_jump: str | None = None
     python: str | None = None
+    sudo: bool = False
+    host_keys: tuple[str, ...] = ()
+    unsaid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,7 @@ class Node:
     and `bind_address6` what the machine has in their place behind 1:1 NAT; `domain` is what its TLS certificate names.
     `country` is that of its region, `base` its folder there, `probe_python` a python there that has aiortc, `variables`
     what playbooks may read (JSON-able values). `workers` are the relay's processes (0: one a core; None: what the relay
-    does by itself).
+    does by itself). `price_ms` is what its traffic costs as a relay in between, said as latency.
     """
 
     id: str
@@ -110,6 +120,7 @@ class Node:
     workers: int | None = None
     bind_address: str | None = None
     bind_address6: str | None = None
+    price_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,8 @@ class Market:
 @dataclass(frozen=True, slots=True)
 class Zone:
     """A compliance rule, the same in both directions: media between these markets must not touch `forbid`,
-    and must stay inside `allow` if that is given. Whether a path obeys is decided in `relay/table/zones.py` alone.
+    and must stay inside `allow` if that is given; what is measured between them may be stored in `store` only. Whether
+    a path obeys is decided in `relay/table/zones.py` alone.
     """
 
     id: str
@@ -132,6 +144,7 @@ class Zone:
     forbid: frozenset[str] = frozenset()
     allow: frozenset[str] | None = None
     reason: str = ""
+    store: frozenset[str] | None = None
 
     def row(self) -> dict[str, object]:
         """The rule as tables and relays carry it: {"id", "between", "forbid", "allow"}, sorted, JSON-able."""
@@ -166,6 +179,31 @@ class SshDefaults:
     parallel: int = 100
 
 
+# Every node gets all of them: beyond the largest, networks add bytes and hardly any clients.
+GEOIP_NETWORKS = 20_000
+LAST_MILE_SAMPLES = 30
+LAST_MILE_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class GeoIp:
+    """A country database in MaxMind's format, and how many `networks` of it a table may carry at most."""
+
+    database: Path
+    networks: int = GEOIP_NETWORKS
+
+
+@dataclass(frozen=True, slots=True)
+class LastMile:
+    """A file of round trips that the operator's own apps measured from clients to edges. Medians of fewer than
+    `samples` do not count, nor do those older than `days`.
+    """
+
+    file: Path
+    samples: int = LAST_MILE_SAMPLES
+    days: int = LAST_MILE_DAYS
+
+
 PROBE_KBIT_S = 4000  # two calls of high definition, both ways
 
 
@@ -173,11 +211,14 @@ PROBE_KBIT_S = 4000  # two calls of high definition, both ways
 class Fleet:
     """The whole inventory, checked: every id that one part names exists in another.
 
+    `zones` are those that rule media, `storage` those that rule where probe data is stored; `store_country` is where
+    the store of whoever reads this stands.
     `production` makes writes ask for the fleet's name. `realm` is TURN's (RFC 8489 section 9.2). `prefixes` are client
     networks and the edges nearest to them, the nearest first. `tls_ca` is the bundle of CAs that the edges'
     certificates are believed by; None: those of the machine that looks. `probe_kbit_s` is what each relay may carry of
     probes over paths that are in nobody's row; 0: nothing. `probing` is what is to be probed and what is good, or
-    what is wrong with that. `mesh` is how much each relay may measure the others.
+    what is wrong with that. `mesh` is how much each relay may measure the others. `media` is what routes are
+    chosen for. `geoip` and `last_mile` name the files that more client networks are made from (fleet/nearest.py).
     """
 
     name: str
@@ -195,6 +236,11 @@ class Fleet:
     probe_kbit_s: int = PROBE_KBIT_S
     probing: Probes | BadInput = field(default_factory=Probes)
     mesh: Budget = USUAL
+    media: Media = "audio"
+    geoip: GeoIp | None = None
+    last_mile: LastMile | None = None
+    storage: tuple[Zone, ...] = ()
+    store_country: str | None = None
 
     @property
     def probes(self) -> Probes:
@@ -204,6 +250,11 @@ class Fleet:
         if isinstance(self.probing, BadInput):
             raise self.probing
         return self.probing
+
+    @property
+    def mesh_is_tight(self) -> bool:
+        """Whether the relays' budget does not suffice to look at every edge as closely as may be."""
+        return (len(self.nodes) - 1) * self.mesh.per_peer > self.mesh.packets_a_second
 
     def markets_of(self, node_id: str) -> tuple[str, ...]:
         """The markets this node serves as an edge, in the inventory's order; () for a pure transit node."""

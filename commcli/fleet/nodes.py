@@ -5,19 +5,23 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from commcli.fleet.model import Capacity, Limits, Node, NodeState, Ports, Region, SshTarget
 from commcli.fleet.record import Record
 from commcli.fleet.yamlfile import YamlMap
 
+T = TypeVar("T")
+
 STATES: dict[str, NodeState] = {"active": "active", "drain": "drain", "no-transit": "no-transit"}
 RESERVED_IDS = ("all", *STATES)  # words of the selector
 
-_JUMP = re.compile(r"(?:[^@\s,]+@)?[^@\s:,-][^@\s:,]*(?::[0-9]{1,5})?\Z")
+_STOP = r"(?:[^@\s,-][^@\s,]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^@\s:,-][^@\s:,]*)(?::[0-9]{1,5})?"
+_JUMP = re.compile(rf"{_STOP}(?:,{_STOP})*\Z")
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9._:%-]*\Z")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})+\Z")
@@ -25,20 +29,37 @@ MOST_WORKERS = 256
 _VARIABLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _SECRET_NAME = re.compile(r"password|passwd|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
 
-_NO_DEFAULTS = Node(id="", region="", country="", address="", ssh=SshTarget(host="", user=""))
+_SSH_WORDS = ("host", "user", "port", "proxy_jump")
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}\Z")
+NO_JUMP = "none"
+
+_NO_DEFAULTS = Node(
+    id="", region="", country="", address="", ssh=SshTarget(host="", user="", unsaid=_SSH_WORDS)
+)
 
 
 def read_nodes(
-    table: Record, defaults: Record, regions: Mapping[str, Region], region_ids: Collection[str] | None
+    table: Record,
+    defaults: Record,
+    regions: Mapping[str, Region],
+    region_ids: Collection[str] | None,
+    *,
+    ssh_config: bool = False,
 ) -> dict[str, Node]:
-    """The nodes by id. A node's country is that of its region: one truth, so that no law is misread."""
+    """The nodes by id. A node's country is that of its region: one truth, so that no law is misread.
+
+    `ssh_config`: the fleet has one, which may name the user.
+    """
     shared = _shared(defaults, _NO_DEFAULTS)
-    if shared.ssh.host:
-        defaults.problem("ssh: host is a node's own, never a default", key="ssh")
+    for word, said in (("host", shared.ssh.host), ("host_keys", shared.ssh.host_keys)):
+        if said:
+            defaults.problem(f"ssh: {word} is a node's own, never a default", key="ssh")
     defaults.finish()
     nodes: dict[str, Node] = {}
     for key, record in table.entries("node"):
-        nodes[key] = _node(key, record, shared, regions, region_ids)
+        nodes[key] = node = _node(key, record, shared, regions, region_ids)
+        if not node.ssh.user and not ssh_config and not record.broken:
+            record.problem("ssh: user is missing, here and in the defaults")
     for one, other, reason in _clashes(nodes.values()):
         table.problem(f"node {other.id}: {reason} node {one.id} too", key=other.id)
     if table.is_empty():
@@ -83,8 +104,6 @@ def _node(
     )
     if node.domain and node.ports.tls is None:
         record.problem("domain is what the TLS certificate names, but ports has no tls", key="domain")
-    if not node.ssh.user and not record.broken:
-        record.problem("ssh: user is missing, here and in the defaults")
     record.finish()
     return node
 
@@ -93,11 +112,12 @@ def _shared(record: Record, base: Node) -> Node:
     """What a node and the defaults may both say; `base` answers for what is not written."""
     return replace(
         base,
-        ssh=_ssh(record.section("ssh"), base.ssh),
-        ports=_ports(record.section("ports"), base.ports),
+        ssh=_section(record, "ssh", _ssh, base.ssh),
+        ports=_section(record, "ports", _ports, base.ports),
         base=_folder(record, base.base),
         provider=record.id_or("provider", base.provider),
-        capacity=_capacity(record.section("capacity"), base.capacity),
+        capacity=_section(record, "capacity", _capacity, base.capacity),
+        price_ms=record.number_or("price_ms", base.price_ms, 0, 10_000),
         limits=_limits(record, base.limits),
         workers=record.integer_or("workers", base.workers, 0, MOST_WORKERS),
         probe_python=record.text_or("probe_python", base.probe_python),
@@ -106,18 +126,34 @@ def _shared(record: Record, base: Node) -> Node:
     )
 
 
+def _section(record: Record, key: str, read: Callable[[Record, T], T], base: T) -> T:
+    """What the section says, if it says anything: of a thousand nodes most are like the defaults."""
+    section = record.section(key)
+    return base if section.is_empty() else read(section, base)
+
+
 def _ssh(record: Record, base: SshTarget) -> SshTarget:
+    jump = record.text_or("proxy_jump", base.proxy_jump)
     ssh = SshTarget(
         host=record.text_or("host", base.host),
         user=record.text_or("user", base.user),
         port=record.integer_or("port", base.port, 1, 65535),
-        proxy_jump=record.text_or("proxy_jump", base.proxy_jump),
+        proxy_jump=None if jump == NO_JUMP else jump,
         python=record.text_or("python", base.python),
+        sudo=record.flag_or("sudo", base.sudo),
+        host_keys=record.texts("host_keys") or base.host_keys,
+        unsaid=tuple(word for word in base.unsaid if not record.has(word)),
     )
+    if not all(_FINGERPRINT.match(print_) for print_ in ssh.host_keys):
+        record.problem(
+            "host_keys must be fingerprints as ssh-keygen -l shows them: SHA256:...", key="host_keys"
+        )
     if ssh.host and not _HOST.match(ssh.host):
         record.problem("host must be a host name or an address", key="host")
     if ssh.proxy_jump is not None and not _JUMP.match(ssh.proxy_jump):
-        record.problem("proxy_jump must be [user@]host[:port]", key="proxy_jump")
+        record.problem(
+            "proxy_jump must be [user@]host[:port], or several, separated by commas", key="proxy_jump"
+        )
     record.finish()
     return ssh
 
@@ -223,7 +259,7 @@ def _variables(record: Record) -> dict[str, object]:
     for key, value, line in record.items():
         if not _VARIABLE.match(key):
             record.problem(f'name "{key}" must be lower-case letters, digits and _', line=line)
-        for name in _in_the_clear(key, value):
+        for name in in_the_clear(key, value):
             record.problem(
                 f"{name} looks like a secret in the clear; name it in fleet.yaml: secrets", line=line
             )
@@ -231,10 +267,11 @@ def _variables(record: Record) -> dict[str, object]:
     return variables
 
 
-def _in_the_clear(key: str, value: object) -> Iterator[str]:
+def in_the_clear(key: str, value: object) -> Iterator[str]:
+    """The names in a variable that look like those of secrets, with values beside them."""
     if isinstance(value, YamlMap):
         for inner, held in value.items():
-            yield from _in_the_clear(inner, held)
+            yield from in_the_clear(inner, held)
     elif _SECRET_NAME.search(key) and value is not None and not isinstance(value, bool):
         yield key
 

@@ -64,6 +64,10 @@ class Record:
         """Whether the key is written (with a value or without)."""
         return key in self._map
 
+    def place(self, key: str) -> int:
+        """The line where `key` stands, or this mapping."""
+        return self._map.lines.get(key, self.line)
+
     def take(self, key: str) -> object:
         """The raw value, None if there is none; the key counts as known from now on."""
         self._taken.add(key)
@@ -203,14 +207,17 @@ class Record:
             self._bad_type(key, "a mapping of ids", value, None)
         return Record(value, line, self.file, "", self._problems, told=True)
 
-    def section(self, key: str) -> Record:
-        """The mapping under `key`; one that is missing reads as empty, one inside what is broken as broken."""
+    def section(self, key: str, problems: Problems | None = None) -> Record:
+        """The mapping under `key`; one that is missing reads as empty, one inside what is broken as broken. `problems`
+        is where to note what is wrong in it, if not with the rest.
+        """
         value = self.take(key)
         line = self._map.lines.get(key, self.line)
         name = f"{self.what}: {key}" if self.what else key
         if value is None and not self.broken:
             value = YamlMap(line)
-        return Record(value, line, self.file, name, self._problems, told=self.broken)
+        problems = self._problems if problems is None else problems
+        return Record(value, line, self.file, name, problems, told=self.broken)
 
     def entries(self, noun: str) -> Iterator[tuple[str, Record]]:
         """The mapping as id -> mapping: yields each id with its own Record, named "noun id"."""

@@ -16,6 +16,11 @@ from commcli.fleet.yamlfile import YamlList
 from commcli.relay.table.zones import Place, violated
 
 
+def rules_media(zone: Zone) -> bool:
+    """Whether it says anything of paths, and not only of where probe data is stored."""
+    return bool(zone.forbid) or zone.allow is not None
+
+
 def read_zones(table: Record, market_ids: Collection[str] | None) -> tuple[Zone, ...]:
     """The zones in their own order."""
     return tuple(_zone(key, record, market_ids) for key, record in table.entries("zone"))
@@ -29,10 +34,11 @@ def _zone(key: str, record: Record, market_ids: Collection[str] | None) -> Zone:
         forbid=frozenset(record.words("forbid", COUNTRIES, "country")),
         allow=allow if record.has("allow") else None,
         reason=record.text("reason"),
+        store=frozenset(record.words("store", COUNTRIES, "country")) if record.has("store") else None,
     )
-    if not record.has("forbid") and not record.has("allow"):
-        record.problem("neither forbid nor allow is given: it rules nothing")
-    for rule in ("forbid", "allow"):
+    if not record.has("forbid") and not record.has("allow") and zone.store is None:
+        record.problem("neither forbid, allow nor store is given: it rules nothing")
+    for rule in ("forbid", "allow", "store"):
         if record.is_empty(rule):
             record.problem(f"{rule} names no country", key=rule)
     if both := sorted(allow & zone.forbid):
@@ -66,11 +72,14 @@ def _served_by(node: str, markets: Mapping[str, Market]) -> frozenset[str]:
     return frozenset(market.id for market in markets.values() if node in market.edges)
 
 
+def place_of(fleet: Fleet, node_id: str) -> Place:
+    """What zones go by of a node of the inventory."""
+    return _Place(fleet.nodes[node_id].country, frozenset(fleet.markets_of(node_id)))
+
+
 def forbidding(fleet: Fleet, path: Sequence[str]) -> Zone | None:
     """The first zone that forbids media to pass these nodes, edges first and last; None: it is lawful."""
-    places: dict[str, Place] = {
-        node: _Place(fleet.nodes[node].country, frozenset(fleet.markets_of(node))) for node in path
-    }
+    places = {node: place_of(fleet, node) for node in path}
     culprit = violated(fleet.zones, places, path)
     return next((zone for zone in fleet.zones if zone.id == culprit), None)
 

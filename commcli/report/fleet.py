@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -100,8 +100,47 @@ def _draw_check(doc: Document) -> RenderableType:
     return Group(head, *warnings)
 
 
+def _draw_trust(doc: Document) -> RenderableType:
+    table = grid()
+    for column in ("host", "state", "key", "fingerprint", "nodes"):
+        table.add_column(column, no_wrap=column in ("host", "state", "fingerprint"))
+    for host in doc["hosts"]:
+        state = Text(host["state"], style="" if host["state"] in _TRUSTED else "bold red")
+        keys = host["trusted"] or host["shows"] or [{"type": "-", "fingerprint": "-"}]
+        for number, key in enumerate(keys):
+            first = number == 0
+            table.add_row(
+                Text(host["host"] if first else ""),
+                state if first else Text(),
+                Text(key["type"]),
+                Text(key["fingerprint"]),
+                Text(_some(host["nodes"]) if first else ""),
+            )
+    reasons = [
+        f"{host['host']}: {host['state']}: {host['reason']}" for host in doc["hosts"] if host["reason"]
+    ]
+    return Group(table, *(Text(reason) for reason in reasons))
+
+
+_TRUSTED = ("known", "trusted", "replaced")
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return " ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _draw_import(doc: Document) -> RenderableType:
+    left = f", {len(doc['left_out'])} left out" if doc["left_out"] else ""
+    head = Text.assemble(
+        styled("warn" if left else "ok"), f"  {len(doc['nodes'])} nodes in {doc['to']}{left}"
+    )
+    return Group(head, *(Text(line) for line in doc["told"]))
+
+
 DRAW: dict[str, Callable[[Document], RenderableType]] = {
     "list": _draw_list,
     "show": _draw_show,
     "check": _draw_check,
+    "trust": _draw_trust,
+    "import": _draw_import,
 }

@@ -60,6 +60,7 @@ def test_a_node_behind_nat_says_what_it_binds(tmp_path: Path) -> None:
         ("session_kbit_s: -1", "session_kbit_s must be 1 to 10000000"),
         ("node_mbit_s: 1.5", "node_mbit_s must be a whole number, not a number"),
         ("workers: 257", "workers must be 0 to 256"),
+        ("price_ms: -1", "price_ms must be 0 to 10000"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_client_side(tmp_path: Path, said: str, error: str) -> None:

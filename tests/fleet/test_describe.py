@@ -11,6 +11,7 @@ from commcli.errors import BadInput
 from commcli.fleet import load
 from commcli.fleet.describe import card, checked, listing
 from tests.fleet import samples
+from tests.fleet.geoip_files import write
 
 
 def test_a_listing_names_what_it_left_out(tmp_path: Path) -> None:
@@ -96,3 +97,16 @@ def test_check_warns_of_what_is_thin(tmp_path: Path) -> None:
         f"secrets: turn: file {folder}/secrets/turn is not there",
         f"secrets: one: file {folder}/open is open to others than its owner: chmod 600",
     ]
+
+
+def test_networks_that_have_no_room_are_a_warning_and_a_missing_database_an_error(tmp_path: Path) -> None:
+    folder = samples.write(tmp_path)
+    with (folder / "fleet.yaml").open("a") as file:
+        file.write("geoip: {database: c.mmdb, networks: 1}\n")
+    write(folder / "c.mmdb", {"203.0.113.0/24": "sg", "192.0.2.0/25": "de"})
+    assert [text for text in checked(load(folder))["warnings"] if text.startswith("geoip")] == [
+        "geoip: networks of markets without room in a table: 1; 66.7 % of their IPv4 addresses are in it"
+    ]
+    (folder / "c.mmdb").unlink()
+    with pytest.raises(BadInput, match="No such file"):
+        checked(load(folder))

@@ -30,6 +30,14 @@ def test_paths_are_relative_to_the_inventory(tmp_path: Path) -> None:
     assert fleet.secrets["turn"] == SecretRef("turn", file=folder / "secrets/turn")
 
 
+def test_routes_are_for_audio_unless_it_is_said(tmp_path: Path) -> None:
+    assert load(samples.write(tmp_path)).media == "audio"
+    text = samples.FILES["fleet.yaml"] + "routing: {media: video}\n"
+    assert load(samples.write(tmp_path, fleet=text)).media == "video"
+    folder = samples.write(tmp_path, fleet=samples.FILES["fleet.yaml"] + "routing: {media: vidio}\n")
+    assert errors_of(folder)[0].startswith('fleet.yaml:9: routing: unknown class of media "vidio"')
+
+
 def test_the_mesh_has_a_budget_that_is_usual_unless_it_is_named(tmp_path: Path) -> None:
     assert load(samples.write(tmp_path)).mesh == USUAL
     text = samples.FILES["fleet.yaml"] + "mesh: {packets_a_second: 1000}\n"
@@ -286,7 +294,7 @@ ONE_MISTAKE = [
     ),
     pytest.param(
         *("zones.yaml", "    forbid: [us]\n", ""),
-        ["zones.yaml:6: zone cn-not-by-us: neither forbid nor allow is given: it rules nothing"],
+        ["zones.yaml:6: zone cn-not-by-us: neither forbid, allow nor store is given: it rules nothing"],
         id="a zone without a rule",
     ),
     pytest.param(
@@ -449,7 +457,7 @@ def test_a_file_nobody_reads_is_an_error(tmp_path: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no such inventory folder") as caught:
+    with pytest.raises(BadInput, match="no such inventory") as caught:
         load(tmp_path / "inventory")
     assert caught.value.hint is not None
 

@@ -1,4 +1,4 @@
-"""`commcli fleet`: what the inventory says. Reads files only; touches no node."""
+"""The inventory: what it says, whose host keys are trusted, and how it is begun. Only `trust` touches nodes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from commcli.cli import output
+from commcli.cli.fleet.import_ import import_
+from commcli.cli.fleet.trust import trust
 from commcli.cli.options import InventoryOpt, JsonOpt, QuietOpt, SelectorArg, settings_from
 
 app = typer.Typer(help="What the inventory says: nodes, regions, markets, zones.", no_args_is_help=True)
@@ -14,7 +16,6 @@ app = typer.Typer(help="What the inventory says: nodes, regions, markets, zones.
 NodeArg = Annotated[str, typer.Argument(help="A node's id.")]
 
 
-@app.command("list")
 def list_(
     selector: SelectorArg = "all",
     inventory: InventoryOpt = None,
@@ -29,7 +30,6 @@ def list_(
     output.emit(listing(fleet, selector), as_json=as_json, quiet=quiet)
 
 
-@app.command()
 def show(node: NodeArg, inventory: InventoryOpt = None, as_json: JsonOpt = False) -> None:
     """Show all that the inventory says of one node, and the zones that bind it."""
     from commcli.fleet import load
@@ -39,7 +39,6 @@ def show(node: NodeArg, inventory: InventoryOpt = None, as_json: JsonOpt = False
     output.emit(card(fleet, node), as_json=as_json)
 
 
-@app.command()
 def check(inventory: InventoryOpt = None, as_json: JsonOpt = False, quiet: QuietOpt = False) -> None:
     """Check all of its files: every error with file and line (exit 3), then what works but is thin (exit 0)."""
     from commcli.fleet import load
@@ -48,3 +47,13 @@ def check(inventory: InventoryOpt = None, as_json: JsonOpt = False, quiet: Quiet
     fleet = load(settings_from(inventory, None).inventory)
     doc = checked(fleet)
     output.emit(doc, as_json=as_json, quiet=quiet)
+
+
+for _name, _verb in (
+    ("list", list_),
+    ("show", show),
+    ("check", check),
+    ("trust", trust),
+    ("import", import_),
+):
+    app.command(_name)(_verb)
