@@ -1,4 +1,4 @@
-"""Who has changed the fleet, and the documents of runs: rows that are only ever added to."""
+"""Who has changed the fleet: rows that are only ever added to."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from commcli.store.door import Door, Row, read_document, to_json
+from commcli.store.door import Door, Row
 from commcli.store.operator import operator
 
 
 class Audits(Door):
-    """The tables `audit` and `runs`."""
+    """The table `audit`."""
 
     def audit(
         self,
@@ -48,7 +48,7 @@ class Audits(Door):
         try:
             yield told
         except BaseException as error:
-            result = _result_of(error)
+            result = result_of(error)
             raise
         finally:
             word = str(told.pop("result", result))
@@ -62,23 +62,13 @@ class Audits(Door):
         rows = self._all("SELECT * FROM audit ORDER BY id DESC LIMIT ?", limit)
         return [{**dict(row), "detail": json.loads(row["detail"])} for row in rows]
 
-    def record_run(self, command: str, document: Mapping[str, Any]) -> int:
-        """Keep the document of a finished run (a play, a health check); returns its id."""
-        values = (self._clock(), command, to_json(document))
-        return self._insert("INSERT INTO runs (unix, command, document) VALUES (?, ?, ?)", *values)
-
-    def runs(self, limit: int = 100) -> list[Row]:
-        """The last runs, the newest first: the documents, each with "id", "recorded" and "command"."""
-        rows = self._all("SELECT * FROM runs ORDER BY id DESC LIMIT ?", limit)
-        return [{**read_document(row), "command": row["command"]} for row in rows]
-
 
 def _told(detail: Mapping[str, Any]) -> str:
     # The change has happened: an odd value must not cost us the row. A Secret is written as ***.
     return json.dumps(detail, default=str)
 
 
-def _result_of(error: BaseException) -> str:
+def result_of(error: BaseException) -> str:
     """What to write about a command that ended with `error`; an exit with 0 is a good end."""
     from asyncio import CancelledError  # not at the top: `route history` has no use for it
 

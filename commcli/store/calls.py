@@ -47,13 +47,15 @@ COLUMNS = ("id", "unix", "run", *_WHERE, "freeze_ms")
 class Calls(Door):
     """The tables `calls` and `call_figures`."""
 
-    def record_call(self, document: Mapping[str, Any], run: str | None = None) -> int:
-        """Keep a probe call's document, and a row of its figures; returns its id.
+    def record_call(self, document: Mapping[str, Any], run: str | None = None) -> int | None:
+        """Keep a probe call's document, and a row of its figures; returns its id, None where no zone lets it be stored.
 
         `run` says what it was a part of: a matrix, a scheduled run. What does not name both ends has no figures.
         """
         text, now = to_json(document), self._clock()
         figures = _figures(document)
+        if not self._permits(_at(document, *_WHERE["from_node"]), _at(document, *_WHERE["to_node"])):
+            return None
         with self._writing() as db:
             call = int(
                 db.execute("INSERT INTO calls (unix, document) VALUES (?, ?)", (now, text)).lastrowid or 0

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from commcli.errors import BadInput, LockHeld
+from commcli.fleet.residency import Residency
 from commcli.store.schema import migrate
 
 # Cron and a person may write in the same second; nobody writes for long.
@@ -39,6 +40,7 @@ class Door:
     ) -> None:
         self.path = path
         self._clock = clock
+        self._residency: Residency | None = None
         with self._mapped():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Autocommit: transactions are written where they begin and end.
@@ -48,6 +50,19 @@ class Door:
             except BaseException:
                 self._db.close()
                 raise
+
+    def under(self, residency: Residency) -> Self:
+        """The same store, which keeps no more than these rules of a fleet permit."""
+        self._residency = residency
+        return self
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many windows, calls and doors were not kept, by the zone that says so."""
+        return {} if self._residency is None else dict(sorted(self._residency.left_out.items()))
+
+    def _permits(self, one: str | None, other: str | None) -> bool:
+        return self._residency is None or self._residency.permits(one or "", other or "")
 
     def _prepare(self, until: float) -> None:
         self._db.row_factory = sqlite3.Row
@@ -112,6 +127,8 @@ class Door:
             raise StoreBroken(f"{self.path}: {error}") from error
         except OSError as error:
             raise StoreBroken(f"{self.path}: {error.strerror}") from error
+        except OverflowError:
+            raise BadInput("a number that is too large for the store") from None
 
 
 def to_json(document: Mapping[str, Any]) -> str:

@@ -15,9 +15,16 @@ class Edges(Door):
     """The table `edges`."""
 
     def record_edges(self, document: Mapping[str, Any]) -> int:
-        """Keep the doors of a `probe.edge` document ({"unix", "from", "valid", "doors": [...]}); returns how many."""
+        """Keep the doors of a `probe.edge` document ({"unix", "from", "valid", "doors": [...]}); returns how many.
+
+        Those of an edge whose own market's data may not be stored here are left out.
+        """
         head = (document["unix"], document["from"])
-        rows = [(*head, *_columns(document, door)) for door in document["doors"]]
+        rows = [
+            (*head, *_columns(document, door))
+            for door in document["doors"]
+            if self._permits(door.get("node"), door.get("node"))
+        ]
         with self._writing() as db:
             db.executemany(
                 "INSERT INTO edges (unix, seen_from, node, transport, valid, verdict, total_ms, days_left, document)"

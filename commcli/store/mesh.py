@@ -35,9 +35,10 @@ class MeshWindows(Door):
 
         A window that is kept already is left as it is, so reading a node twice adds nothing. Windows older than
         MESH_KEPT_S (less, if there are very many) make room, and leave the figures of their hours.
-        Raises BadInput, and keeps none, if one of them lacks what identifies and counts it.
+        What a zone does not let be stored here is left out. Raises BadInput, and keeps none, if one of them lacks what
+        identifies and counts it.
         """
-        rows = [to_row(src, window) for window in windows]
+        rows = [to_row(src, window) for window in windows if self._permits(src, window.get("peer"))]
         marks = ", ".join("?" * len(COLUMNS))
         now = self._clock()
         with self._writing() as db:

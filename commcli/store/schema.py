@@ -164,6 +164,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         f"DELETE FROM mesh_heard WHERE newest > {_NOW} + 60",
         "INSERT OR IGNORE INTO mesh_heard SELECT src, max(start + seconds) FROM mesh GROUP BY src",
     ),
+    (
+        # A run has a row before it begins, under the name that it has on the nodes too. `ended` is NULL while it runs,
+        # and for ever if it was killed.
+        *(
+            f"ALTER TABLE runs ADD COLUMN {column}"
+            for column in ("run TEXT", "who TEXT", "result TEXT", "ended REAL")
+        ),
+        """
+        UPDATE runs SET run = strftime('%Y%m%dT%H%M%SZ-', unix, 'unixepoch') || printf('%04x', id % 65536),
+            ended = unix, result = CASE coalesce(json_extract(document, '$.exit_code'), 0) WHEN 0 THEN 'done'
+                ELSE 'exit ' || json_extract(document, '$.exit_code') END
+        """,
+        "CREATE UNIQUE INDEX runs_by_name ON runs (run)",
+    ),
 )
 
 

