@@ -23,7 +23,7 @@ def shown(ring: Keyring, answers: Sequence[Outcome[dict[str, Any]]], held: Mappi
     """`key show`. `exit_code` is 1 where a relay does not hold the goal's keys."""
     rows = [
         {
-            **_row(outcome),
+            **outcome.row(),
             **(_words(held[outcome.node]) if outcome.node in held else {"sends": [], "accepts": []}),
         }
         for outcome in answers
@@ -47,7 +47,7 @@ def rotated(ring: Keyring, done: Rotation, *, left_out: Iterable[str], check: bo
     ]
     if done.planned is not None:
         steps.append({"step": done.planned.word, "nodes": list(done.planned.orders), "done": False})
-    troubles = [_row(outcome) for outcome in done.outcomes if outcome.state != "done"]
+    troubles = [outcome.row() for outcome in done.outcomes if outcome.state != "done"]
     return {
         "schema": 1,
         "kind": "key.rotate",
@@ -59,15 +59,6 @@ def rotated(ring: Keyring, done: Rotation, *, left_out: Iterable[str], check: bo
         "troubles": troubles,
         "next": FINISH if done.complete and ring.changes else None,
         "exit_code": exit_code(done.outcomes),
-    }
-
-
-def _row(outcome: Outcome[Any]) -> Document:
-    return {
-        "node": outcome.node,
-        "state": outcome.state,
-        "reason": outcome.reason,
-        "seconds": round(outcome.seconds, 3),
     }
 
 

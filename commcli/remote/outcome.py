@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from commcli.errors import AnswerBad, CommcliError, LockHeld, OutOfReach, Refused, gravest
 from commcli.fleet.model import Node
@@ -59,14 +59,26 @@ class Outcome(Generic[T]):
     seconds: float
     code: int = 0
 
+    def row(self) -> dict[str, Any]:
+        """What a document says of every node, whatever the work was. JSON-able."""
+        return {
+            "node": self.node,
+            "state": self.state,
+            "reason": self.reason,
+            "seconds": round(self.seconds, 3),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A word for the progress display. `state` is empty while at work, the outcome's at the end."""
+    """A word for the progress display. `state` is empty while at work, the outcome's at the end; `ended` is the step
+    (run.StepResult) that has just come to its end.
+    """
 
     node: str
     text: str
     state: State | Literal[""] = ""
+    ended: Any = None
 
 
 OnEvent = Callable[[Event], None]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import importlib.util
 import json
 import secrets as random
 import shlex
@@ -29,7 +28,9 @@ BEAT_S = 10.0
 SILENCE_S = 30.0
 HELLO_S = 30.0
 STDERR_KEPT = 8192
-LONGEST_LINE = 64 << 20
+LONGEST_LINE = 16 << 20
+# What a login shell prints before the hello, and what goes to stderr: whoever says more floods.
+MOST_NOISE = 4 << 20
 
 # Tries each python in turn; 126: too old, stdin untouched. $1 bootstrap, $2 nonce, $3 flags, then pythons.
 _SHELL = (
@@ -59,45 +60,10 @@ if hashlib.sha256(data).hexdigest().encode() != words[3]:
     sys.stderr.write("the program arrived damaged\\n")
     os._exit(125)
 sources = json.loads(zlib.decompress(data))
-packages = {name.rpartition(".")[0] for name in sources}
-class Sources:
-    def find_spec(self, name, path=None, target=None):
-        if name in sources:
-            return type(sys.__spec__)(name, self, origin="<%s>" % name, is_package=name in packages)
-    def create_module(self, spec):
-        return None
-    def exec_module(self, module):
-        exec(compile(sources[module.__name__], "<%s>" % module.__name__, "exec"), module.__dict__)
-    def get_source(self, name):
-        return sources[name]
-sys.meta_path.insert(0, Sources())
-from commcli.remote.onnode.channel import main
-main(stdin, nonce)
+space = {}
+exec(sources["commcli.remote.onnode.importer"], space)
+space["run"](sources, stdin, nonce)
 """
-
-_ALWAYS = ("commcli.remote.onnode.channel", "commcli.remote.onnode.masks")
-
-
-def bundle(modules: Mapping[str, str]) -> bytes:
-    """Modules (name -> source) as one blob for `Program.start`, with the channel they talk through.
-
-    Packages above them are empty on the node, whatever they hold here.
-    """
-    sources = {**{name: source_of(name) for name in _ALWAYS}, **modules}
-    for name in list(sources):
-        while name := name.rpartition(".")[0]:
-            sources.setdefault(name, "")
-    return zlib.compress(json.dumps(sources, sort_keys=True).encode(), 9)
-
-
-def source_of(name: str) -> str:
-    """The source of one of our modules, by its dotted name, also from a zip."""
-    spec = importlib.util.find_spec(name)
-    loader = None if spec is None else spec.loader
-    source = loader.get_source(name) if loader is not None and hasattr(loader, "get_source") else None
-    if not isinstance(source, str):
-        raise LookupError(f"no source for {name}")
-    return source
 
 
 def command_line(python: str | None, nonce: str, *, site: bool) -> str:
@@ -107,22 +73,31 @@ def command_line(python: str | None, nonce: str, *, site: bool) -> str:
     return shlex.join(["sh", "-c", _SHELL, "commcli", _BOOT, nonce, flags, *pythons])
 
 
+class NoPython(Failed):
+    """No python3 there, or only one that is too old; nothing has begun."""
+
+
 class Program:
     """A program at work on a node. Use `async with await Program.start(...) as program`.
 
     Leaving closes the channel, which ends the program and its children on the node if they still run.
     """
 
-    def __init__(self, process: Process, nonce: str, secrets: Sequence[str]) -> None:
+    def __init__(
+        self, process: Process, nonce: str, secrets: Sequence[str], on_demand: Mapping[str, bytes]
+    ) -> None:
         self.node_python: str | None = None
         self._process = process
         self._nonce = nonce
         self._words = masks.expand(secrets)
-        self._buffer = b""
+        self._buffer = bytearray()
         self._digest = hashlib.sha256()
         self._lines = 0
         self._ended = False
         self._stderr = b""
+        self._on_demand = on_demand
+        # What belongs together goes up together: a heartbeat in the middle of a blob would be taken for a byte of it.
+        self._up = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -135,17 +110,19 @@ class Program:
         argument: object,
         *,
         blobs: Iterable[bytes] = (),
+        on_demand: Mapping[str, bytes] | None = None,
         site: bool = False,
         secrets: Sequence[str] = (),
     ) -> Program:
         """Start `entry` ("module:function", called with the argument and a Channel) and wait for its hello.
 
-        `python` is a path on the node or None for the usual places; `argument` is JSON-able; `secrets` are
-        masked in every answer. Raises Failed (no python3, too old), Unreachable, Lost, TimedOut.
+        `python` is a path on the node or None for the usual places; `argument` is JSON-able; `blobs` go up at once,
+        those `on_demand`, by their sha256, if the program reaches for them, a round trip later; `secrets` are masked in
+        every answer. Raises NoPython, Failed, Unreachable, Lost, TimedOut.
         """
         nonce = random.token_hex(16)
         process = await connection.start(command_line(python, nonce, site=site))
-        program = cls(process, nonce, secrets)
+        program = cls(process, nonce, secrets, on_demand or {})
         try:
             program._tasks.append(asyncio.create_task(program._keep_stderr()))
             async with bounded(HELLO_S, f"no python3 answered within {HELLO_S:g} s"):
@@ -170,11 +147,10 @@ class Program:
 
     async def send(self, message: object) -> None:
         """Send one JSON-able message. Raises Lost."""
-        self._process.write(json.dumps(message).encode() + b"\n")
-        await self._process.drain()
+        await self._put(json.dumps(message).encode() + b"\n")
 
     async def receive(self) -> Any:
-        """The program's next message, or None after its proper end.
+        """The program's next message, or None after its proper end. A piece of a file is {"piece": base64}, unmasked.
 
         Raises Failed (it crashed), Lost (the stream broke off: what was asked may have happened).
         """
@@ -184,6 +160,10 @@ class Program:
                 raise Lost(f"the connection ended in the middle of the program{self._last_words()}")
             self._count(line)
             body = _parsed(line)
+            if "piece" in body:
+                return body
+            if "want" in body:
+                await self._supply(str(body["want"]))
             if "m" in body:
                 return masks.mask(body["m"], self._words)
             if "crash" in body:
@@ -210,40 +190,49 @@ class Program:
 
     async def _line(self) -> bytes | None:
         """The next line with its newline; None at the end of the stream. Raises Lost after a silence."""
-        while (end := self._buffer.find(b"\n")) < 0:
+        looked = 0
+        while (end := self._buffer.find(b"\n", looked)) < 0:
+            looked = len(self._buffer)
             try:
                 async with asyncio.timeout(SILENCE_S):
                     data = await self._process.read()
             except TimeoutError:
                 raise Lost(f"no sign of life from the node for {SILENCE_S:g} s") from None
-            if not data or len(self._buffer) > LONGEST_LINE:
+            if not data:
                 return None
             self._buffer += data
-        line, self._buffer = self._buffer[: end + 1], self._buffer[end + 1 :]
+            if len(self._buffer) > LONGEST_LINE:
+                raise Lost(f"the node floods: a line of over {LONGEST_LINE >> 20} MiB")
+        line = bytes(self._buffer[: end + 1])
+        del self._buffer[: end + 1]
         return line
 
     async def _hello(self, python: str | None) -> None:
-        opening = b'{"hello":"' + self._nonce.encode() + b'"'
+        opening, noise = b'{"hello":"' + self._nonce.encode() + b'"', 0
         while (line := await self._line()) is not None:
             # What a login shell's rc file prints comes before the hello, and is nobody's business.
             if line.startswith(opening):
                 self._count(line)
                 self.node_python = str(_parsed(line).get("python"))
                 return
+            noise += len(line)
+            if noise > MOST_NOISE:
+                raise Lost(f"the node floods: over {MOST_NOISE >> 20} MiB before python3 answered")
         raise await self._no_hello(python)
 
     async def _no_hello(self, python: str | None) -> Failed | Lost:
         status = await self._process.wait()
         await asyncio.gather(self._tasks[0], return_exceptions=True)
+        self._process.raise_if_refused(status, self._stderr)
         said = self._stderr.decode("utf-8", "replace").strip()
         needed = ".".join(map(str, NODE_PYTHON))
         if status is None:
             return Lost(f"the connection ended before python3 answered{self._last_words()}")
         if status == 127 and " is python " in said:
-            return Failed(f"python3 too old: {said.splitlines()[-1]}, needs {needed} or newer")
+            return NoPython(f"python3 too old: {said.splitlines()[-1]}, needs {needed} or newer")
         if status == 127:
             where = python or ", ".join(PYTHONS)
-            return Failed(f"no python3 on the node (looked at {where})")
+            return NoPython(f"no python3 on the node (looked at {where})")
         return Failed(f"python3 did not start: exit status {status}{self._last_words()}")
 
     def _last_words(self) -> str:
@@ -253,26 +242,41 @@ class Program:
     async def _upload(self, data: Sequence[bytes]) -> None:
         # Whoever reads the answers learns why it broke off, and says so better than a failed write.
         with contextlib.suppress(Lost):
-            for part in data:
+            await self._put(*data)
+
+    async def _supply(self, digest: str) -> None:
+        """What the program asked for, or the word that there is no such thing here."""
+        data = self._on_demand.get(digest)
+        length = None if data is None else len(data)
+        await self._put(json.dumps({"blob": digest, "length": length}).encode() + b"\n", data or b"")
+
+    async def _put(self, *parts: bytes) -> None:
+        async with self._up:
+            for part in parts:
                 self._process.write(part)
                 await self._process.drain()
 
     async def _keep_stderr(self) -> None:
+        noise = 0
         with contextlib.suppress(Lost):
             while data := await self._process.read_error():
                 self._stderr = (self._stderr + data)[-STDERR_KEPT:]
+                noise += len(data)
+                if noise > MOST_NOISE:
+                    self._stderr = b"the node floods: over %d MiB on stderr" % (MOST_NOISE >> 20)
+                    self._process.close()
+                    return
 
     async def _beat(self) -> None:
         with contextlib.suppress(Lost):
             while True:
                 await asyncio.sleep(BEAT_S)
-                self._process.write(b"\n")
-                await self._process.drain()
+                await self._put(b"\n")
 
 
 def _wire(nonce: str, bundle: bytes, entry: str, argument: object, blobs: Iterable[bytes]) -> list[bytes]:
     """Everything that goes up, in order (see onnode/channel.py)."""
-    body = json.dumps(argument, separators=(",", ":")).encode()
+    body = zlib.compress(json.dumps(argument, separators=(",", ":")).encode())
     named = [(hashlib.sha256(blob).hexdigest(), blob) for blob in blobs]
     header = {
         "entry": entry,

@@ -19,6 +19,9 @@ from commcli.relay.table.signature import NAMESPACE
 
 # `overlay_next` is there while the overlay's secret is being changed (remote/keyring.py).
 TURN, OVERLAY, OVERLAY_NEXT = "turn", "overlay", "overlay_next"
+# Of a fleet whose nodes share a certificate: the chain and its private key, in PEM.
+TLS_CERTIFICATE, TLS_KEY = "tls_certificate", "tls_key"
+SECRETS = (TURN, OVERLAY, OVERLAY_NEXT, TLS_CERTIFICATE, TLS_KEY)
 SHORTEST_SECRET = 16
 MOST_KEYS = 4  # a peer row holds this many: the key in use and those that rotate in and out
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z")
@@ -27,8 +30,8 @@ _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}\Z")
 def variables(
     fleet: Fleet, node: Node, secrets: Mapping[str, Secret], zipapp: bytes, allowed_signers: str
 ) -> dict[str, object]:
-    """`relay_json`, `relay_pyz`, `relay_version`, `allowed_signers`, `keys_digest`, and, as Secrets, `peers_json`,
-    `turn_secret`.
+    """`relay_json`, `relay_pyz`, `relay_version`, `allowed_signers`, `keys_digest`, `openings`, `has_tls`, and, as
+    Secrets, `peers_json`, `turn_secret`, `tls_certificate` and `tls_key` (empty without `has_tls`).
 
     `systemd` is False where the node's variables say so: the lab's nodes share one machine, and its systemd, if it
     has one, is not theirs.
@@ -40,10 +43,21 @@ def variables(
         "relay_pyz": zipapp,
         "relay_version": __version__,
         "allowed_signers": allowed_signers,
+        "openings": openings(fleet, node),
         "systemd": node.variables.get("systemd") is not False,
         **peer_variables(peers(fleet, node, _masters(fleet, secrets))),
         "turn_secret": Secret("\n".join(secret_lines(fleet, secrets, TURN)) + "\n"),
+        **_tls(fleet, secrets),
     }
+
+
+def _tls(fleet: Fleet, secrets: Mapping[str, Secret]) -> dict[str, object]:
+    given = [name for name in (TLS_CERTIFICATE, TLS_KEY) if name in secrets]
+    if len(given) == 1:
+        both = f"TLS needs {TLS_CERTIFICATE!r} and {TLS_KEY!r}"
+        raise BadInput(f"fleet {fleet.name}: secrets has {given[0]!r} alone; {both}")
+    texts = {name: secrets.get(name, Secret("")) for name in (TLS_CERTIFICATE, TLS_KEY)}
+    return {"has_tls": bool(given), **texts}
 
 
 def peer_variables(document: Mapping[str, object]) -> dict[str, object]:
@@ -94,6 +108,20 @@ def relay_config(fleet: Fleet, node: Node) -> dict[str, object]:
         "allow_peers": _texts(node, "allow_peers"),
         "faults": node.variables.get("faults") is True,
     }
+
+
+def openings(fleet: Fleet, node: Node) -> list[str]:
+    """What a firewall before the node has to let in, a line each. The metrics' port is for nobody outside."""
+    ports, others = node.ports, f"from {len(fleet.nodes) - 1} relays"
+    tls = [] if ports.tls is None else [f"tcp {ports.tls} from everywhere: TURN over TLS"]
+    return [
+        f"udp {ports.turn} from everywhere: TURN",
+        f"tcp {ports.turn} from everywhere: TURN",
+        *tls,
+        f"udp {ports.relay_low}-{ports.relay_high} from everywhere: relayed addresses",
+        f"udp {ports.overlay} {others}: overlay",
+        f"udp {ports.stamp} {others}: measurement",
+    ]
 
 
 def peers(fleet: Fleet, node: Node, masters: list[str]) -> dict[str, object]:

@@ -11,8 +11,8 @@ from commcli.fleet.model import Node
 from commcli.remote import relayfiles
 from commcli.remote.keyring import Holding, Keyring, Step
 from commcli.remote.outcome import Failed, OnEvent, Outcome
-from commcli.remote.playbook import Play
-from commcli.remote.playbook import Step as PlayStep
+from commcli.remote.play import Play
+from commcli.remote.play import Step as PlayStep
 from commcli.remote.run import PlayResult, run_play
 from commcli.remote.ssh import Pool
 from commcli.remote.survey import ask_all

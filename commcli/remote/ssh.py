@@ -7,7 +7,6 @@ connection dropped a success with `exit_status=None`; here None is said out loud
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 import shlex
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,15 +15,34 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import asyncssh
-from asyncssh.public_key import get_default_certificate_algs, get_default_public_key_algs
 
 from commcli.errors import BadInput, CommcliError
-from commcli.fleet.model import Fleet, Node, SshDefaults, SshTarget
-from commcli.remote.outcome import HostKeyRefused, LoginRefused, Lost, TimedOut, Unreachable, bounded
+from commcli.fleet.model import Fleet, Node
+from commcli.fleet.secrets import Secret
+from commcli.remote import hostkeys, identities, sshconfig
+from commcli.remote.handshakes import Handshakes
+from commcli.remote.hostkeys import HostKeys
+from commcli.remote.lookups import Lookups
+from commcli.remote.outcome import (
+    Failed,
+    HostKeyRefused,
+    LoginRefused,
+    Lost,
+    TimedOut,
+    Unreachable,
+    bounded,
+)
+from commcli.remote.sshconfig import Login, Stop
+from commcli.remote.sudo import Sudo, refusal
 
 # A silent connection is called dead after this many seconds times three.
 KEEPALIVE_S = 10.0
 READ_SIZE = 1 << 16
+# Of what is kept whole. The longest answer of a relay, its mesh, is a tenth of it.
+MOST_OUTPUT = 16 << 20
+# The fleet's secret of this name is what sudo is told where it asks.
+PASSWORD = "sudo"
+_SUDO_HINT = "The fleet's secret `sudo` is the password; without it sudo must not ask (NOPASSWD)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +61,12 @@ class Completed:
 class Process:
     """A running command on a node: bytes in, bytes out. Methods raise Lost when the connection is gone."""
 
-    def __init__(self, process: asyncssh.SSHClientProcess[bytes], place: str) -> None:
+    def __init__(
+        self, process: asyncssh.SSHClientProcess[bytes], place: str, *, by_sudo: bool = False
+    ) -> None:
         self._process = process
         self._place = place
+        self._by_sudo = by_sudo
 
     def write(self, data: bytes) -> None:
         with _mapped(self._place, begun=True):
@@ -74,6 +95,11 @@ class Process:
         await self._process.wait_closed()
         return self._process.exit_status
 
+    def raise_if_refused(self, status: int | None, said: bytes) -> None:
+        """Raises LoginRefused if it ended because sudo did not let it begin."""
+        if self._by_sudo and (why := refusal(status, said.decode("utf-8", "replace"))):
+            raise LoginRefused(f"sudo refused: {why}", hint=_SUDO_HINT)
+
     def close(self) -> None:
         """Close the channel: the command sees end of file, or a broken pipe."""
         self._process.close()
@@ -82,9 +108,13 @@ class Process:
 class Connection:
     """A logged-in connection to one node, shared by all who work on that node."""
 
-    def __init__(self, node_id: str, connection: asyncssh.SSHClientConnection) -> None:
+    def __init__(
+        self, node_id: str, connection: asyncssh.SSHClientConnection, sudo: Sudo | None = None
+    ) -> None:
+        """With `sudo` every command runs as root."""
         self.node_id = node_id
         self._connection = connection
+        self._sudo = sudo
 
     @property
     def closed(self) -> bool:
@@ -93,22 +123,29 @@ class Connection:
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float) -> Completed:
         """Run one command to its end. Output is kept whole: for small answers only.
 
-        Raises TimedOut (the channel is closed then), Unreachable (not begun). A connection that drops on the
-        way is `exit_status=None`, for the caller to judge.
+        Raises TimedOut (the channel is closed then), Unreachable (not begun), LoginRefused (by sudo), Failed (it says
+        more than MOST_OUTPUT). A connection that drops on the way is `exit_status=None`, for the caller to judge.
         """
         process = await self.start(shlex.join(argv), timeout_s=timeout_s)
         try:
             async with bounded(timeout_s, f"{argv[0]}: no end after {timeout_s:g} s"):
-                return await _finish(process, stdin)
+                done = await _finish(process, stdin)
         finally:
             process.close()
+        if not done.stdout:
+            process.raise_if_refused(done.exit_status, done.stderr)
+        return done
 
     async def start(self, command: str, *, timeout_s: float = 30.0) -> Process:
         """Start one command line of the node's login shell. Raises Unreachable or TimedOut."""
+        command, preface = (command, b"") if self._sudo is None else self._sudo.command(command)
         async with bounded(timeout_s, f"no channel after {timeout_s:g} s"):
             with _mapped(self.node_id, begun=False):
                 process = await self._connection.create_process(command, encoding=None)
-        return Process(process, self.node_id)
+        started = Process(process, self.node_id, by_sudo=self._sudo is not None)
+        if preface:
+            started.write(preface)
+        return started
 
     def abort(self) -> None:
         self._connection.abort()
@@ -134,7 +171,7 @@ async def _finish(process: Process, stdin: bytes) -> Completed:
             process.write_eof()
         except Lost:
             pass  # it ended without reading all of its stdin; its status says whether that was well
-        stdout, stderr = await out, await err
+        stdout, stderr = await asyncio.gather(out, err)
         return Completed(await process.wait(), stdout, stderr)
     finally:
         out.cancel()
@@ -143,9 +180,13 @@ async def _finish(process: Process, stdin: bytes) -> Completed:
 
 async def _read_all(read: Callable[[], Awaitable[bytes]]) -> bytes:
     chunks: list[bytes] = []
+    room = MOST_OUTPUT
     try:
         while chunk := await read():
             chunks.append(chunk)
+            room -= len(chunk)
+            if room < 0:
+                raise Failed(f"stopped: its output is over {MOST_OUTPUT >> 20} MiB")
     except Lost:
         pass  # told by the missing exit status
     return b"".join(chunks)
@@ -181,9 +222,17 @@ class _Phase(asyncssh.SSHClient):
 
     def __init__(self, on_connected: Callable[[], None]) -> None:
         self._on_connected = on_connected
+        self._conn: asyncssh.SSHClientConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._conn = conn
         self._on_connected()
+
+    def begin_auth(self, username: str) -> None:
+        # asyncssh would ask which methods there are first, by one that never works: a round trip. It is asked after all
+        # if we have no key. Not public; where it is no longer so, nothing happens (tests/remote/test_distance.py).
+        if getattr(self._conn, "_auth_methods", None) == [b"none"]:
+            self._conn._auth_methods = [b"publickey", b"none"]  # type: ignore[union-attr]
 
 
 class Pool:
@@ -192,16 +241,25 @@ class Pool:
     A bastion with the default MaxStartups takes 15 of 20 logins at once; one connection carries all 20.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, keys: HostKeys | None = None) -> None:
+        """`keys` stand in for those of the known_hosts file."""
         self._fleet = fleet
         self.parallel = fleet.ssh.parallel
-        self._known: asyncssh.SSHKnownHosts | None = None
         self._tasks: dict[str, asyncio.Task[Connection]] = {}
+        self._ways: dict[str, tuple[Stop, ...]] = {}
+        self._keys = keys or HostKeys.none(fleet.ssh.known_hosts)
+        self._read = keys is None
+        self._identities: identities.Offered | None = None
+        self._password: Secret | None = None
+        self._handshakes = Handshakes()
 
     async def __aenter__(self) -> Pool:
-        defaults = self._fleet.ssh
-        self._known = _known_hosts(defaults)
-        _check_identities(defaults)
+        asyncio.get_running_loop().set_default_executor(Lookups())
+        if self._read:
+            self._keys = hostkeys.read(self._fleet.ssh.known_hosts)
+        self._identities = identities.check(self._fleet.ssh)
+        if PASSWORD in self._fleet.secrets and any(node.ssh.sudo for node in self._fleet.nodes.values()):
+            self._password = self._fleet.secrets[PASSWORD].read()
         return self
 
     async def __aexit__(
@@ -220,30 +278,55 @@ class Pool:
 
         Raises Unreachable, LoginRefused, TimedOut, HostKeyRefused.
         """
-        return await self._shared(node.id, node.ssh)
+        return await self.reach(self.way(node))
 
-    async def _shared(self, name: str, target: SshTarget) -> Connection:
+    def way(self, node: Node) -> tuple[Stop, ...]:
+        """The logins on the way to `node`, its own last. Raises BadInput: the ssh_config, jump hosts in a circle."""
+        if node.id not in self._ways:
+            # An ssh_config is read anew for each: milliseconds, which are not to be paid for each question.
+            self._ways[node.id] = sshconfig.way(self._fleet, node)
+        return self._ways[node.id]
+
+    async def host_keys(self, way: tuple[Stop, ...]) -> list[str]:
+        """The keys that the last of `way` shows, as known_hosts has them (`type base64`); nobody is logged in there.
+
+        Raises as `connect`.
+        """
+        *before, last = way
+        via = await self._jump(tuple(before)) if before else None
+        patience_s = self._fleet.ssh.connect_timeout_s + self._fleet.ssh.login_timeout_s
+        async with bounded(patience_s, f"no host key after {patience_s:g} s"):
+            with self._explained(last.login):
+                return await hostkeys.shown_by(last.login, None if via is None else via.tunnel())
+
+    async def reach(self, way: tuple[Stop, ...]) -> Connection:
+        """The connection to the last of `way`, shared by all who ask for it. Raises as `connect`."""
+        name = way[-1].name
         task = self._tasks.get(name)
         if task is None or _is_useless(task):
-            task = self._tasks[name] = asyncio.ensure_future(self._open(name, target))
+            task = self._tasks[name] = asyncio.ensure_future(self._open(way))
         # Shielded: a node whose deadline passes must not take a shared jump host away from its siblings.
         return await asyncio.shield(task)
 
-    async def _open(self, name: str, target: SshTarget) -> Connection:
-        via = None if target.proxy_jump is None else await self._jump(target.proxy_jump)
-        return Connection(name, await self._login(target, via))
+    async def _open(self, way: tuple[Stop, ...]) -> Connection:
+        *before, last = way
+        via = await self._jump(tuple(before)) if before else None
+        async with self._handshakes.one():
+            return Connection(last.name, await self._login(last.login, via), self._sudo(last.name))
 
-    async def _jump(self, words: str) -> Connection:
-        """The connection to the last of `[user@]host[:port],...`; a fleet node's id stands for that node."""
-        if (node := self._fleet.nodes.get(words)) is not None:
-            return await self.connect(node)
-        before, _, last = words.rpartition(",")
+    def _sudo(self, name: str) -> Sudo | None:
+        node = self._fleet.nodes.get(name)
+        return None if node is None or not node.ssh.sudo else Sudo(self._password)
+
+    async def _jump(self, way: tuple[Stop, ...]) -> Connection:
         try:
-            return await self._shared(f"jump {words}", _target(last, before or None))
+            return await self.reach(way)
         except (Unreachable, LoginRefused, TimedOut, HostKeyRefused) as error:
-            raise type(error)(f"jump host {last}: {error}") from None
+            if str(error).startswith("jump host "):
+                raise  # it says already which
+            raise type(error)(f"jump host {way[-1].words}: {error}", hint=error.hint) from None
 
-    async def _login(self, target: SshTarget, via: Connection | None) -> asyncssh.SSHClientConnection:
+    async def _login(self, login: Login, via: Connection | None) -> asyncssh.SSHClientConnection:
         defaults = self._fleet.ssh
         loop = asyncio.get_running_loop()
         phase = f"no TCP connection after {defaults.connect_timeout_s:g} s"
@@ -255,90 +338,74 @@ class Pool:
             limit.reschedule(loop.time() + defaults.login_timeout_s)
 
         try:
-            with self._explained(target):
+            with self._explained(login):
                 async with limit:
-                    options = self._options(target, lambda: _Phase(connected))
-                    tunnel = () if via is None else via.tunnel()
-                    return await asyncssh.connect(target.host, target.port, tunnel=tunnel, options=options)
+                    options = self._options(login, lambda: _Phase(connected))
+                    tunnel = None if via is None else via.tunnel()
+                    # No config: asyncssh would read ~/.ssh/config otherwise, whatever the options say.
+                    return await asyncssh.connect(
+                        login.host, login.port, tunnel=tunnel, options=options, config=None
+                    )
         except TimeoutError:
             if limit.expired():
                 raise TimedOut(phase) from None
             raise Unreachable("the operating system gave up connecting") from None
 
     def _options(
-        self, target: SshTarget, factory: Callable[[], asyncssh.SSHClient]
+        self, login: Login, factory: Callable[[], asyncssh.SSHClient]
     ) -> asyncssh.SSHClientConnectionOptions:
         defaults = self._fleet.ssh
+        offered = self._identities or identities.of_login(login)
         return asyncssh.SSHClientConnectionOptions(
-            host=target.host,
-            port=target.port,
-            username=target.user,
+            login.options,
+            host=login.host,
+            port=login.port,
+            username=login.user,
             client_factory=factory,
-            known_hosts=self._known,
-            server_host_key_algs=self._host_key_algorithms(target),
-            config=[str(defaults.config)] if defaults.config else None,
-            client_keys=[str(path) for path in defaults.identities] or (),
+            known_hosts=self._keys.known,
+            server_host_key_algs=self._keys.algorithms(login),
+            config=None,
+            client_keys=list(offered.files),
             ignore_encrypted=True,
             agent_path=() if defaults.agent else None,
+            agent_identities=None if offered.agent is None else list(offered.agent),
             gss_host=None,
             x509_trusted_certs=None,
             login_timeout=0,  # ours, from the moment that TCP stands
             keepalive_interval=KEEPALIVE_S,
         )
 
-    def _trusted(self, target: SshTarget) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
-        """The host keys and the certificate authorities that known_hosts has for this host."""
-        assert self._known is not None
-        port = None if target.port == 22 else target.port
-        keys, authorities, *_ = self._known.match(target.host, "", port)
-        return list(keys), list(authorities)
-
-    def _host_key_algorithms(self, target: SshTarget) -> list[str]:
-        """The known key types first, then all others.
-
-        asyncssh offers the known ones alone, and a server that has another now just hangs up: a changed host key
-        would look like a network problem.
-        """
-        keys, authorities = self._trusted(target)
-        known = [name for key in keys for name in key.sig_algorithms]
-        if authorities:
-            known = [*get_default_certificate_algs(), *known]
-        every = [*known, *get_default_public_key_algs(), *get_default_certificate_algs()]
-        return list(dict.fromkeys(name.decode() for name in every))
-
     @contextmanager
-    def _explained(self, target: SshTarget) -> Iterator[None]:
+    def _explained(self, login: Login) -> Iterator[None]:
         """Login errors as ours, each with what an operator would do next."""
-        where = f"[{target.host}]:{target.port}" if target.port != 22 else target.host
+        where = login.place
         try:
             with _mapped(where, begun=False):
                 try:
                     yield
                 except asyncssh.PermissionDenied:
-                    raise LoginRefused(f"login refused for {target.user}@{where}") from None
+                    raise LoginRefused(f"login refused for {login.user}@{where}") from None
                 except asyncssh.HostKeyNotVerifiable as error:
-                    raise self._host_key(target, where, error.reason) from None
+                    raise self._host_key(login, error.reason) from None
                 except asyncssh.DisconnectError as error:
                     if "too many authentication failures" not in error.reason.lower():
                         raise
                     raise LoginRefused(
-                        f"login refused for {target.user}@{where}: too many keys were offered",
-                        hint="Name the one key under `ssh: identities:` in fleet.yaml, and set `agent: false`.",
+                        f"login refused for {login.user}@{where}: too many keys were offered",
+                        hint="Name the one key under `ssh: identities:` in fleet.yaml.",
                     ) from None
         except (asyncssh.KeyImportError, asyncssh.ConfigParseError, ValueError) as error:
             raise BadInput(f"ssh settings for {where}: {error}") from None
 
-    def _host_key(self, target: SshTarget, where: str, reason: str) -> HostKeyRefused:
-        path = self._fleet.ssh.known_hosts
-        if not any(self._trusted(target)):
-            return HostKeyRefused(
-                f"host key of {where} is not in {path}", hint=f"ssh-keyscan -p {target.port} {target.host}"
-            )
+    def _host_key(self, login: Login, reason: str) -> HostKeyRefused:
+        path, where = self._keys.path, login.place
+        if not any(self._keys.match(login)):
+            return HostKeyRefused(f"host key of {where} is not in {path}", hint="commcli fleet trust NODE")
         if "revoked" in reason:
             return HostKeyRefused(f"host key of {where} is revoked in {path}")
         return HostKeyRefused(
             f"host key of {where} has changed since it was put into {path}",
-            hint="If the host was rebuilt, replace its line there; if not, somebody stands between.",
+            hint="If the host was rebuilt: commcli fleet trust NODE --replace. If not, somebody stands between.",
         )
 
 
@@ -346,34 +413,3 @@ def _is_useless(task: asyncio.Task[Connection]) -> bool:
     if not task.done():
         return False
     return task.cancelled() or task.exception() is not None or task.result().closed
-
-
-def _target(words: str, before: str | None) -> SshTarget:
-    user, _, place = words.rpartition("@")
-    host, colon, port = place.rpartition(":")
-    if not colon or not port.isdigit() or host.endswith(":"):
-        host, port = place, "22"
-    return SshTarget(host=host.strip("[]"), user=user or getpass.getuser(), port=int(port), proxy_jump=before)
-
-
-def _known_hosts(defaults: SshDefaults) -> asyncssh.SSHKnownHosts:
-    try:
-        return asyncssh.read_known_hosts(str(defaults.known_hosts))
-    except OSError as error:
-        raise BadInput(f"known hosts {defaults.known_hosts}: {error.strerror}") from None
-    except ValueError as error:
-        raise BadInput(f"known hosts {defaults.known_hosts}: {error}") from None
-
-
-def _check_identities(defaults: SshDefaults) -> None:
-    """Say at once, for the whole run, what would fail on every node. Raises BadInput with every bad file."""
-    problems = []
-    for path in defaults.identities:
-        try:
-            asyncssh.load_keypairs(str(path), ignore_encrypted=defaults.agent)
-        except OSError as error:
-            problems.append(f"ssh identity {path}: {error.strerror}")
-        except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
-            problems.append(f"ssh identity {path}: {error}")
-    if problems:
-        raise BadInput(problems)

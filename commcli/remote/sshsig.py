@@ -31,6 +31,11 @@ def sign(data: bytes, key: Path | None, agent: bool, namespace: str, *, signers:
     return _by_file(data, key, namespace)
 
 
+def believed(signers: Path) -> set[bytes]:
+    """The public keys in an allowed_signers file. Raises BadInput."""
+    return _publics(signers, "allowed signers")
+
+
 def _by_file(data: bytes, key: Path, namespace: str) -> str:
     try:
         loaded = asyncssh.read_private_key(key)
@@ -40,6 +45,11 @@ def _by_file(data: bytes, key: Path, namespace: str) -> str:
         raise BadInput(
             f"signing key {key}: {error}", hint="An encrypted key signs through the agent."
         ) from None
+    if loaded.get_algorithm().startswith("sk-"):
+        raise BadInput(
+            f"signing key {key} is on a hardware token, which signs through the agent",
+            hint="ssh-add it, and set `agent: true` beside `key` under signing in fleet.yaml.",
+        )
     return asyncssh.create_sshsig(loaded, data, hash_name=HASH, namespace=namespace).decode()
 
 
@@ -83,10 +93,16 @@ def _wanted(key: Path | None, signers: Path | None) -> set[bytes] | None:
         return None
     path = signers if key is None else key if key.suffix == ".pub" else key.with_name(key.name + ".pub")
     assert path is not None
+    return _publics(path, "signing key")
+
+
+def _publics(path: Path, what: str) -> set[bytes]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"signing key {path}: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{what} {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{what} {path}: is not UTF-8 text") from None
     return {public for line in lines if (public := _public(line.split())) is not None}
 
 

@@ -42,7 +42,7 @@ async def ask_all(
 
 
 async def await_drained(
-    fleet: Fleet,
+    pool: Pool,
     nodes: Sequence[Node],
     answers: Sequence[Outcome[Answer]],
     *,
@@ -57,18 +57,16 @@ async def await_drained(
     """
     asked = {outcome.node: outcome.value for outcome in answers if outcome.value is not None}
 
-    async with Pool(fleet) as pool:
+    async def one(node: Node) -> Answer:
+        async def status() -> Answer:
+            # Each time anew: the pool keeps what is live, and a drain may take hours.
+            return await control.ask(await pool.connect(node), node, "status")
 
-        async def one(node: Node) -> Answer:
-            async def status() -> Answer:
-                # Each time anew: the pool keeps what is live, and a drain may take hours.
-                return await control.ask(await pool.connect(node), node, "status")
+        told = None if on_event is None else lambda text: on_event(Event(node.id, text))
+        return await drained(status, asked[node.id], stop=stop, told=told)
 
-            told = None if on_event is None else lambda text: on_event(Event(node.id, text))
-            return await drained(status, asked[node.id], stop=stop, told=told)
-
-        waiting = [node for node in nodes if node.id in asked]
-        ended = await each(waiting, one, parallel=len(waiting), deadline_s=deadline_s, on_event=on_event)
+    waiting = [node for node in nodes if node.id in asked]
+    ended = await each(waiting, one, parallel=len(waiting), deadline_s=deadline_s, on_event=on_event)
     found = {outcome.node: outcome for outcome in ended}
     return [found.get(outcome.node, outcome) for outcome in answers]
 

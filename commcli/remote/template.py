@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 import jinja2
+import jinja2.nodes
 
 from commcli.fleet.secrets import MASK, Secret
 
@@ -43,6 +45,8 @@ class _Insertion:
         return value
 
 
+# A text that is one expression has that expression's value, which need not be text.
+_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}).)*)\}\}\s*\Z", re.DOTALL)
 # One is enough: rendering never awaits, so no two are under way.
 _insertion = _Insertion()
 
@@ -52,8 +56,49 @@ def parse(text: str) -> None:
     _compiled(text)
 
 
+def names(text: str) -> set[str]:
+    """The variables that the template asks for, but for those that it sets itself. Raises TemplateError."""
+    found = list(_parsed(text).find_all(jinja2.nodes.Name))
+    return {name.name for name in found if name.ctx == "load"} - {
+        name.name for name in found if name.ctx != "load"
+    }
+
+
+def expression(text: str) -> str | None:
+    """The expression if `text` is nothing but one ("{{ names }}"), else None."""
+    found = _EXPRESSION.match(text)
+    return found[1].strip() if found else None
+
+
+def value(text: str, variables: Mapping[str, object]) -> object:
+    """The value of an expression (without braces): a list, a mapping, ... Raises TemplateError as `render`."""
+    try:
+        found = _environment().compile_expression(text, undefined_to_none=False)(**variables)
+        if isinstance(found, jinja2.Undefined):
+            str(found)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"broken expression: {error.message}") from None
+    except jinja2.UndefinedError as error:
+        raise TemplateError(_unquoted(error)) from None
+    except Exception as error:
+        raise TemplateError(f"has no value ({type(error).__name__})") from None
+    if MASK not in text and _holds_mask(found) and not _holds_mask([*variables.values()]):
+        raise TemplateError("a secret can only be inserted as it is, not filtered or joined")
+    return found
+
+
+def _holds_mask(value: object) -> bool:
+    if isinstance(value, str):
+        return MASK in value
+    if isinstance(value, Mapping):
+        return any(map(_holds_mask, value.values()))
+    return isinstance(value, list | tuple | set) and any(map(_holds_mask, value))
+
+
 def render(text: str, variables: Mapping[str, object]) -> Rendered:
     """`text` with its variables. Raises TemplateError: unknown name, wrong syntax, null, binary, a changed secret."""
+    if "{" not in text:
+        return Rendered(text, False)  # as most texts are
     template = _compiled(text)
     revealed: list[Secret] = []
     _insertion.revealed = revealed
@@ -72,10 +117,19 @@ def render(text: str, variables: Mapping[str, object]) -> Rendered:
 
 
 @lru_cache(maxsize=1024)
-def _compiled(text: str) -> jinja2.Template:
+def _parsed(text: str) -> jinja2.nodes.Template:
     try:
-        return _environment().from_string(text)
+        return _environment().parse(text)
     except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"broken template: {error.message}", error.lineno) from None
+
+
+@lru_cache(maxsize=1024)
+def _compiled(text: str) -> jinja2.Template:
+    environment = _environment()
+    try:
+        return environment.from_string(_parsed(text))
+    except jinja2.TemplateSyntaxError as error:  # a filter or test that there is not
         raise TemplateError(f"broken template: {error.message}", error.lineno) from None
 
 

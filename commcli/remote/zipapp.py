@@ -8,7 +8,7 @@ import zipfile
 from functools import lru_cache
 
 from commcli import relay
-from commcli.remote.program import source_of
+from commcli.remote.bundle import source_of
 
 MAX_BYTES = 300_000
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say

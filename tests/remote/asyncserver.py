@@ -15,10 +15,13 @@ from tests.remote.sshd import Host, keygen
 
 @dataclass
 class Server:
-    """A running server. `cut_after` closes the connection after so many bytes of output, without an exit status."""
+    """A running server. `cut_after` closes the connection after so many bytes of output, `cut_after_lines` after so
+    many lines, without an exit status.
+    """
 
     host: Host
     cut_after: int | None = None
+    cut_after_lines: int | None = None
     connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
     tasks: list[asyncio.Task[None] | None] = field(default_factory=list)
 
@@ -36,17 +39,31 @@ class Server:
         feed.cancel()
         await asyncio.gather(feed, return_exceptions=True)
 
+    async def gone(self) -> None:
+        """Until what was begun here has ended."""
+        await asyncio.gather(*filter(None, self.tasks), return_exceptions=True)
+        self.tasks.clear()
+
     async def _pump(self, process: asyncssh.SSHServerProcess[bytes], stdout: asyncio.StreamReader) -> None:
-        sent = 0
+        said = b""
         while data := await stdout.read(4096):
-            if self.cut_after is not None and sent + len(data) > self.cut_after:
-                process.stdout.write(data[: self.cut_after - sent])
+            end = self._cut(said + data)
+            process.stdout.write(data if end is None else data[: end - len(said)])
+            said += data
+            if end is not None:
                 self.connections[-1].close()
-                self.cut_after = None
+                self.cut_after = self.cut_after_lines = None
                 await stdout.read()  # its child ends by itself when it sees the end of its stdin
                 return
-            process.stdout.write(data)
-            sent += len(data)
+
+    def _cut(self, said: bytes) -> int | None:
+        """After how many bytes of what was said the connection is to end, None if that is still to come."""
+        if self.cut_after is not None and len(said) > self.cut_after:
+            return self.cut_after
+        lines = said.splitlines(keepends=True)
+        if self.cut_after_lines is not None and said.count(b"\n") >= self.cut_after_lines:
+            return len(b"".join(lines[: self.cut_after_lines]))
+        return None
 
 
 async def _feed(process: asyncssh.SSHServerProcess[bytes], stdin: asyncio.StreamWriter) -> None:

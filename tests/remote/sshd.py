@@ -32,7 +32,9 @@ AllowTcpForwarding yes
 MaxSessions 100
 MaxStartups 100
 MaxAuthTries 3
+Subsystem sftp internal-sftp
 LogLevel INFO
+SetEnv HOME={folder}/home
 """
 
 
@@ -102,9 +104,9 @@ class Host:
 
 
 @asynccontextmanager
-async def serve(folder: Path) -> AsyncIterator[Host]:
-    """Run sshd until the body ends. Its children end with their connections."""
-    host = _prepared(folder)
+async def serve(folder: Path, first: str = "") -> AsyncIterator[Host]:
+    """Run sshd until the body ends. Its children end with their connections. What `first` says of its config counts."""
+    host = _prepared(folder, first)
     command = [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")]
     with (folder / "log").open("wb") as log:
         server = await asyncio.create_subprocess_exec(*command, stderr=log, stdin=asyncio.subprocess.DEVNULL)
@@ -117,15 +119,16 @@ async def serve(folder: Path) -> AsyncIterator[Host]:
             await server.wait()
 
 
-def _prepared(folder: Path) -> Host:
-    folder.mkdir(parents=True, exist_ok=True)
+def _prepared(folder: Path, first: str = "") -> Host:
+    # Empty: the rc files of whoever runs the tests are not the node's, and may take their time.
+    (folder / "home").mkdir(parents=True, exist_ok=True)
     host = Host(folder, free_port())
     keygen(folder / "host_key", "host")
     keygen(host.key)
     (folder / "authorized_keys").write_bytes((folder / "id.pub").read_bytes())
     public = (folder / "host_key.pub").read_text()
     host.known_hosts.write_text(f"[127.0.0.1]:{host.port} {public}")
-    (folder / "sshd_config").write_text(_CONFIG.format(port=host.port, folder=folder))
+    (folder / "sshd_config").write_text(first + _CONFIG.format(port=host.port, folder=folder))
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     return host

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,70 @@ async def test_a_stream_cut_at_any_byte_is_lost(server: Server, tmp_path: Path) 
             assert cut > 600
             break
         assert outcome.state == "lost", (cut, outcome)
+
+
+HANDLED = """
+name: handled
+steps:
+  - name: folder
+    directory: {path: "{{ base }}/etc"}
+  - name: one
+    file: {path: "{{ base }}/etc/one", content: "{{ content }}"}
+    notify: note it
+  - name: two
+    file: {path: "{{ base }}/etc/two", content: "{{ content }}"}
+handlers:
+  - name: note it
+    command: {argv: [cp, "{{ base }}/etc/one", "{{ base }}/etc/noted"]}
+"""
+
+
+async def test_a_play_cut_at_any_line_is_lost_and_a_rerun_completes(server: Server, tmp_path: Path) -> None:
+    node = server.host.node()
+    etc, play = Path(node.base) / "etc", plays.play(tmp_path, HANDLED)
+    Path(node.base).mkdir(parents=True)  # noqa: ASYNC240
+    lines = 0
+    while True:
+        before, content = f"{lines:02}" * 30_000, f"{lines + 1:02}" * 30_000
+        server.cut_after_lines = lines
+        [cut] = await plays.run(server.host.fleet(node), play, content=content)
+        if cut.state == "done":
+            break
+        assert (cut.state, cut.code) == ("lost", 4), (lines, cut)
+        assert "ended" in cut.reason and "\n" not in cut.reason
+        await server.gone()
+        # What lies aside (.one.commcli-…) is nobody's file; the next write takes it away.
+        for file in etc.glob("[!.]*"):
+            assert file.read_text() in (before, content), (lines, file)
+        server.cut_after_lines = None
+        [again] = await plays.run(server.host.fleet(node), play, content=content)
+        assert again.state == "done", (lines, again.reason)
+        whole = {file.name: file.read_text() for file in etc.iterdir()}
+        assert whole == dict.fromkeys(("one", "two", "noted"), content), lines
+        lines += 1
+    # hello, facts, two a step, end
+    assert lines == 3 + 2 * len(play.steps)
+
+
+SKEWED = """#!/bin/sh
+exec {python} -IS -c 'import sys, time
+right = time.time
+time.time = lambda: right() + {ahead_s}
+exec(sys.argv.pop(1))' "$3" "$4" "$5"
+"""
+
+
+@pytest.mark.parametrize("ahead_s", [-20 * 365 * 86400, 86400])
+async def test_a_clock_that_is_off_is_a_fact_and_no_trouble(
+    server: Server, tmp_path: Path, ahead_s: int
+) -> None:
+    skewed = tmp_path / "python3"
+    skewed.write_text(SKEWED.format(python=sys.executable, ahead_s=ahead_s))
+    skewed.chmod(0o755)
+    for state in ("changed", "ok"):
+        outcome = await ran(server, tmp_path, python=str(skewed))
+        assert (outcome.state, plays.states(outcome)["one"]) == ("done", state)
+        assert outcome.value is not None and abs(outcome.value.facts["clock_ahead_s"] - ahead_s) < 3600
 
 
 NOISE = 'echo "Welcome! {\\"hello\\": 1}"; echo more >&2; '

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from commcli.remote.onnode.condition import ConditionError, holds, names, parse
+from commcli.remote.onnode.condition import ConditionError, asked, holds, names, parse
 
 VALUES = {
     "facts": {"uid": 0, "os": "debian", "tags": ["a"], "free": 12.5, "none": None},
@@ -67,3 +67,9 @@ def test_undecided(text: str, reason: str) -> None:
 
 def test_names() -> None:
     assert names("facts.uid == 0 and said.stdout == other or true") == {"facts", "said", "other"}
+
+
+def test_asked_names_members_too() -> None:
+    assert asked("facts.paths['/x'].kind is null and said.stdout == other") == {
+        "facts", "facts.paths", "said", "said.stdout", "other",
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -20,6 +21,8 @@ SHAPES = [
     (f"login with {SECRET}!", "login with ***!"),
     (json.dumps({"x": SECRET}), '{"x": "***"}'),
     ("basic " + base64.b64encode(SECRET.encode()).decode(), "basic ***"),
+    ("GET /?password=" + quote(SECRET, safe="") + "&x=1", "GET /?password=***&x=1"),
+    ("password=" + quote_plus(SECRET), "password=***"),
     (f"key {KEY} is bad", "key *** is bad"),
     ("frankfurt-am-main-relay-7 at 127.0.0.1 stays", "frankfurt-am-main-relay-7 at 127.0.0.1 stays"),
     ("bad secret: the-old-turn-secret", "bad secret: ***"),

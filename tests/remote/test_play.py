@@ -215,15 +215,20 @@ async def test_handlers_of_a_killed_play_run_next_time(
 @pytest.fixture
 def small_disk(node_folder: Path) -> Iterator[Path]:
     """sg-1's folder on a disk of 200 kB."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(node_folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"no mount for a full disk: {error}")
-    if done.returncode != 0:
-        pytest.skip(f"no tmpfs for a full disk: {done.stderr.strip()}")
+    done = mounted("-t", "tmpfs", "-o", "size=200k", "none", str(node_folder))
+    if done:
+        pytest.skip(f"no tmpfs for a disk of its own: {done}")
     yield node_folder
     subprocess.run(["umount", "-l", str(node_folder)], check=True)
+
+
+def mounted(*words: str) -> str:
+    """Why mount did not do it, "" if it did."""
+    try:
+        done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    return "" if done.returncode == 0 else done.stderr.strip()
 
 
 async def test_a_full_disk_keeps_the_old_file(host: sshd.Host, small_disk: Path, tmp_path: Path) -> None:
@@ -234,6 +239,48 @@ async def test_a_full_disk_keeps_the_old_file(host: sshd.Host, small_disk: Path,
     assert outcome.reason.endswith("disk full (no space left on device); the old file is untouched")
     assert (small_disk / "etc/greeting").read_text() == "hello"
     assert in_folder(small_disk / "etc") == ["greeting", "notes"]
+    [again] = await plays.run(host.fleet(), play, greeting="hullo")
+    assert (again.state, (small_disk / "etc/greeting").read_text()) == ("done", "hullo")
+
+
+async def test_a_read_only_file_system_is_told_and_nothing_is_left(
+    host: sshd.Host, small_disk: Path, tmp_path: Path
+) -> None:
+    play = plays.play(tmp_path, FILES)
+    await plays.run(host.fleet(), play, greeting="hello")
+    async with asyncio.timeout(20):
+        # The play's process keeps its lock a moment longer.
+        while mounted("-o", "remount,ro", str(small_disk)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    [outcome] = await plays.run(host.fleet(), play, greeting="hullo")
+    [checked] = await plays.run(host.fleet(), play, check=True, greeting="hullo")
+    assert not mounted("-o", "remount,rw", str(small_disk))
+    assert (outcome.state, outcome.code) == ("failed", 1)
+    assert outcome.reason == f"{small_disk}/run/play.lock: read-only file system"
+    assert plays.states(checked)["greeting"] == "changed"
+    assert (small_disk / "etc/greeting").read_text() == "hello"
+    [again] = await plays.run(host.fleet(), play, greeting="hullo")
+    assert (again.state, plays.states(again)["greeting"]) == ("done", "changed")
+
+
+@pytest.fixture
+def usr(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk that is read-only."""
+    folder = tmp_path / "usr"
+    folder.mkdir()
+    if why := mounted("-t", "tmpfs", "-o", "ro", "none", str(folder)):
+        pytest.skip(f"no tmpfs for a disk of its own: {why}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_what_lies_on_a_read_only_disk_is_untouched(
+    host: sshd.Host, node_folder: Path, usr: Path, tmp_path: Path
+) -> None:
+    text = f"name: usr\nsteps:\n  - name: it\n    file: {{path: {usr}/it, content: new}}\n"
+    [outcome] = await plays.run(host.fleet(), plays.play(tmp_path, text))
+    assert (outcome.state, outcome.code) == ("failed", 1)
+    assert outcome.reason == f'step "it": {usr}/it: read-only file system; the old file is untouched'
 
 
 async def appears(path: Path) -> int:

@@ -139,6 +139,21 @@ async def test_show_needs_no_inventory(desk: Desk) -> None:
     assert ended.code == 0 and "upgrade relay" in ended.out
 
 
+async def test_show_and_check_tell_what_would_run_where(desk: Desk) -> None:
+    file = desk.play(
+        "name: p\nvariables: {tools: [jq, mtr], idle: 1}\nsteps:\n"
+        "  - {name: tool, command: {argv: [a, '{{ item }}']}, loop: tools, tags: tools}\n"
+        "  - {name: other, command: {argv: [a]}, tags: other}\n"
+    )
+    shown = await desk.type("show", file, "all", "--tags", "tools")
+    assert shown.code == 0 and "sg-1: jq, mtr" in shown.out and "left out by tags: other" in shown.out
+    assert re.search(r"tools +\[\"jq\", \"mtr\"\] +.*play.yml:2 +sg-1", shown.out)
+    checked = await desk.type("check", file, "--json")
+    assert checked.code == 0 and 'play.yml:2: variable "idle" is used nowhere' in checked.doc["warnings"][0]
+    ended = await desk.type("run", file, "--tags", "tool", "--yes")
+    assert ended.code == 2 and 'has the tag "tool"; did you mean "tools"?' in ended.err
+
+
 async def test_a_node_out_of_reach_is_4_with_the_next_command(desk: Desk) -> None:
     desk.write_inventory(port=free_port())
     desk.host.known_hosts.write_text("")

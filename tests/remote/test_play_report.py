@@ -17,8 +17,9 @@ def row(node: str, state: str = "done", reason: str = "", *steps: dict[str, Any]
     }  # fmt: skip
 
 
-def step(name: str, state: str, text: str = "", diff: str = "") -> dict[str, Any]:
-    return {"name": name, "section": "steps", "state": state, "text": text, "diff": diff, "seconds": 0.1}
+def step(name: str, state: str, text: str = "", diff: str = "", **more: Any) -> dict[str, Any]:
+    plain = {"name": name, "section": "steps", "state": state, "text": text, "diff": diff, "seconds": 0.1}
+    return {**plain, "item": None, "attempts": 1, "file": None, **more}
 
 
 def drawn(*rows: dict[str, Any], check: bool = False) -> str:
@@ -58,3 +59,45 @@ def test_troubles_come_last_grouped_by_cause_with_the_next_command() -> None:
     assert "unreachable  a, c: connection refused" in shown and shown.count("connection refused") == 1
     assert "[bold]markup[/bold]" in shown and "commcli play run relay.yml 'd'" in shown
     assert shown.rstrip().endswith("1 of 4 nodes done, changed 1 things on 1 nodes, slowest 1.2 s")
+
+
+def test_items_that_change_alike_are_one_row() -> None:
+    alike = [step("tool", "changed", "install", item=item) for item in ("jq", "mtr")]
+    shown = drawn(row("a", "done", "", *alike), row("b", "done", "", *alike), row("c", "done", "", alike[0]))
+    assert shown.count("tool") == 2
+    assert "tool: jq, mtr" in shown and "a, b" in shown
+
+
+def test_failures_with_an_answer_and_files_that_came_are_told() -> None:
+    shown = drawn(
+        *(
+            row(
+                node, "done", "",
+                step("build", "rescued", "no disk", attempts=3),
+                step("probe", "ignored", "nobody", item="x"),
+                step("slow", "ok", attempts=2),
+                step("log", "ok", file=f"/evidence/{node}/relay.log"),
+            )
+            for node in ("a-1", "b-1")
+        )
+    )  # fmt: skip
+    assert 'rescued  a-1, b-1: step "build": no disk (3 attempts)\n' in shown
+    assert 'ignored  a-1, b-1: step "probe: x": nobody\n' in shown
+    assert 'again  a-1, b-1: step "slow": 2 attempts\n' in shown
+    assert "fetched  a-1, b-1: /evidence/NODE/relay.log\n" in shown
+    assert "2 of 2 nodes done, nothing to change" in shown
+
+
+def test_a_run_of_before_can_still_be_drawn() -> None:
+    old = {"name": "x", "section": "steps", "state": "changed", "text": "mode", "diff": "", "seconds": 0.1}
+    assert "mode" in drawn(row("a", "done", "", old))
+
+
+def test_texts_that_differ_by_the_node_alone_are_one_line() -> None:
+    shown = drawn(
+        *(row(node, "failed", f"/nodes/{node}/x: disk full") for node in ("a", "b-1")),
+        row("c", "failed", "/nodes/c-1/x: disk full"),
+    )
+    assert (
+        "failed  a, b-1: /nodes/NODE/x: disk full" in shown and "failed  c: /nodes/c-1/x: disk full" in shown
+    )

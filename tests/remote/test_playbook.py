@@ -15,6 +15,7 @@ from commcli.fleet.secrets import Secret
 from commcli.remote import answer, playbook, template
 from commcli.remote.compile import compile_play
 from commcli.remote.run import compile_all
+from commcli.remote.words import WORDS
 from tests.remote.plays import play
 
 NODE = Node("sg-1", "sgp", "sg", "127.0.0.1", SshTarget("127.0.0.1", "ops"), base="/srv/c")
@@ -57,8 +58,9 @@ checks: {}
 REASONS = [
     '2: unknown set of variables "relais"; did you mean "relay"?',
     '3: unknown key "stepps"',
-    "5: step \"no word\": says nothing to do: one of assert, command, directory, file, service, template, wait_for is"
-    " missing",
+    '5: step "no word": says nothing to do: one of '
+    + ", ".join(WORDS)
+    + " is missing",
     '7: step "unknown word": unknown word "direktory"; did you mean "directory"?',
     '10: step "two words": directory and command in one step: make it two',
     '12: step "bad keys": file: mode must be text, not a number: put it in quotes',
@@ -178,7 +180,7 @@ handlers:
   - name: again
     service: {name: x, state: restarted}
 """
-    handler = play(tmp_path, text).steps[-1]
+    handler = play(tmp_path, text).flat()[-1]
     assert handler.args == {
         "name": "x",
         "start": ["a"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from commcli.remote import program as programs
+from commcli.remote.bundle import bundle
 from commcli.remote.outcome import Failed, Lost
-from commcli.remote.program import Program, bundle
+from commcli.remote.program import Program
 from commcli.remote.ssh import Connection, Pool
 from tests.remote.sshd import Host
 
@@ -29,6 +31,13 @@ def main(argument, channel):
 def blob_lengths(argument, channel):
     channel.send({digest: len(blob) for digest, blob in channel.blobs.items()})
 
+def wanted(digests, channel):
+    for digest in digests:
+        try:
+            channel.send(len(channel.blobs[digest]))
+        except KeyError:
+            channel.send("nowhere")
+
 def crash(argument, channel):
     channel.keep_secret([argument])
     raise ValueError("bad value " + argument)
@@ -37,6 +46,11 @@ def die(argument, channel):
     import os
     channel.send("before")
     os._exit(0)
+
+def flood(argument, channel):
+    import os
+    while True:
+        os.write(channel._out, b"x" * 65536)
 
 def children(argument, channel):
     import os, subprocess
@@ -80,6 +94,14 @@ async def test_talks_both_ways_and_ends(connection: Connection) -> None:
 async def test_blobs_arrive_by_digest(connection: Connection) -> None:
     async with await start(connection, "blob_lengths", blobs=[b"a" * 300_000, b""]) as program:
         assert sorted((await program.receive()).values()) == [0, 300_000]
+
+
+async def test_a_blob_on_demand_comes_when_it_is_reached_for_and_once(connection: Connection) -> None:
+    large = b"a" * 3_000_000
+    digest = hashlib.sha256(large).hexdigest()
+    asked = [digest, "0" * 64, digest]
+    async with await start(connection, "wanted", asked, on_demand={digest: large}) as program:
+        assert [await program.receive() for _ in asked] == [3_000_000, "nowhere", 3_000_000]
 
 
 async def test_a_crash_is_one_masked_line(connection: Connection) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import stat
+import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
@@ -30,7 +31,9 @@ from tests.relay.upgrading import Call, newer
 from tests.remote.sshd import Host
 from tests.remote.test_bad_days import a_python
 
+FOLDER = Path(__file__).parents[2] / "playbooks"
 PLAY = playbook.load(Path(__file__).parents[2] / "playbooks/relay.yml")
+ROLLBACK = playbook.load(Path(__file__).parents[2] / "playbooks/rollback.yml")
 UPGRADE = playbook.load(Path(__file__).parents[2] / "playbooks/upgrade.yml")
 MASTER, TURN = "0123456789abcdef" * 4, "turn-secret-of-the-test"
 
@@ -192,9 +195,14 @@ async def test_a_new_version_takes_over_and_no_packet_is_lost(fleet: Fleet) -> N
         # relay.yml does not restart it either, on the way back here
         call.goes_on()
         assert changes(await provision(fleet))["sg-1"] == ["program", "upgrade relay"]
+        # and to the former program, once
+        back = changes(await provision(fleet, ROLLBACK, relay_version=first["version"]))
+        assert back["sg-1"] == ["program", "former version serves"]
+        assert changes(await provision(fleet, ROLLBACK, relay_version=first["version"]))["sg-1"] == []
+        call.goes_on()
         assert call.lost() == 0
     last = await status(fleet, "sg-1")
-    assert taken_over(last)["from_version"] == NEXT_VERSION and last["version"] == first["version"]
+    assert taken_over(last)["from_version"] == first["version"] and last["version"] == NEXT_VERSION
     assert taken_over(last)["allocations"] == 1
 
 
@@ -235,3 +243,29 @@ def calling(fleet: Fleet) -> Iterator[Call]:
     finally:
         call.close()
         call.client.wire.close()
+
+
+async def test_the_other_shipped_plays_on_a_real_relay(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(name: str) -> Play:
+        return playbook.load(FOLDER / f"{name}.yml")
+
+    base = Path(fleet.nodes["sg-1"].base)
+    await provision(fleet)
+    assert changes(await provision(fleet, play("rotate-keys")))["sg-1"] == []
+    # The evidence has no secret in it, and nothing of it stays.
+    monkeypatch.chdir(tmp_path)
+    changes(await provision(fleet, play("collect")))
+    with tarfile.open(tmp_path / "evidence/sg-1/evidence.tar.gz") as evidence:
+        names = set(evidence.getnames())
+        told = b"".join(file.read() for m in evidence if (file := evidence.extractfile(m)) is not None)
+    assert {"evidence/status.json", "evidence/metrics.json", "etc/relay.json", "log/relay.log"} <= names
+    assert MASTER.encode() not in told and TURN.encode() not in told and b'"allocations"' in told
+    assert not [name for name in os.listdir(base) if name.startswith("evidence")]  # noqa: PTH208
+    # Drained, and a second time there is nothing to do.
+    assert changes(await provision(fleet, play("drain")))["sg-1"] == ["drain"]
+    assert changes(await provision(fleet, play("drain")))["sg-1"] == []
+    assert (await status(fleet, "sg-1"))["drained"]
+    changes(await provision(fleet, play("remove")))
+    assert set(os.listdir(base)) <= {"run", "runs"}  # noqa: PTH208

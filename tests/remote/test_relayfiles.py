@@ -125,7 +125,9 @@ def test_during_a_rotation_the_first_key_sends_and_both_verify() -> None:
 
 def test_what_is_secret_is_typed_so() -> None:
     kinds = {name: isinstance(value, Secret) for name, value in variables().items()}
-    assert {name for name, secret in kinds.items() if secret} == {"peers_json", "turn_secret"}
+    assert {name for name, secret in kinds.items() if secret} == {
+        "peers_json", "turn_secret", "tls_certificate", "tls_key",
+    }  # fmt: skip
 
 
 BAD = [
@@ -199,3 +201,12 @@ def test_the_unit_is_one_and_gives_the_relay_little(tmp_path: Path) -> None:
         in text
     )
     assert "Restart=on-failure\n" in text
+
+
+def test_a_certificate_comes_with_its_key_or_not_at_all() -> None:
+    assert variables()["has_tls"] is False
+    both = {"tls_certificate": Secret("chain"), "tls_key": Secret("key")}
+    given = variables(changed=both)
+    assert given["has_tls"] is True and given["tls_key"] == both["tls_key"]
+    with pytest.raises(BadInput, match="secrets has 'tls_key' alone"):
+        variables(changed={"tls_key": both["tls_key"]})

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,13 @@ import pytest
 
 from commcli.errors import BadInput
 from commcli.fleet.model import Node, SshDefaults
-from commcli.remote.outcome import HostKeyRefused, LoginRefused, TimedOut, Unreachable
+from commcli.remote import adhoc
+from commcli.remote.outcome import HostKeyRefused, LoginRefused, TimedOut, Unreachable, each
+from commcli.remote.run import run_play
 from commcli.remote.ssh import Completed, Pool
-from tests.remote.sshd import Host, free_port, keygen
+from commcli.remote.survey import ask_all
+from tests.remote.plays import play as written
+from tests.remote.sshd import Host, free_port, keygen, serve
 
 
 async def true_on(host: Host, ssh: SshDefaults | None = None, node: Node | None = None) -> Completed:
@@ -100,6 +105,21 @@ async def test_an_unknown_host_key_is_refused(host: Host, text: str) -> None:
         await true_on(host, known_hosts(host, text))
 
 
+def test_a_name_server_that_does_not_answer_holds_nobody(tmp_path: Path) -> None:
+    host = Host(tmp_path, 22)
+    host.known_hosts.touch()
+    answer = threading.Event()
+
+    async def given_up() -> None:
+        async with Pool(host.fleet(ssh=replace(host.defaults(), identities=()))):
+            looking = asyncio.get_running_loop().run_in_executor(None, answer.wait)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(looking, 0.01)
+
+    asyncio.run(given_up())  # would wait for the thread, and so for ever
+    answer.set()
+
+
 async def test_nobody_listens(host: Host) -> None:
     node = host.node()
     node = replace(node, ssh=replace(node.ssh, port=free_port()))
@@ -107,12 +127,12 @@ async def test_nobody_listens(host: Host) -> None:
         await true_on(host, node=node)
 
 
-@pytest.fixture
-async def silent_port() -> AsyncIterator[int]:
-    """A server that sends its banner and then nothing, for ever."""
+@pytest.fixture(params=[b"", b"SSH-2.0-Silent\r\n"], ids=["never speaks", "sends its banner"])
+async def silent_port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
+    """A server that takes the connection, sends at most its banner and then nothing, for ever."""
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"SSH-2.0-Silent\r\n")
+        writer.write(request.param)
         try:
             await asyncio.Event().wait()
         finally:
@@ -128,6 +148,24 @@ async def test_a_server_that_falls_silent_costs_one_deadline(host: Host, silent_
     node = replace(node, ssh=replace(node.ssh, port=silent_port))
     with pytest.raises(TimedOut, match=r"connected, but no login after 0\.5 s"):
         await true_on(host, host.impatient(), node)
+
+
+@pytest.mark.parametrize("said", [b"x" * 4096, b"x" * 70 + b"\n", b"SSH-2.0-Mad\r\n" + b"x" * 4096])
+async def test_a_server_that_floods_is_no_ssh_server(host: Host, said: bytes) -> None:
+    async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(said)
+                await writer.drain()
+        except OSError:
+            writer.close()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    async with server:
+        node = host.node()
+        node = replace(node, ssh=replace(node.ssh, port=server.sockets[0].getsockname()[1]))
+        with pytest.raises(Unreachable):
+            await true_on(host, node=node)
 
 
 async def test_an_address_that_swallows_packets_costs_one_deadline(host: Host) -> None:
@@ -158,6 +196,32 @@ async def test_jump_hosts_are_connected_once_for_all(host: Host) -> None:
     assert len({peer.stdout for peer in peers}) == 5
     log = (host.folder / "log").read_text()
     assert len(re.findall("Accepted publickey", log)) == 6
+
+
+async def test_twenty_nodes_behind_a_bastion_of_default_settings(host: Host, tmp_path: Path) -> None:
+    # With a login a node MaxStartups (10:30:100, sshd_config(5)) drops some of them at random.
+    async with serve(tmp_path / "bastion", "MaxStartups 10:30:100\nMaxSessions 10\n") as bastion:
+        ours = (host.folder / "id.pub").read_text()
+        (bastion.folder / "authorized_keys").write_text(ours)
+        host.known_hosts.write_text(host.known_hosts.read_text() + bastion.known_hosts.read_text())
+        nodes = [host.node(f"n-{n}", proxy_jump=f"127.0.0.1:{bastion.port}") for n in range(20)]
+        async with Pool(host.fleet(*nodes)) as pool:
+            outcomes = await each(nodes, pool.connect, parallel=pool.parallel)
+            assert {outcome.reason or outcome.state for outcome in outcomes} == {"done"}
+        assert (bastion.folder / "log").read_text().count("Accepted publickey") == 1
+
+
+async def test_steps_and_questions_share_the_connection_of_a_node(host: Host, tmp_path: Path) -> None:
+    node = host.node()
+    play = written(tmp_path, "name: x\nsteps:\n  - name: y\n    command: {argv: ['true']}\n")
+    async with Pool(host.fleet(node)) as pool:
+        done = await asyncio.gather(
+            run_play(play, [node], pool),
+            adhoc.run_on([node], "true", pool),
+            ask_all(host.fleet(node), [node], "status", pool=pool),
+        )
+    assert [outcomes[0].state for outcomes in done] == ["done", "done", "failed"]  # there is no relay
+    assert (host.folder / "log").read_text().count("Accepted publickey") == 1
 
 
 async def test_a_jump_host_in_trouble_is_named(host: Host) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from commcli.errors import BadInput, OutOfReach
 from commcli.remote.sshsig import sign
+from tests.remote import skagent
 from tests.remote.sshd import keygen
 
 NAMESPACE, DATA = "commcli-table", b'{"schema":1}\n'
@@ -67,6 +68,29 @@ async def test_the_agent_signs_with_the_key_that_nodes_accept(tmp_path: Path, ag
     add(signer(tmp_path, kind))
     assert verified(tmp_path, sign(DATA, None, True, NAMESPACE, signers=tmp_path / "signers"))
     assert verified(tmp_path, sign(DATA, tmp_path / kind, True, NAMESPACE))
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by its public key file", "by the signers"])
+def test_a_hardware_key_in_the_agent_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    token = skagent.Token()
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent.sock"))
+    (tmp_path / "signers").write_text(f'ops namespaces="{NAMESPACE}" {token.public}\n')
+    (tmp_path / "id_sk.pub").write_text(token.public)
+    key = tmp_path / "id_sk" if named else None
+    with skagent.serving(token, tmp_path / "agent.sock"):
+        signature = sign(DATA, key, True, NAMESPACE, signers=tmp_path / "signers")
+    assert token.signed == 1
+    assert verified(tmp_path, signature)
+    assert not verified(tmp_path, signature, DATA + b" ")
+
+
+def test_a_hardware_key_file_without_its_agent_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "id_sk").write_text(skagent.Token().handle)
+    with pytest.raises(BadInput, match="id_sk is on a hardware token") as caught:
+        sign(DATA, tmp_path / "id_sk", False, NAMESPACE)
+    assert "agent: true" in str(caught.value.hint)
 
 
 def test_an_agent_without_the_key_says_so(tmp_path: Path, agent: None) -> None:

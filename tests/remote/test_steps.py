@@ -17,7 +17,7 @@ import pytest
 from commcli.remote.onnode import command as commands
 from commcli.remote.onnode import files
 from commcli.remote.onnode.files import Have
-from commcli.remote.onnode.journal import Journal
+from commcli.remote.onnode.pending import Pending
 from commcli.remote.onnode.step import Place, StepFailed
 from commcli.remote.steps import command, directory, file, require, service, wait_for
 
@@ -233,12 +233,12 @@ def test_held_is_answered_by_the_lock_and_not_by_the_pid(tmp_path: Path) -> None
 
 def test_the_journal_survives_and_empties(tmp_path: Path) -> None:
     path = str(tmp_path / "run/play.pending")
-    Journal(path).add(["restart", "reload"])
-    again = Journal(path)
-    assert again.pending == ["restart", "reload"]
+    Pending(path).add(["restart", "reload"])
+    again = Pending(path)
+    assert again.names == ["restart", "reload"]
     again.done("restart")
     again.add(["reload"])
-    assert Journal(path).pending == ["reload"]
+    assert Pending(path).names == ["reload"]
     again.done("reload")
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -246,7 +246,7 @@ def test_the_journal_survives_and_empties(tmp_path: Path) -> None:
 def test_a_broken_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("{")
     with pytest.raises(StepFailed, match="is no journal"):
-        Journal(str(tmp_path / "j"))
+        Pending(str(tmp_path / "j"))
 
 
 RELOADS = [
@@ -404,4 +404,4 @@ def test_where_systemd_runs_the_unit_is_written_and_enabled(
     assert service.check({**args, "state": "restarted"}, systemd).change == ""  # this play has started it
     assert service.check({**args, "state": "restarted"}, systemd._replace(started=set())).change == "restart"
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert [call for call in calls if "is-active" not in call] == ["daemon-reload", "enable --now x"]
+    assert [call for call in calls if not call.startswith("is-")] == ["daemon-reload", "enable --now x"]

@@ -15,23 +15,19 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 from tests.bench.rivals import node_python
 from tests.remote.sshd import SSHD, keygen
+from tests.wan.desk import PORT, Desk
 from tests.wan.relays import OVERLAY, RELAY_PORTS, STAMP, TURN, Relays
-
-PORT = 22
-_ROOT = Path(__file__).parents[2]
-_STARTS_WITHIN_S, _STEP_S = 20.0, 0.05
 
 _SSHD_CONFIG = """\
 ListenAddress {address}
@@ -45,6 +41,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 MaxSessions 100
 MaxStartups 100
+SetEnv HOME={folder}
 """
 
 _FLEET = """\
@@ -57,7 +54,7 @@ secrets: {{turn: {{file: {folder}/turn}}, overlay: {{file: {folder}/overlay}}}}
 """
 
 
-class Operator:
+class Operator(Desk):
     """A place to run `commcli` from. A context manager: the nodes' SSH servers serve while it is entered.
 
     `servers`: the sshd processes by node; kill one, or cut a link of the WAN, as a test needs.
@@ -65,9 +62,9 @@ class Operator:
 
     def __init__(self, relays: Relays, place: str, folder: Path) -> None:
         """place: the WAN's node where `commcli` runs."""
+        super().__init__(relays.wan, place, folder)
         self.servers: dict[str, subprocess.Popen[Any]] = {}
-        self.inventory, self.state = folder / "inventory", folder / "state"
-        self._relays, self._wan, self._place = relays, relays.wan, place
+        self._relays = relays
         self._keys, self._probe_python = folder / "ssh", folder / "probe_python"
         self._stack = ExitStack()
 
@@ -79,54 +76,12 @@ class Operator:
             for node in self._relays.nodes:
                 self._serve(node)
             for node in self._relays.nodes:
-                self._wait(node)
+                self.wait(node, self.servers[node], self._relays.base(node) / "sshd.log")
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
-
-    def command(self, *words: str) -> list[str]:
-        """`commcli WORDS` with this inventory and a state folder of its own, as argv."""
-        options = ["--inventory", str(self.inventory), "--state", str(self.state)]
-        return [sys.executable, "-m", "commcli", *words, *options]
-
-    def popen(self, *words: str, **options: Any) -> subprocess.Popen[Any]:
-        """Start `commcli WORDS`; what it prints is text on pipes."""
-        pipe = subprocess.PIPE
-        argv = self.command(*words)
-        return self._wan.popen(
-            self._place,
-            argv,
-            cwd=_ROOT,
-            env=self._environment(),
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-            **options,
-        )
-
-    def commcli(self, *words: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-        """Run `commcli WORDS` to its end. Raises subprocess.TimeoutExpired, and then it is ended."""
-        process = self.popen(*words)
-        try:
-            out, err = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    def document(self, *words: str, timeout_s: float = 120.0) -> dict[str, Any]:
-        """What `commcli WORDS --json` prints. Raises AssertionError with what it said if that is no JSON."""
-        done = self.commcli(*words, "--json", timeout_s=timeout_s)
-        try:
-            told: dict[str, Any] = json.loads(done.stdout)
-        except ValueError:
-            raise AssertionError(
-                f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
-            ) from None
-        return told
 
     def endpoints(self, *nodes: str) -> list[int]:
         """The processes of probe calls on these nodes; on all without."""
@@ -160,11 +115,6 @@ class Operator:
             thread.join()
 
     # Files
-
-    def _environment(self) -> Mapping[str, str]:
-        # No configuration of whoever runs the test.
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-        return {**kept, "HOME": str(self.state.parent)}
 
     def _write_keys(self) -> None:
         self._keys.mkdir()
@@ -222,22 +172,6 @@ class Operator:
         with (base / "sshd.log").open("ab") as log:
             command: Sequence[str | Path] = [SSHD, "-D", "-e", "-f", config]
             self.servers[node] = self._wan.popen(node, command, stderr=log, stdin=subprocess.DEVNULL)
-
-    def _wait(self, node: str) -> None:
-        end = time.monotonic() + _STARTS_WITHIN_S
-        while True:
-            with self._wan.inside(self._place):
-                door = socket.socket()
-            try:
-                with door:
-                    door.settimeout(2.0)
-                    door.connect((self._wan.nodes[node], PORT))
-                return
-            except OSError as error:
-                said = (self._relays.base(node) / "sshd.log").read_text()
-                assert self.servers[node].poll() is None, f"{node}: sshd ended: {said}"
-                assert time.monotonic() < end, f"{node}: {error}: {said}"
-            time.sleep(_STEP_S)
 
     def _end(self) -> None:
         for server in self.servers.values():

@@ -1,7 +1,9 @@
 """The node's end of a streamed program: JSON lines to the controller and back, over the command's own stdio.
 
-    stdin:  {"entry", "argument", "blobs"} line · argument · raw blobs · JSON lines, empty ones as heartbeats
-    stdout: {"hello"} · {"m": message} ... · {"beat"} at times · {"crash"} if it failed · {"end"} + digest
+    stdin:  {"entry", "argument", "blobs"} line · argument, packed · raw blobs · JSON lines, empty ones as heartbeats;
+            {"blob", "length"} and a blob behind it for each that was wanted
+    stdout: {"hello"} · {"m": message}, {"piece": base64} or {"want": sha256} ... · {"beat"} at times · {"crash"} if it
+            failed · {"end"} + digest
 
 End of file on stdin means that the controller is gone, by Ctrl-C, SIGKILL or a cut cable: this process and
 everything it started (its process group) then ends too. Daemons that shall survive take their own session.
@@ -9,24 +11,25 @@ everything it started (its process group) then ends too. Daemons that shall surv
 
 from __future__ import annotations
 
-import asyncio
+import base64
 import contextlib
 import hashlib
 import importlib
 import json
 import os
-import platform
 import queue
 import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from commcli.remote.onnode import masks
 
+# asyncio, traceback and others like them are imported where they are needed: on many nodes at once the imports are most
+# of what a play costs there.
 BEAT_S = 5.0
 # sshd may not notice a dead controller for hours; the controller's own heartbeats come every 10 s.
 SILENCE_S = 60.0
@@ -40,11 +43,23 @@ _sessions: set[int] = set()
 _whole = threading.Lock()
 
 
+class Blobs(dict[str, bytes]):
+    """Blobs by their sha256. One that is not here yet is asked for; KeyError when the controller has none such."""
+
+    def __init__(self, ask: Callable[[str], bytes]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def __missing__(self, digest: str) -> bytes:
+        self[digest] = data = self._ask(digest)
+        return data
+
+
 class Channel:
     """What a program's entry gets: send, receive, blobs by their sha256, and the secrets to be masked."""
 
     def __init__(self, stdin: BinaryIO, out: int, nonce: str) -> None:
-        self.blobs: dict[str, bytes] = {}
+        self.blobs = Blobs(self._want)
         self._stdin = stdin
         self._out = out
         self._nonce = nonce
@@ -53,7 +68,9 @@ class Channel:
         self._lines = 0
         self._lock = threading.Lock()
         self._inbox: queue.Queue[Any] = queue.Queue()
+        self._arrived: queue.Queue[bytes | None] = queue.Queue()
         self._heard = time.monotonic()
+        self.asked_unix = 0.0  # when the argument was here, by this node's clock
 
     def keep_secret(self, secrets: list[str]) -> None:
         """Mask these values in everything that is sent from now on."""
@@ -63,6 +80,24 @@ class Channel:
         """Send one JSON-able message."""
         self._write({"m": masks.mask(message, self._words)})
 
+    def send_piece(self, data: bytes) -> None:
+        """Send a piece of a file, as it is: a mask in it would only damage it.
+
+        From a thread of its own, so that a step's alarm, which is raised in this one, leaves no line half written; it
+        is heard when the piece is gone.
+        """
+        sent = threading.Event()
+
+        def send() -> None:
+            self._write({"piece": base64.b64encode(data).decode()})
+            sent.set()
+
+        threading.Thread(target=send, daemon=True).start()
+        try:
+            sent.wait()
+        finally:
+            sent.wait()
+
     def receive(self, timeout: float | None = None) -> Any:
         """The controller's next message; None when `timeout` seconds passed without one."""
         try:
@@ -70,8 +105,20 @@ class Channel:
         except queue.Empty:
             return None
 
+    def _want(self, digest: str) -> bytes:
+        # How long that takes says nothing about the step that needs it: its alarm waits.
+        left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        self._write({"want": digest})
+        data = self._arrived.get()
+        signal.setitimer(signal.ITIMER_REAL, left_s)
+        if data is None:
+            raise KeyError(digest)
+        return data
+
     async def receive_async(self) -> Any:
         """`receive` for programs with an event loop."""
+        import asyncio
+
         return await asyncio.get_running_loop().run_in_executor(None, self.receive)
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -89,11 +136,15 @@ class Channel:
             end_group()  # nobody reads any more
 
     def _hello(self) -> None:
-        self._write({"hello": self._nonce, "python": platform.python_version(), "pid": os.getpid()})
+        self._write(
+            {"hello": self._nonce, "python": ".".join(map(str, sys.version_info[:3])), "pid": os.getpid()}
+        )
 
     def _crash(self) -> None:
         """The innermost error as one line, and where; masked like everything else. No values of variables."""
         kind, error, trace = sys.exc_info()
+        import traceback
+
         frames = traceback.extract_tb(trace)[-3:]
         where = " < ".join(f"{frame.filename.strip('<>')}:{frame.lineno}" for frame in reversed(frames))
         text = f"{kind.__name__ if kind else '?'}: {error} ({where})"
@@ -119,20 +170,28 @@ class Channel:
         header = json.loads(self._stdin.readline() or b"null")
         if header is None:
             end_group()
-        argument = json.loads(self._take(header["argument"]))
+        argument = json.loads(zlib.decompress(self._take(header["argument"])))
+        self.asked_unix = time.time()
         for digest, length in header["blobs"]:
-            blob = self._take(length)
-            if hashlib.sha256(blob).hexdigest() != digest:
-                raise ValueError(f"blob {digest[:12]} arrived damaged")
-            self.blobs[digest] = blob
+            self.blobs[digest] = self._take_blob(digest, length)
         return header["entry"], argument
+
+    def _take_blob(self, digest: str, length: int) -> bytes:
+        blob = self._take(length)
+        if hashlib.sha256(blob).hexdigest() != digest:
+            raise ValueError(f"blob {digest[:12]} arrived damaged")
+        return blob
 
     def _listen(self) -> None:
         try:
-            for line in self._stdin:
+            while line := self._stdin.readline():
                 self._heard = time.monotonic()
-                if line.strip():
-                    self._inbox.put(json.loads(line))
+                message = json.loads(line) if line.strip() else None
+                if isinstance(message, dict) and "blob" in message:
+                    digest, length = message["blob"], message["length"]
+                    self._arrived.put(None if length is None else self._take_blob(digest, length))
+                elif message is not None:
+                    self._inbox.put(message)
         finally:
             end_group()
 

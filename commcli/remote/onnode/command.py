@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from commcli.remote.onnode.step import Place, StepFailed, StepTimeout
+
+if TYPE_CHECKING:
+    import subprocess
 
 KEPT = 64 << 10
 # A daemon that keeps our pipe open must not keep us: after the command's end this much is waited for its output.
@@ -40,8 +42,8 @@ class Ran(NamedTuple):
         return {"status": self.status, "stdout": self.stdout.strip(), "stderr": self.stderr.strip()}
 
 
-class _Kept:
-    """The head and tail of a stream."""
+class Kept:
+    """The head and tail of a stream, KEPT bytes of each."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -62,18 +64,22 @@ class _Kept:
         return (self._head + gap + self._tail).decode("utf-8", "replace")
 
 
-def environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Ours, with answers in one language and no questions asked."""
     plain = {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **os.environ, **plain}
 
 
-def run(argv: list[str], place: Place, cwd: str | None = None) -> Ran:
+def run(
+    argv: list[str], place: Place, cwd: str | None = None, environment: Mapping[str, str] | None = None
+) -> Ran:
     """Run to the end. Raises StepFailed (can not start) and passes StepTimeout on after killing the group."""
+    import subprocess
+
     try:
         child = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
-            env=environment(), start_new_session=True,
+            env={**plain_environment(), **(environment or {})}, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
         raise StepFailed(f"{argv[0]}: {error.strerror}") from None
@@ -91,7 +97,7 @@ def run(argv: list[str], place: Place, cwd: str | None = None) -> Ran:
 
 
 def _collect(child: subprocess.Popen[bytes]) -> Ran:
-    kept = {child.stdout: _Kept(), child.stderr: _Kept()}
+    kept = {child.stdout: Kept(), child.stderr: Kept()}
     ended: float | None = None
     with selectors.DefaultSelector() as selector:
         for pipe in kept:

@@ -46,6 +46,14 @@ def names(text: str) -> set[str]:
     return found - set(_WORDS)
 
 
+def asked(text: str) -> set[str]:
+    """The names that the condition asks about, and of each the members: {"facts", "facts.paths"}."""
+    members = (node for node in ast.walk(parse(text)) if isinstance(node, ast.Attribute))
+    return names(text) | {
+        f"{node.value.id}.{node.attr}" for node in members if isinstance(node.value, ast.Name)
+    }
+
+
 def holds(text: str, values: Mapping[str, Any]) -> bool:
     """Whether the condition holds. Raises ConditionError."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import stat
 from typing import NamedTuple
 
@@ -15,41 +14,48 @@ _ASIDE = ".commcli-"
 
 
 class Have(NamedTuple):
-    """What is there: kind (file, directory, link, other), permission bits, and a file's content."""
+    """What is there: kind (file, directory, link, other), permission bits, a file's content, its owner and group, and
+    where a link points.
+    """
 
     kind: str
     mode: int
     data: bytes | None = None
+    uid: int = 0
+    gid: int = 0
+    target: str = ""
 
 
 def look(path: str, *, content: bool = True) -> Have | None:
     """What is at `path`, None if nothing. Raises StepFailed when that can not be told."""
     try:
         status = os.lstat(path)
-        mode = stat.S_IMODE(status.st_mode)
+        have = Have("other", stat.S_IMODE(status.st_mode), None, status.st_uid, status.st_gid)
         if stat.S_ISDIR(status.st_mode):
-            return Have("directory", mode)
+            return have._replace(kind="directory")
         if stat.S_ISLNK(status.st_mode):
-            return Have("link", mode)
+            return have._replace(kind="link", target=os.readlink(path))  # noqa: PTH115
         if not stat.S_ISREG(status.st_mode):
-            return Have("other", mode)
+            return have
         if not content:
-            return Have("file", mode)
+            return have._replace(kind="file")
         with open(path, "rb") as file:  # noqa: PTH123  os.* throughout: what runs is what is written
-            return Have("file", mode, file.read())
+            return have._replace(kind="file", data=file.read())
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StepFailed(f"{path}: {reason(error)}") from None
 
 
-def write(path: str, data: bytes, mode: int) -> None:
-    """Put `data` at `path` with exactly `mode`. Raises StepFailed; the old file is then as it was."""
+def write(path: str, data: bytes, mode: int, uid: int | None = None, gid: int | None = None) -> None:
+    """Put `data` at `path` with exactly `mode`, and this owner and group (None: ours). Raises StepFailed; the old file
+    is then as it was.
+    """
     folder, name = os.path.split(path)
-    aside = os.path.join(folder, f".{name}{_ASIDE}{secrets.token_hex(4)}")  # noqa: PTH118
+    aside = os.path.join(folder, f".{name}{_ASIDE}{os.urandom(4).hex()}")  # noqa: PTH118
     try:
-        _sweep(folder, name)
-        _write_aside(aside, data, mode)
+        sweep(folder, name)
+        _write_aside(aside, data, mode, uid, gid)
         os.rename(aside, path)  # noqa: PTH104
         sync_folder(folder)
     except OSError as error:
@@ -59,20 +65,37 @@ def write(path: str, data: bytes, mode: int) -> None:
             os.unlink(aside)  # noqa: PTH108
 
 
-def _write_aside(path: str, data: bytes, mode: int) -> None:
+def link(path: str, target: str) -> None:
+    """A symbolic link at `path`, in one rename. Raises OSError; what was there is then as it was."""
+    folder, name = os.path.split(path)
+    aside = os.path.join(folder, f".{name}{_ASIDE}{os.urandom(4).hex()}")  # noqa: PTH118
+    os.symlink(target, aside)  # noqa: PTH211
+    try:
+        os.rename(aside, path)  # noqa: PTH104
+    except OSError:
+        os.unlink(aside)  # noqa: PTH108
+        raise
+    sync_folder(folder)
+
+
+def _write_aside(path: str, data: bytes, mode: int, uid: int | None, gid: int | None) -> None:
     # 0600 until it is whole: a secret must not be readable for a moment.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fchmod(descriptor, mode)  # not the umask's business
+        if uid is not None or gid is not None:
+            os.fchown(descriptor, -1 if uid is None else uid, -1 if gid is None else gid)
+        os.fchmod(
+            descriptor, mode
+        )  # not the umask's business; after the owner, who takes the set-id bits away
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _sweep(folder: str, name: str) -> None:
+def sweep(folder: str, name: str) -> None:
     """Remove what a run that was killed in the middle left aside; the play's lock keeps others away."""
     for entry in os.listdir(folder):  # noqa: PTH208
         if entry.startswith(f".{name}{_ASIDE}"):

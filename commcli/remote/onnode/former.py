@@ -1,4 +1,4 @@
-"""What a file was before, kept beside it until what it became has proven itself."""
+"""What a file was before, kept beside it until what it became has proven itself; then it is the former one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from commcli.remote.onnode import files
 from commcli.remote.onnode.step import StepFailed
 
 _SUFFIX = ".before"
+# playbooks/rollback.yml goes back to it.
+_FORMER = ".former"
 
 
 def keep(path: str, have: files.Have) -> None:
@@ -29,9 +31,9 @@ def put_back(path: str) -> bool:
 
 
 def forget(path: str) -> None:
-    """It has proven itself. Raises StepFailed."""
+    """It has proven itself: what was before is only kept for who wants it back. Raises StepFailed."""
     try:
-        os.unlink(path + _SUFFIX)  # noqa: PTH108
+        os.rename(path + _SUFFIX, path + _FORMER)  # noqa: PTH104
     except FileNotFoundError:
         pass
     except OSError as error:

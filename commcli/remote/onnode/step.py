@@ -7,12 +7,16 @@ A step module has `KEYS` (its words in a playbook), `check(args, place) -> Verdi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 
 class StepFailed(Exception):
-    """The step can not be done; the text is the one line that says why."""
+    """The step can not be done; the text is the one line that says why, `result` what `register` keeps of it."""
+
+    def __init__(self, text: str, result: Mapping[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.result = result or {}
 
 
 class StepTimeout(Exception):
@@ -20,7 +24,7 @@ class StepTimeout(Exception):
 
 
 class Key(NamedTuple):
-    """One word of a step: its kind (text, texts, mode, flag, number, condition, conditions), needed or not."""
+    """One word of a step: its kind (text, texts, mode, flag, number, pattern, condition, conditions), needed or not."""
 
     kind: str
     required: bool = False
@@ -39,10 +43,12 @@ class Verdict(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a step is: the play's mode, the node's facts, what conditions may ask about (facts and registered
-    results), blobs by digest, services started in this play, whether an earlier step changed (in check mode: would
-    change) anything, the registered names that check mode can not know, `guard(pid)`, which ends a child's
-    session if the controller goes away, and `indivisible()`, whose body is not left half done by that."""
+    """Where a step is: the play's mode, the node's facts, what conditions may ask about (facts, registered results,
+    variables, a loop's item), blobs by digest, services started in this play, whether an earlier step changed (in check
+    mode: would change) anything, the registered names that check mode can not know, `guard(pid)`, which ends a child's
+    session if the controller goes away, `indivisible()`, whose body is not left half done by that, `send`, which
+    takes a piece of a file to the controller, and `noted(change)`, around a change: what was there is in the journal
+    before the body, what came of it after."""
 
     checking: bool
     diff: bool
@@ -55,6 +61,8 @@ class Place(NamedTuple):
     guard: Callable[[int], Any]
     indivisible: Callable[[], AbstractContextManager[None]]
     timeout_s: float
+    send: Callable[[bytes], None] = lambda piece: None
+    noted: Callable[[Any], AbstractContextManager[None]] = lambda change: nullcontext()
 
 
 def with_python(words: list[str], python: str) -> list[str]:

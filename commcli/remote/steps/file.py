@@ -1,31 +1,36 @@
-"""`file: {path, content | source | blob, mode, keep}` and `template: {path, source, mode}`: a file with this content.
+"""`file: {path, content | source | blob, mode, owner, group, keep, state}`: a file with this content.
 
-The controller has rendered it already; here it is a blob, named by its digest. `keep: former`: what the file was is
-kept until a step with `puts_back` has succeeded.
+`copy: {path, source, ...}` and `template: {path, source, ...}` are the same with a local file, as it is or rendered.
+The controller has rendered it already; here it is a blob, named by its digest. `state: absent`: no file there.
+`keep: former`: what the file was is kept until a step with `puts_back` has succeeded.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from commcli.remote.onnode import files, former
+from commcli.remote.onnode import change, files, former, owners, state
+from commcli.remote.onnode.owners import Owner
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
 
+_ATTRIBUTES = {"mode": Key("mode"), "owner": Key("text"), "group": Key("text")}
 KEYS = {
     "path": Key("text", required=True),
     "content": Key("text"),
     "source": Key("text"),
     "blob": Key("text"),
-    "mode": Key("mode"),
+    **_ATTRIBUTES,
     "keep": Key("text", words=("former",)),
+    "state": Key("text", words=("present", "absent")),
 }
+COPY_KEYS = {"path": Key("text", True), "source": Key("text", True), **_ATTRIBUTES}
 DEFAULT_MODE = 0o644
 LONGEST_DIFF = 64 << 10
+NOBODY = Owner()
 
 
-def decide(have: files.Have | None, data: bytes, mode: int) -> str:
+def decide(have: files.Have | None, data: bytes, mode: int, owner: Owner = NOBODY) -> str:
     """What is to change, "" for nothing. Raises StepFailed when something else is in the way."""
     if have is None:
         return f"create, {len(data)} bytes, mode {mode:04o}"
@@ -36,23 +41,50 @@ def decide(have: files.Have | None, data: bytes, mode: int) -> str:
         parts.append(f"content, {len(have.data or b'')} -> {len(data)} bytes")
     if have.mode != mode:
         parts.append(f"mode {have.mode:04o} -> {mode:04o}")
-    return ", ".join(parts)
+    if have.data != data and len(have.data or b"") > state.LARGEST:
+        parts.append("and what it was is too large to be kept for a rollback")
+    return ", ".join([*parts, *owner.differs(have)])
 
 
 def check(args: Mapping[str, Any], place: Place) -> Verdict:
     """Compare the file with what is wanted."""
-    path, mode, data = args["path"], args.get("mode", DEFAULT_MODE), place.blobs[args["digest"]]
-    have = files.look(path)
-    change = decide(have, data, mode)
+    path, have = args["path"], files.look(args["path"])
+    if args.get("state") == "absent":
+        return gone(path, have, ("file", "link"), place)
+    mode, owner = args.get("mode", DEFAULT_MODE), owners.of(args, place)
+    data = _wanted(args["digest"], have, place)
+    told = decide(have, data, mode, owner)
     old = b"" if have is None else have.data or b""
-    diff = difference(path, old, data, secret=args.get("secret", False)) if place.diff and change else ""
+    diff = difference(path, old, data, secret=args.get("secret", False)) if place.diff and told else ""
 
     def apply() -> None:
         if args.get("keep") and have is not None and have.data != data:
             former.keep(path, have)
-        files.write(path, data, mode)
+        if have is not None and have.data == data:
+            change.do(change.Attributes(path, mode, owner.uid, owner.gid), place)
+        else:
+            # Who is not asked for stays: a new file in an old one's place is not to change hands.
+            kept = owner if have is None else owner.or_of(have)
+            change.do(change.Write(path, data, mode, kept.uid, kept.gid), place)
 
-    return Verdict(change, diff, apply=apply)
+    return Verdict(told, diff, apply=apply)
+
+
+def _wanted(digest: str, have: files.Have | None, place: Place) -> bytes:
+    # A large one comes only if it is asked for, so what is here already is looked at first.
+    if have is not None and have.data is not None and files.digest(have.data) == digest:
+        return have.data
+    return place.blobs[digest]
+
+
+def gone(path: str, have: files.Have | None, kinds: tuple[str, ...], place: Place) -> Verdict:
+    """Nothing is to be there. Raises StepFailed when what is there is of another kind."""
+    if have is None:
+        return Verdict()
+    if have.kind not in kinds:
+        raise StepFailed(f"a {have.kind} is in the way")
+    lost = state.too_much(path)
+    return change.verdict([change.Remove(path)], place, f"remove, for good: {lost}" if lost else "remove")
 
 
 def difference(path: str, old: bytes, new: bytes, *, secret: bool) -> str:
@@ -72,6 +104,8 @@ def difference(path: str, old: bytes, new: bytes, *, secret: bool) -> str:
 
 
 def _unified(path: str, old: str, new: str) -> str:
+    import difflib
+
     lines = difflib.unified_diff(
         old.splitlines(), new.splitlines(), f"{path} (now)", f"{path} (wanted)", lineterm=""
     )

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from commcli.remote.onnode import command, files, former
+from commcli.remote.onnode import change, command, files, former
+from commcli.remote.onnode.change import Run, Undo, Write
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, with_python
 
 KEYS = {
@@ -93,7 +94,7 @@ def _reload(args: Mapping[str, Any], place: Place, keeper: _Keeper) -> str:
     """What was done besides the reload, and why; "" if nothing was."""
     if not args.get("reload"):
         raise StepFailed("no command reload given")
-    ran = command.run(with_python(args["reload"], str(place.facts["python"])), place)
+    ran = _asked(with_python(args["reload"], str(place.facts["python"])), place)
     if ran.status not in (0, NEEDS_RESTART):
         raise StepFailed(f"reload: {ran.why()}")
     if ran.status == 0:
@@ -107,7 +108,7 @@ def _upgrade(args: Mapping[str, Any], place: Place, keeper: _Keeper) -> str:
     if not args.get("upgrade"):
         raise StepFailed("no command upgrade given")
     with former.Trial(args.get("puts_back")):
-        ran = command.run(with_python(args["upgrade"], str(place.facts["python"])), place)
+        ran = _asked(with_python(args["upgrade"], str(place.facts["python"])), place)
         if ran.status == 0:
             return "upgrade"
         is_unknown = ran.status == UNKNOWN and UNKNOWN_SAID in ran.last_words()
@@ -146,7 +147,21 @@ class _Supervisor:
 
     def act(self, action: str) -> None:
         for key in {"start": ["start"], "stop": ["stop"], "restart": ["stop", "start"]}[action]:
-            _must(with_python(self._args[key], str(self._place.facts["python"])), self._place)
+            opposite = Undo(self._words("start" if key == "stop" else "stop"), service=self._args["name"])
+            undo = Undo(again=True) if action == "restart" else opposite
+            change.do(Run(self._words(key), undo=undo), self._place)
+
+    def _words(self, key: str) -> tuple[str, ...]:
+        return tuple(with_python(self._args[key], str(self._place.facts["python"])))
+
+
+# By what is to be done, and whether the service starts with the node: how, and what takes it back.
+_SWITCH = {
+    ("start", False): (("enable", "--now"), ("disable", "--now")),
+    ("start", True): (("enable", "--now"), ("stop",)),
+    ("stop", True): (("disable", "--now"), ("enable", "--now")),
+    ("stop", False): (("disable", "--now"), ("start",)),
+}
 
 
 class _Systemd:
@@ -159,7 +174,7 @@ class _Systemd:
         self._unit = " ".join(with_python([args["unit"]], str(place.facts["python"]))).encode()
 
     def running(self) -> bool:
-        return command.run(["systemctl", "is-active", "--quiet", self._name], self._place).status == 0
+        return self._asked("is-active")
 
     def unit_differs(self) -> bool:
         have = files.look(self._path)
@@ -167,11 +182,17 @@ class _Systemd:
 
     def act(self, action: str) -> None:
         if action == "unit":
-            files.write(self._path, self._unit, 0o644)
-            _must(["systemctl", "daemon-reload"], self._place)
-            return
-        words = {"start": ["enable", "--now"], "restart": ["restart"], "stop": ["disable", "--now"]}[action]
-        _must(["systemctl", *words, self._name], self._place)
+            change.do(Write(self._path, self._unit, 0o644), self._place)
+            change.do(Run(("systemctl", "daemon-reload"), undo=Undo(again=True)), self._place)
+        elif action == "restart":
+            change.do(Run(("systemctl", "restart", self._name), undo=Undo(again=True)), self._place)
+        else:
+            words, back = _SWITCH[action, self._asked("is-enabled")]
+            undo = Undo(("systemctl", *back, self._name), service=self._name)
+            change.do(Run(("systemctl", *words, self._name), undo=undo), self._place)
+
+    def _asked(self, question: str) -> bool:
+        return command.run(["systemctl", question, "--quiet", self._name], self._place).status == 0
 
 
 def held(path: str) -> bool:
@@ -191,9 +212,7 @@ def held(path: str) -> bool:
     return False
 
 
-def _must(
-    argv: list[str], place: Place, run: Callable[[list[str], Place], command.Ran] = command.run
-) -> None:
-    ran = run(argv, place)
-    if ran.status != 0:
-        raise StepFailed(f"{' '.join(argv[:4])}: {ran.why()}")
+def _asked(argv: list[str], place: Place) -> command.Ran:
+    """What a command of the service came to, which may be told by its exit status."""
+    with place.noted(Run(tuple(argv), undo=Undo(again=True))):
+        return command.run(argv, place)

@@ -1,0 +1,34 @@
+"""Threads that nobody waits for: a name server that does not answer is not to hold us when all else is done.
+
+asyncio looks names up in threads of a pool and joins them at its end, python joins them once more at its own; a
+resolver gives up after 10 to 30 s.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Lookups(ThreadPoolExecutor):
+    """A thread a call, for an event loop's default executor; those that hang end with the process."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call it in a thread of its own."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=call, daemon=True).start()
+        return future

@@ -1,0 +1,95 @@
+"""What is at a path, as JSON: enough to put it back, and to tell whether it is still so.
+
+null · {"kind": "file", "mode", "uid", "gid", "size", "digest"} · {"kind": "link", "target", ...} ·
+{"kind": "directory", ..., "tree": [[path in it, state], ...]}; "lost": why it could not be put back
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Optional
+
+from commcli.remote.onnode import files
+
+State = Optional[Mapping[str, Any]]  # noqa: UP045  the node has python 3.9
+
+# One pre-image: a file, or all that is in a removed folder.
+LARGEST = 32 << 20
+MOST = 2000
+_COMPARED = {
+    "file": ("mode", "uid", "gid", "size", "digest"),
+    "directory": ("mode", "uid", "gid"),
+    "link": ("target",),
+}
+
+
+def look(path: str, keep: Callable[[bytes], str] = files.digest) -> State:
+    """What is there; a file's content goes to `keep`, which returns its digest, or "" if it has no room for it. Raises
+    StepFailed.
+    """
+    have = files.look(path, content=False)
+    if have is None:
+        return None
+    state: dict[str, Any] = {"kind": have.kind, "mode": have.mode, "uid": have.uid, "gid": have.gid}
+    if have.kind == "link":
+        state["target"] = have.target
+    elif have.kind == "file":
+        state["size"] = os.lstat(path).st_size
+        if state["size"] > LARGEST:
+            state["lost"] = too_much(path)
+        elif digest := keep((files.look(path) or have).data or b""):
+            state["digest"] = digest
+        else:
+            state["lost"] = "too much for one run"
+    elif have.kind == "other":
+        state["lost"] = "neither file, folder nor link"
+    return state
+
+
+def with_tree(path: str, keep: Callable[[bytes], str]) -> State:
+    """`look`, and of a folder all that is in it."""
+    state = look(path, keep)
+    if state is None or state["kind"] != "directory":
+        return state
+    if why := too_much(path):
+        return {**state, "lost": why}
+    tree: list[tuple[str, State]] = [
+        (os.path.relpath(inner, path), look(inner, keep)) for inner in _inside(path)
+    ]
+    lost = [f"{inner}: {of['lost']}" for inner, of in tree if of and "lost" in of]
+    return {**state, "tree": tree, **({"lost": lost[0]} if lost else {})}
+
+
+def too_much(path: str) -> str:
+    """Why what is there is not kept when it goes, "" if it is."""
+    size = count = 0
+    try:
+        for inner in [path, *_inside(path)]:
+            status = os.lstat(inner)
+            size, count = size + status.st_size, count + 1
+            if count > MOST:
+                return f"more than {MOST} files and folders"
+            if size > LARGEST:
+                return f"more than {LARGEST >> 20} MiB"
+    except OSError:
+        pass  # gone meanwhile; whoever changes it will say so
+    return ""
+
+
+def _inside(path: str) -> Iterator[str]:
+    """All that is in a folder, each folder before what is in it."""
+    if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
+        for folder, folders, names in os.walk(path):
+            for name in sorted([*folders, *names]):
+                yield os.path.join(folder, name)  # noqa: PTH118
+
+
+def same(one: State, other: State) -> bool:
+    """Whether these are the same, as far as both are known."""
+    if one is None or other is None or one["kind"] != other["kind"]:
+        return one is other
+    return all(
+        one.get(key) is None or other.get(key) is None or one[key] == other[key]
+        for key in _COMPARED.get(one["kind"], ())
+    )

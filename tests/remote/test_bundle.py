@@ -1,0 +1,105 @@
+"""What is streamed to a node: modules with what they import, without what only a reader needs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pkgutil
+import subprocess
+import sys
+import zlib
+
+import commcli.remote.onnode
+import commcli.remote.steps
+from commcli.remote.bundle import bundle_of, lean, source_of
+
+NODES_OWN = [
+    f"{package.__name__}.{module.name}"
+    for package in (commcli.remote.onnode, commcli.remote.steps)
+    for module in pkgutil.iter_modules(package.__path__)
+]
+
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+SOURCE = '''\
+"""A module."""
+
+from __future__ import annotations
+
+# A comment.
+SHELL = """
+# no comment
+"""
+
+
+class Nothing:
+    """Only told about."""
+
+
+def told(name: str) -> str:
+    """Two
+    lines."""
+    # Why.
+    return f"""
+# {name} {1 / 0}
+"""
+'''
+
+
+def test_a_bundle_holds_what_its_modules_import_and_no_more() -> None:
+    sources = json.loads(zlib.decompress(bundle_of("commcli.health.onnode")))
+    held = {name for name, source in sources.items() if source}
+    assert {"commcli.health.onnode", "commcli.relay.process.control", "commcli.remote.onnode.channel"} <= held
+    assert not any(name.startswith("commcli.remote.steps") for name in held)
+    assert sources["commcli.health"] == "", "a package above is empty, whatever it holds here"
+
+
+def test_what_only_a_reader_needs_is_not_sent_and_lines_stay() -> None:
+    sent = lean(SOURCE)
+    assert sent.count("\n") == SOURCE.count("\n")
+    assert not any(word in sent for word in ("A module", "A comment", "Only told", "lines.", "Why"))
+    known: dict[str, object] = {}
+    exec(compile(sent, "<sent>", "exec"), known)
+    assert known["SHELL"] == "\n# no comment\n"
+    told = known["told"]
+    assert callable(told)
+    try:
+        told("x")
+    except ZeroDivisionError as error:
+        trace = error.__traceback__
+        assert trace is not None and trace.tb_next is not None
+        assert SOURCE.splitlines()[trace.tb_next.tb_lineno - 1] == "# {name} {1 / 0}"
+
+
+def test_a_play_that_asks_for_little_loads_little_on_the_node() -> None:
+    # On many nodes at once, and on small ones, imports are most of what a play costs there.
+    words = [
+        f"import commcli.remote.steps.{name}" for name in ("file", "directory", "line", "command", "link")
+    ]
+    program = "\n".join(
+        ["import commcli.remote.onnode.executor", *words, "import sys", "print(*sys.modules)"]
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    heavy = {
+        "asyncio",
+        "difflib",
+        "logging",
+        "platform",
+        "random",
+        "socket",
+        "ssl",
+        "subprocess",
+        "traceback",
+    }
+    assert "hashlib" in loaded and loaded & heavy == set()
+
+
+def test_our_own_modules_are_the_same_programs_without_it() -> None:
+    for name in NODES_OWN:
+        source = source_of(name)
+        bare = ast.parse(source)
+        for node in ast.walk(bare):
+            if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+                node.body[:1] = [] if node.body[1:] or isinstance(node, ast.Module) else [ast.Pass()]
+        assert ast.dump(ast.parse(lean(source))) == ast.dump(bare), name
