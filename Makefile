@@ -57,9 +57,9 @@ format: $(STAMP)
 	$(PYTHON) -m ruff format $(CHECKED)
 
 # An hour and a half; a target that is missed is told, and fails nothing.
-BENCHES := startup call_setup relay_cpu bursts latency allocations spoofed wan_accuracy overlay_wan overlay_call \
+BENCHES := startup inventory plays call_setup relay_cpu bursts latency allocations spoofed wan_accuracy overlay_wan overlay_call \
 	handover_gap transit_cpu transit_latency protection failover_gap protect_cost mesh_cost probe_cpu \
-	probe_accuracy
+	probe_accuracy route_planner
 bench: $(STAMP)
 	@for bench in $(BENCHES); do $(PYTHON) -m tests.bench.$$bench || exit 1; done
 

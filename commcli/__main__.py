@@ -1,4 +1,7 @@
-"""Entry point: run the command line, and turn what it raised into one line and the right exit code."""
+"""Entry point: run the command line, and turn what it raised into one line and the right exit code.
+
+What a shell asks at a key press, and --version, are answered before the command line is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import io
 import os
 import signal
 import sys
-import traceback
+
+from commcli import __version__, completion
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -15,9 +19,26 @@ def main() -> None:
     # A stop that comes while the command line is loaded, or after its answer, would end in Python's own traceback.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     _open_standard_streams()
-    code = _loaded_and_run(sys.argv[1:])
+    code = _at_once(sys.argv[1:])
+    code = _loaded_and_run(sys.argv[1:]) if code is None else code
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     sys.exit(code)
+
+
+def _at_once(arguments: list[str]) -> int | None:
+    """The exit code of what can be answered at once; None: of what can not."""
+    if completion.VARIABLE in os.environ:
+        answer = completion.answer(os.environ)
+    else:
+        answer = (f"commcli {__version__}\n", 0) if arguments == ["--version"] else None
+    if answer is None:
+        return None
+    try:
+        sys.stdout.write(answer[0])
+        sys.stdout.flush()
+    except OSError:
+        return None  # the command line knows what to say of a full disk, or of a reader who has gone
+    return answer[1]
 
 
 def _loaded_and_run(arguments: list[str]) -> int:
@@ -26,6 +47,8 @@ def _loaded_and_run(arguments: list[str]) -> int:
     except Exception as error:
         # Half an installation. Python's own exit code, 1, would read as "unhealthy" to a script, and as WARNING to a
         # monitoring system, which must see 3 (UNKNOWN) instead.
+        import traceback
+
         traceback.print_exc()
         if "--plugin" in arguments:
             print(f"UNKNOWN - commcli does not start: {error}".splitlines()[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,10 +21,17 @@ settings.load_profile("commcli")
 os.environ.pop("COLUMNS", None)
 
 
+# A shell's background job ignores Ctrl-C and hands that on to whatever it starts, so what a Ctrl-C does could not be
+# tested there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 # Two workers (make test) halve the wait for relays, sshds and clocks. Tests of one group never run at the same time:
 # they have addresses, ports or the machine's speed in common. What is in no group is pure and runs anywhere.
 GROUPS = {
-    **dict.fromkeys(("lab", "probe", "remote", "routing", "wan"), "fleets"),
+    **dict.fromkeys(("lab", "probe", "routing", "wan"), "fleets"),
+    "remote": "remote",  # as long as half of the others, and with addresses of its own
     **dict.fromkeys(("clients", "hostile", "relay"), "relays"),
 }
 

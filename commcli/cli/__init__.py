@@ -17,9 +17,9 @@ from commcli.cli import output
 from commcli.errors import CommcliError, Interrupted, Terminated, Usage
 from commcli.health import plugin
 
-NOUNS = ("fleet", "play", "health", "probe", "route", "relay", "key", "lab", "audit")
+NOUNS = ("fleet", "play", "health", "probe", "route", "relay", "key", "lab", "audit", "runs")
 # Nouns that need no verb.
-ALONE = ("sla",)
+ALONE = ("sla", "rollback", "run", "ssh", "push", "fetch", "doctor")
 
 app = typer.Typer(
     name="commcli",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,15 +18,14 @@ from commcli.cli.options import (
     YesOpt,
     settings_from,
 )
+from commcli.cli.watched import watched
 from commcli.errors import BadInput
 
 if TYPE_CHECKING:
-    from commcli.fleet.model import Fleet, Node
+    from commcli.fleet.model import Node
     from commcli.remote.keyring import Keyring
     from commcli.remote.outcome import OnEvent
     from commcli.remote.ssh import Pool
-
-T = TypeVar("T")
 
 app = typer.Typer(
     help="The keys of the overlay, and how they are changed without losing a packet.", no_args_is_help=True
@@ -50,7 +48,7 @@ def show(
         answers, held = await rotation.survey(ring, nodes, pool=pool, on_event=on_event)
         return keyreport.shown(ring, answers, held)
 
-    doc = _watched(ring.fleet, "keys", look, quiet=quiet)
+    doc = watched(ring.fleet, "keys", look, quiet=quiet)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
 
@@ -74,7 +72,7 @@ def rotate(
     fleet.yaml names the new secret as `overlay_next` beside `overlay`. When all relays send with it, put it in the
     place of `overlay`, and a second run takes the old one away. Safe to run again; calls go on all the while.
     """
-    from commcli.remote import keyreport, rotation
+    from commcli.remote import keyreport, rotation, runid
     from commcli.store.lock import exclusive
     from commcli.store.sqlite import Store
 
@@ -85,19 +83,20 @@ def rotate(
         return keyreport.rotated(ring, done, left_out=leave_out or [], check=check)
 
     if check:
-        doc = _watched(ring.fleet, "keys", turn, quiet=quiet)
+        doc = watched(ring.fleet, "keys", turn, quiet=quiet)
     else:
         what = f"change the overlay's keys of {len(nodes)} nodes ({named(nodes)})"
         agree(ring.fleet, what, len(nodes), yes=yes, without_asking="add --yes (or --check)")
         settings = settings_from(inventory, state)
-        told = {"goal": list(ring.goal), "left_out": leave_out or []}
+        run = runid.new()
+        told = {"run": run, "goal": list(ring.goal), "left_out": leave_out or []}
         with exclusive(settings.lock, "key rotate"), Store(settings.database) as store:
             with store.audited("key rotate", reason, told) as row:
-                doc = _watched(ring.fleet, "keys", turn, quiet=quiet)
+                doc = watched(ring.fleet, "keys", turn, quiet=quiet)
                 row["steps"] = [f"{step['step']} on {len(step['nodes'])} nodes" for step in doc["steps"]]
                 if doc["exit_code"]:
                     row["result"] = f"exit {doc['exit_code']}"
-            store.record_run("key rotate", doc)
+            store.record_run(run, "key rotate", doc)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
 
@@ -118,18 +117,3 @@ def _ring(
     names = [name for name in (relayfiles.OVERLAY, relayfiles.OVERLAY_NEXT) if name in fleet.secrets]
     ring = Keyring(fleet, {name: fleet.secrets[name].read() for name in names})
     return ring, [node for name, node in fleet.nodes.items() if name not in (without or [])]
-
-
-def _watched(fleet: Fleet, title: str, work: Callable[[Pool, OnEvent], Awaitable[T]], *, quiet: bool) -> T:
-    """Run with a progress display. After Ctrl-C, name the nodes whose state nobody knows."""
-    import asyncio
-
-    from commcli.remote.ssh import Pool
-    from commcli.report import terminal
-
-    async def pooled(on_event: OnEvent) -> T:
-        async with Pool(fleet) as pool:
-            return await work(pool, on_event)
-
-    with terminal.progress(title, quiet=quiet) as progress, output.naming_unknowns(progress.now):
-        return asyncio.run(pooled(progress.take))

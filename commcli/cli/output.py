@@ -9,12 +9,18 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commcli.errors import BadInput, CommcliError
 from commcli.report.printable import printable, printable_document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from commcli.fleet.model import Fleet
+    from commcli.store.sqlite import Store
 
 Document = Mapping[str, Any]
 
@@ -33,6 +39,17 @@ def emit(doc: Document, *, as_json: bool, quiet: bool = False, good: bool = True
     return _deliver(lambda: _print(doc, as_json=as_json))
 
 
+def emit_text(text: str) -> bool:
+    """Print a file that a command makes, as it is. As `emit`."""
+    return _deliver(lambda: print(text, end=""))
+
+
+def talk(lines: Iterable[str]) -> None:
+    """Tell these on stderr, a line each."""
+    for line in lines:
+        print(printable(line), file=sys.stderr)
+
+
 def _print(doc: Document, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(doc, allow_nan=False))
@@ -41,12 +58,30 @@ def _print(doc: Document, *, as_json: bool) -> None:
 
     noun, verb = str(doc["kind"]).split(".", 1)
     drawers = importlib.import_module(f"commcli.report.{noun}").DRAW
-    terminal.stdout().print(drawers[verb](printable_document(doc)))
+    drawn = drawers[verb](printable_document(doc))
+    # Mere text goes out line by line as it is: what nodes said is not ours to wrap or to cut.
+    terminal.stdout().print(drawn, soft_wrap=terminal.is_text(drawn))
 
 
 def flush() -> None:
     """See that what was printed without `emit` arrives too. Raises as `emit`."""
     _deliver(lambda: None)
+
+
+def pass_on(data: bytes, *, stream: str) -> None:
+    """What a node says on `stream` (stdout, stderr), as it comes: a terminal is not to be steered by it, a pipe gets
+    every byte. Raises as `emit`.
+    """
+    target = sys.stdout if stream == "stdout" else sys.stderr
+
+    def write() -> None:
+        if target.isatty():
+            target.write(printable(data.decode("utf-8", "replace")))
+        else:
+            target.buffer.write(data)
+        target.flush()
+
+    _deliver(write)
 
 
 def _deliver(write: Callable[[], None]) -> bool:
@@ -98,3 +133,21 @@ def naming_unknowns(busy: Mapping[str, str]) -> Iterator[None]:
             where = ", ".join(f"{node} ({text})" for node, text in sorted(busy.items()))
             print(f"not known how far: {where}. Running again is safe.", file=sys.stderr)
         raise
+
+
+@contextmanager
+def storing(path: Path, fleet: Fleet, *, quiet: bool) -> Iterator[Store]:
+    """The store, for who measures: what a zone keeps in other countries is left out of it, and said once at the end."""
+    from commcli.fleet.residency import Residency
+    from commcli.report import terminal
+    from commcli.store.sqlite import Store
+
+    with Store(path).under(Residency(fleet)) as store:
+        yield store
+        left = store.left_out
+    if left and not quiet:
+        where = fleet.store_country or "a country that fleet.yaml does not say"
+        zones = ", ".join(f"zone {zone} ({count})" for zone, count in left.items())
+        terminal.stderr().print(
+            f"not stored, since this store stands in {where}: {sum(left.values())} rows by {zones}"
+        )

@@ -20,6 +20,7 @@ from commcli.cli.options import (
     YesOpt,
     settings_from,
 )
+from commcli.cli.watched import connected
 from commcli.errors import BadInput, Usage
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
     from commcli.fleet.model import Fleet, Node
     from commcli.remote.outcome import Outcome
+    from commcli.remote.ssh import Pool
     from commcli.settings import Settings
 
     Answers = list[Outcome[dict[str, Any]]]
     Ask = Callable[[Fleet, list[Node]], Coroutine[Any, Any, tuple[Answers, dict[str, Any]]]]
-    Then = Callable[[Fleet, list[Node], Answers], Coroutine[Any, Any, Answers]]
+    Then = Callable[[Pool, list[Node], Answers], Coroutine[Any, Any, Answers]]
 
 app = typer.Typer(help="Run one relay here, or ask and steer relays over SSH.", no_args_is_help=True)
 
@@ -187,10 +189,10 @@ def drain(
     from commcli.remote import survey
     from commcli.report import terminal
 
-    async def drained(fleet: Fleet, nodes: list[Node], answers: Answers) -> Answers:
+    async def drained(pool: Pool, nodes: list[Node], answers: Answers) -> Answers:
         with terminal.progress("drain", quiet=quiet) as shown:
             return await survey.await_drained(
-                fleet, nodes, answers, stop=stop, deadline_s=deadline, on_event=shown.take
+                pool, nodes, answers, stop=stop, deadline_s=deadline, on_event=shown.take
             )
 
     wish = {"stop": stop} if sessions is None else {"stop": stop, "sessions": sessions}
@@ -314,26 +316,28 @@ def _steer(
     import asyncio
 
     from commcli.remote import outcome, survey
+    from commcli.remote.ssh import Pool
     from commcli.store.lock import exclusive
     from commcli.store.sqlite import Store
 
     fleet, nodes = _selected(settings.inventory, selector)
     agree(fleet, f"{verb} {named(nodes)}", len(nodes), yes=yes)
-    with (
-        exclusive(settings.lock, f"relay {verb} {selector}"),
-        Store(settings.database) as store,
-        store.audited(f"relay {verb}", reason, {"selector": selector, **wish}) as told,
-        output.naming_unknowns({node.id: verb for node in nodes}),
-    ):
-        more: dict[str, Any] = {}
-        if ask is None:
-            answers = asyncio.run(survey.ask_all(fleet, nodes, verb, **wish))
-        else:
-            answers, more = asyncio.run(ask(fleet, nodes))
-        if code := outcome.exit_code(answers):
-            told["result"] = f"exit {code}"
-    if then is not None:
-        answers = asyncio.run(then(fleet, nodes, answers))
+    with asyncio.Runner() as runner, connected(runner, Pool(fleet)) as pool:
+        with (
+            exclusive(settings.lock, f"relay {verb} {selector}"),
+            Store(settings.database) as store,
+            store.audited(f"relay {verb}", reason, {"selector": selector, **wish}) as told,
+            output.naming_unknowns({node.id: verb for node in nodes}),
+        ):
+            more: dict[str, Any] = {}
+            if ask is None:
+                answers = runner.run(survey.ask_all(fleet, nodes, verb, pool=pool, **wish))
+            else:
+                answers, more = runner.run(ask(fleet, nodes))
+            if code := outcome.exit_code(answers):
+                told["result"] = f"exit {code}"
+        if then is not None:
+            answers = runner.run(then(pool, nodes, answers))
     _tell(verb, fleet, answers, more, as_json=as_json, quiet=quiet)
 
 

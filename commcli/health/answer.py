@@ -15,10 +15,10 @@ Document = Mapping[str, Any]
 
 # What to type next, by the check that failed; the node is one of those concerned.
 NEXT: Mapping[str, str] = {
-    "reach": "ssh -v -p {port} {user}@{host} true",
-    "look": "ssh -p {port} {user}@{host} python3 -V",
+    "reach": "commcli ssh {node} -v -- true",
+    "look": "commcli ssh {node} -- python3 -V",
     "relay": "commcli play run playbooks/relay.yml {node}",
-    "table": "commcli route show",
+    "table": "commcli route apply",
     "reload": "commcli relay reload {node}",
     "peers": "commcli probe mesh",
     "paths": "commcli relay status {node}",
@@ -26,9 +26,9 @@ NEXT: Mapping[str, str] = {
     "keys": "commcli play run playbooks/relay.yml",
     "sessions": "commcli relay status {node}",
     "lag": "commcli relay status {node}",
-    "disk": "ssh -p {port} {user}@{host} df -h -i {base}",
-    "clock": "ssh -p {port} {user}@{host} timedatectl",
-    "load": "ssh -p {port} {user}@{host} top -bn1",
+    "disk": "commcli ssh {node} -- df -h -i {base}",
+    "clock": "commcli ssh {node} -- timedatectl",
+    "load": "commcli ssh {node} -- top -bn1",
     "python": "commcli fleet show {node}",
 }
 
@@ -107,5 +107,4 @@ def _next(check: str, node: Node) -> str | None:
     template = NEXT.get(check)
     if template is None:
         return None
-    ssh = node.ssh
-    return template.format(node=node.id, base=node.base, host=ssh.host, port=ssh.port, user=ssh.user)
+    return template.format(node=node.id, base=node.base)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 # A node is looked at in a second or two even from the far side of the world.
 NODE_TIMEOUT_S = 20.0
-_STREAMED = ("commcli.health.onnode", "commcli.relay.process.control", "commcli.relay.loop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +216,10 @@ async def gather(
     on_event: OnEvent | None = None,
 ) -> list[Facts]:
     """Look at every node, in the order of `nodes`; those out of reach are among the answers."""
+    from commcli.remote.bundle import bundle_of
     from commcli.remote.outcome import each
-    from commcli.remote.program import bundle, source_of
 
-    streamed = bundle({name: source_of(name) for name in _STREAMED})
+    streamed = bundle_of("commcli.health.onnode")
 
     async def one(node: Node) -> Answer:
         return await _ask(node, pool, streamed)

@@ -34,8 +34,10 @@ class Limits:
     lag_warn_ms: float = 20.0
     lag_fail_ms: float = 150.0
     sessions_warn: float = 0.8
-    # Tables are renewed far more often; one that nears its end was forgotten, and a night must be enough to see it.
-    table_warn_s: float = 12 * 3600.0
+    # Of seven days; any `route apply` renews a table after half of them. One that gets older than that was forgotten,
+    # and a weekend must be enough to see it.
+    table_warn_s: float = 3 * 86400.0
+    table_fail_s: float = 86400.0
     # Automatic renewal tries from a month before the end; one that has failed for two weeks needs a person.
     tls_warn_s: float = 14 * 86400.0
     tls_fail_s: float = 86400.0
@@ -118,7 +120,9 @@ def _table(facts: Facts, fleet: Overview, limits: Limits) -> Finding | None:
             return _ok("table", "no table published yet")
         words = f"no table loaded, the fleet has serial {fleet.serial}"
         return Finding("table", "fail", words, words)
-    found = _serial(relay, relay.serial, fleet) or _expiry(relay, relay.serial, facts, limits)
+    found = _expiry(relay, relay.serial, facts, limits)
+    if found.verdict != "fail":
+        found = _serial(relay, relay.serial, fleet) or found
     if found.verdict == "ok" and relay.carries is False:
         cause = "table without `carries`"
         reason = (
@@ -144,9 +148,11 @@ def _expiry(relay: Relay, serial: int, facts: Facts, limits: Limits) -> Finding:
     if left_s <= 0:
         reason = f"serial {serial} expired {_span(-left_s)} ago and stays in use"
         return Finding("table", "fail", "table expired", reason)
-    if left_s < limits.table_warn_s:
-        reason = f"serial {serial} expires in {_span(left_s)} (warns under {_span(limits.table_warn_s)})"
-        return Finding("table", "warn", "table expires soon", reason)
+    grades: tuple[tuple[Verdict, float], ...] = (("fail", limits.table_fail_s), ("warn", limits.table_warn_s))
+    for verdict, limit_s in grades:
+        if left_s < limit_s:
+            reason = f"serial {serial} expires in {_span(left_s)} ({verdict}s under {_span(limit_s)})"
+            return Finding("table", verdict, "table expires soon", reason)
     return _ok("table", f"serial {serial}, expires in {_span(left_s)}")
 
 

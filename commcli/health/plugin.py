@@ -26,6 +26,26 @@ def line(doc: Document) -> tuple[int, str]:
     return status, f"{word} - {_plain(text)} | {_perfdata(counts, total)}"
 
 
+def drift(doc: Document) -> tuple[int, str]:
+    """The same for a `play.run` document in check mode: WARNING where nodes are not as the play says, CRITICAL where it
+    would fail or they were not reached.
+    """
+    rows = doc["nodes"]
+    drifted = [row["node"] for row in rows if row["changed"]]
+    causes: dict[str, list[str]] = {}
+    for row in rows:
+        if row["state"] != "done":
+            causes.setdefault(f"{row['state']}: {row['reason']}", []).append(row["node"])
+    bad = sum(map(len, causes.values()))
+    status, word = (2, "CRITICAL") if bad else (1, "WARNING") if drifted else (0, "OK")
+    text = f"{doc['fleet']}: play {doc['play']}: {len(rows) - bad} of {len(rows)} nodes looked at"
+    text += f"; {doc['changed']} things differ ({', '.join(drifted)})" if drifted else ", nothing differs"
+    for cause, nodes in causes.items():
+        text += f"; {cause} ({', '.join(nodes)})"
+    perfdata = f"drifted={len(drifted)};0;;0;{len(rows)} differences={doc['changed']};0;;0 bad={bad};;0;0;{len(rows)}"
+    return status, f"{word} - {_plain(text)} | {perfdata}"
+
+
 def unknown(message: str) -> tuple[int, str]:
     """Exit status and line when there is no answer: wrong use, bad input, a bug."""
     return UNKNOWN, f"UNKNOWN - {_plain(message)}"

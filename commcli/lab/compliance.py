@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from commcli.errors import CommcliError, Refused
 from commcli.fleet.loader import load
 from commcli.fleet.model import Fleet, Zone
-from commcli.lab import inventory, keys
+from commcli.lab import inventory
 from commcli.lab.folder import LabFolder, write_atomic
 from commcli.remote.outcome import Outcome, each
 from commcli.remote.ssh import Pool
+from commcli.remote.sshsig import sign
+from commcli.routing import table as tables
 from commcli.routing.publish import Package, SshNodes
+from commcli.routing.rows import Route
+from commcli.settings import Settings
+from commcli.store.sqlite import Store
 
 
 def forbid(folder: LabFolder, between: tuple[str, str], country: str) -> Zone:
@@ -34,21 +35,20 @@ def forbid(folder: LabFolder, between: tuple[str, str], country: str) -> Zone:
     return zone
 
 
-def forge(folder: LabFolder, source: str, path: Sequence[str]) -> Package:
-    """A newer table than the one on `source`, signed with the real key, whose route to path[-1] is `path`.
+def forge(folder: LabFolder, path: Sequence[str]) -> Package:
+    """A newer table than the newest one kept, signed with the real key, whose route from end to end is `path`.
 
     Everything else about it is right: serial, hashes, dates, signature, and the zones that it then breaks.
     """
-    current = folder.base(source) / "table/current"
-    manifest: dict[str, Any] = json.loads((current / "manifest.json").read_bytes())
-    shard: dict[str, Any] = json.loads((current / "shard.json").read_bytes())
-    serial = int(manifest["serial"]) + 1
-    shard["serial"] = manifest["serial"] = serial
-    shard["routes"][path[-1]] = {"primary": list(path), "backup": None, "last_resort": None}
-    text = _canonical(shard)
-    manifest["shards"][source] = hashlib.sha256(text).hexdigest()
-    signed = _canonical(manifest)
-    return Package(serial, signed, _sign(folder.keys / "signer", signed), {source: text})
+    with Store(Settings(folder.inventory, folder.state).database) as store:
+        kept = store.table(store.latest_serial())
+    if kept is None:
+        raise Refused("the lab has published no table that could be forged")
+    table = tables.decode(kept.manifest, kept.shards)
+    routes = {**table.routes, (path[0], path[-1]): Route(tuple(path))}
+    forged = tables.encode(replace(table, serial=kept.serial + 1, routes=routes))
+    signature = sign(forged.manifest, folder.keys / "signer", False, tables.NAMESPACE)
+    return Package(kept.serial + 1, forged.manifest, signature, forged.shards)
 
 
 def push(folder: LabFolder, node: str, package: Package) -> str:
@@ -71,15 +71,3 @@ async def _push(fleet: Fleet, node: str, package: Package) -> Outcome[int]:
             [fleet.nodes[node]], lambda target: side.install(target, package), parallel=1, node_timeout_s=30.0
         )
     return outcome
-
-
-def _sign(key: Path, data: bytes) -> str:
-    command = [keys.require_tools(), "-q", "-Y", "sign", "-f", str(key), "-n", keys.NAMESPACE]
-    done = subprocess.run(command, input=data, capture_output=True)
-    if done.returncode != 0:
-        raise Refused(f"ssh-keygen did not sign: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.decode()
-
-
-def _canonical(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"

@@ -18,6 +18,8 @@ from pathlib import Path
 
 MARKER = "COMMCLI_LAB"
 NODE_MARKER = "COMMCLI_LAB_NODE"
+# Longer than an exec takes.
+EXEC_S = 0.02
 HOSTS = ""  # the `node` of the hosts process itself, which belongs to no node
 
 
@@ -42,14 +44,15 @@ def find(folder: Path | None = None, node: str | None = None) -> list[Found]:
 def end(
     folder: Path, node: str | None = None, *, grace_s: float = 2.0, give_up_s: float = 10.0
 ) -> list[Found]:
-    """TERM every marked process, KILL what is still there after `grace_s`; repeat until a look finds none.
+    """TERM every marked process, KILL what is still there after `grace_s`; repeat until a look finds none, twice.
 
-    Repeating matters: a supervisor may start a child between the look and the signal. `grace_s` 0 kills at
-    once. Returns what survived `give_up_s` (nothing, unless a process hangs in the kernel).
+    Repeating matters: a supervisor may start a child between the look and the signal, and a process in the middle of
+    its exec shows no environment. `grace_s` 0 kills at once. Returns what survived `give_up_s` (nothing, unless a
+    process hangs in the kernel).
     """
     deadline = time.monotonic() + give_up_s
     kill_at = time.monotonic() + grace_s
-    while opened := _open(folder, node):
+    while opened := _open(folder, node) or _look_again(folder, node):
         late = time.monotonic() >= kill_at
         for _, pidfd in opened:
             _signal(pidfd, signal.SIGKILL if late else signal.SIGTERM)
@@ -59,6 +62,11 @@ def end(
         if time.monotonic() >= deadline:
             return [found for found, _ in opened if Path(f"/proc/{found.pid}").exists()]
     return []
+
+
+def _look_again(folder: Path, node: str | None) -> list[tuple[Found, int]]:
+    time.sleep(EXEC_S)
+    return _open(folder, node)
 
 
 def environment(folder: Path, node: str | None, environ: Mapping[str, str]) -> dict[str, str]:

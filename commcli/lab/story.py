@@ -221,9 +221,8 @@ def obey(stage: Stage) -> Document:
     stage.command("route", "rollback", "--yes")
     refused = stage.run("route", "rollback", "--yes", codes=(5,))
     stage.say(f"No: {refused['error']['messages'][0]}")
-    reason = compliance.push(
-        stage.folder, EDGES[0], compliance.forge(stage.folder, EDGES[0], (EDGES[0], relay, EDGES[1]))
-    )
+    forged = compliance.forge(stage.folder, (EDGES[0], relay, EDGES[1]))
+    reason = compliance.push(stage.folder, EDGES[0], forged)
     require("zone" in reason, f"the relay took a signed table that violates {zone.id} (it said {reason!r})")
     stage.say(f"And a properly signed table by way of {relay}, pushed past the planner? {reason}")
     _confirmed(stage, applied)

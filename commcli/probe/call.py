@@ -24,8 +24,9 @@ from commcli.probe.description import bounded
 from commcli.probe.evidence import Evidence, measured
 from commcli.probe.profiles import PROFILES, Profile
 from commcli.remote import control
+from commcli.remote.bundle import bundle_of
 from commcli.remote.outcome import Failed, TimedOut, each
-from commcli.remote.program import Program, bundle, source_of
+from commcli.remote.program import Program
 from commcli.remote.ssh import Pool
 
 CONNECT_TIMEOUT_S = 20.0
@@ -38,26 +39,6 @@ GOODBYE_S = 4.0
 CREDENTIAL_LIFETIME_S = 3600.0
 
 ENTRY = "commcli.probe.endpoint:run"
-_MODULES = (
-    "arrival",
-    "association",
-    "assembly",
-    "clock",
-    "description",
-    "ending",
-    "endpoint",
-    "feedback",
-    "host",
-    "media",
-    "pings",
-    "profiles",
-    "quality",
-    "slots",
-    "stream",
-    "tap",
-    "turn",
-)
-STREAMED = tuple(f"commcli.probe.{name}" for name in _MODULES)
 # Calls that one node is an end of at the same time, whoever made them.
 MOST_CALLS_A_NODE = 4
 
@@ -168,7 +149,7 @@ class _Run:
             side.program = await Program.start(
                 connection,
                 node.probe_python,
-                bundle({module: source_of(module) for module in STREAMED}),
+                bundle_of(ENTRY.partition(":")[0]),
                 ENTRY,
                 self._argument(name),
                 site=True,

@@ -17,8 +17,9 @@ from commcli.fleet.model import Fleet, Node
 from commcli.probe import certificate, told
 from commcli.probe.credentials import mint, turn_secret
 from commcli.probe.onnode import doors
+from commcli.remote.bundle import bundle_of
 from commcli.remote.outcome import Failed, TimedOut
-from commcli.remote.program import Program, bundle, source_of
+from commcli.remote.program import Program
 from commcli.remote.ssh import Pool
 
 # The longest of a good door is five round trips (TCP, TLS, 401, allocation); over UDP four tries fit.
@@ -32,7 +33,6 @@ WARN_DAYS, BAD_DAYS = 14.0, 1.0
 MAX_LAG_P50_MS = 20.0
 
 ENTRY = "commcli.probe.onnode.doors:run"
-STREAMED = ("commcli.probe.onnode.doors", "commcli.probe.onnode.dialogue", "commcli.relay.turn.stun")
 
 GRAVITY = ("unmeasured", "good", "warn", "bad")
 OnRow = Callable[[Mapping[str, Any]], None]
@@ -143,7 +143,7 @@ async def _from_node(
         connection = await pool.connect(origin)
     except CommcliError as error:
         raise type(error)(f"{origin.id}: {error}", hint=error.hint) from None
-    streamed = bundle({name: source_of(name) for name in STREAMED})
+    streamed = bundle_of(ENTRY.partition(":")[0])
     program = await Program.start(
         connection, origin.ssh.python, streamed, ENTRY, argument, secrets=[argument["password"]]
     )

@@ -43,9 +43,10 @@ async def read(
     on_event: OnEvent | None = None,
     deadline_s: float | None = None,
     clock: Callable[[], float] = time.time,
+    explore: Mapping[str, Sequence[str]] | None = None,
 ) -> Reading:
     """Ask `nodes` for the windows that are not kept yet, and keep them. A node's trouble is its outcome; raises
-    StoreBroken when they can not be kept.
+    StoreBroken when they can not be kept. `explore`: which peers each of them is to look at more closely from now on.
     """
     now = clock()
     known = store.mesh_newest(now - MAX_AGE_S - LONGEST_WINDOW_S, now + AHEAD_S)
@@ -55,7 +56,10 @@ async def read(
     async def one(node: Node) -> int:
         connection = await pool.connect(node)
         since = resume(known.get(node.id, {}), clock())
-        answer = await control.ask(connection, node, "mesh", since=since)
+        closer: dict[str, Any] = {}
+        if explore is not None and node.id in explore:
+            closer["explore"] = list(explore[node.id])
+        answer = await control.ask(connection, node, "mesh", since=since, **closer)
         windows, ahead_s = told.windows(node.id, answer, clock())
         try:
             new = store.record_mesh(node.id, windows)
@@ -123,6 +127,7 @@ def document(
         "schema": 1,
         "kind": "probe.mesh",
         "unix": now,
+        "left_out": store.left_out,
         "new_windows": sum(outcome.value or 0 for outcome in reading.outcomes),
         "nodes": list(ids),
         "peers": [node for node in fleet.nodes if node in others],

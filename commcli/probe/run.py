@@ -48,6 +48,7 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     begun: dict[str, tuple[Due, float]] = field(default_factory=dict)
     waiting: list[Due] = field(default_factory=list)
+    explore: Callable[[], Mapping[str, Sequence[str]]] = dict
 
     async def go(self, deadline_s: float | None = None) -> dict[str, Any]:
         """Do what is due; the document ({"kind": "probe.run", ...}). After `deadline_s` what still goes on is ended."""
@@ -76,6 +77,7 @@ class Run:
             "fleet": self.fleet.name,
             "unix": began,
             "seconds": round(now - began, 3),
+            "left_out": self.store.left_out,
             "jobs": self.rows,
             "waiting": [{"job": each.job.key, "late": round(each.late, 3)} for each in self.waiting],
             "budget": {
@@ -173,7 +175,7 @@ class Run:
     async def _mesh(self, each: Due) -> None:
         self._begin(each)
         nodes = list(self.fleet.nodes.values())
-        reading = await mesh.read(self.fleet, nodes, self.pool, self.store)
+        reading = await mesh.read(self.fleet, nodes, self.pool, self.store, explore=self.explore())
         away = [outcome for outcome in reading.outcomes if outcome.state != "done"]
         named = ", ".join(f"{outcome.node} ({outcome.state}: {outcome.reason})" for outcome in away)
         reason = f"{len(away)} of {len(nodes)} nodes away: {named}" if away else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +22,12 @@ STYLES = {
     "ok": "green", "done": "green", "good": "green", "unchanged": "dim", "changed": "yellow",
     "warn": "yellow", "failed": "bold red", "fail": "bold red", "bad": "bold red", "unreachable": "magenta",
     "timeout": "magenta", "lost": "magenta", "refused": "bold red",
+    "rescued": "yellow", "ignored": "yellow", "again": "yellow", "fetched": "green",
+    "stopped": "bold red", "drained": "bold red", "rolled back": "yellow",
 }  # fmt: skip
+
+
+_TROUBLES = ("failed", "unreachable", "refused", "lost", "timeout")
 
 
 class _Console(Console):
@@ -67,6 +72,11 @@ def capped(rows: Sequence[Row], most: int) -> tuple[Sequence[Row], str]:
     return rows[:most], f"and {hidden} more (--json has all)" if hidden > 0 else ""
 
 
+def is_text(drawn: RenderableType) -> bool:
+    """Whether it is mere text, without a layout."""
+    return isinstance(drawn, Text)
+
+
 def styled(word: str) -> Text:
     """A state word in its colour; the word itself always carries the meaning."""
     return Text(word, style=STYLES.get(word, ""))
@@ -108,11 +118,17 @@ class Progress:
     def __init__(self, title: str) -> None:
         self.title = title
         self.started = time.monotonic()
+        self.aside = ""
         self.now: dict[str, str] = {}
         self.finished: dict[str, str] = {}
+        self._since: dict[str, float] = {}
+        # Where it says what went wrong, as soon as it is known.
+        self.tell: Callable[[Text], None] = lambda text: None
 
     def update(self, node: str, text: str) -> None:
         """`node` is at `text` (a step's name)."""
+        if self.now.get(node) != printable(text):
+            self._since[node] = time.monotonic()
         self.now[node] = printable(text)
 
     def done(self, node: str, state: str) -> None:
@@ -121,8 +137,12 @@ class Progress:
         self.finished[node] = state
 
     def take(self, event: Happening) -> None:
-        """Show what an event of remote work says."""
-        if event.state:
+        """Show what an event of remote work says; of no node, it is about all of them."""
+        if not event.node:
+            self.aside = printable(event.text)
+        elif event.state:
+            if event.state in _TROUBLES:
+                self.tell(Text.assemble(styled(event.state), f"  {event.node}: {printable(event.text)}"))
             self.done(event.node, event.state)
         else:
             self.update(event.node, event.text)
@@ -134,9 +154,18 @@ class Progress:
         head = Text(f"{self.title} {time.monotonic() - self.started:4.1f} s  ")
         for state, count in sorted(counts.items()):
             head.append(f"{count} {state}  ", style=STYLES.get(state, ""))
-        waiting = [f"{node} ({text})" for node, text in sorted(self.now.items())]
+        if self.aside:
+            head.append(self.aside)
+        waiting = list(self._waiting())
         rows = [Text("  waiting on: " + ", ".join(waiting[:6]), style="dim", no_wrap=True)]
         return Group(Spinner("dots", head), *(rows if waiting else []))
+
+    def _waiting(self) -> Iterator[str]:
+        """Who is at what and since when, the longest first."""
+        now = time.monotonic()
+        for node, text in sorted(self.now.items(), key=lambda item: (self._since.get(item[0], now), item[0])):
+            seconds = int(now - self._since.get(node, now))
+            yield f"{node} ({text}, {seconds} s)" if seconds else f"{node} ({text})"
 
 
 @contextmanager
@@ -147,5 +176,6 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
     if quiet or not console.is_terminal:
         yield shown
         return
-    with Live(shown, console=console, transient=True, refresh_per_second=8):
+    with Live(shown, console=console, transient=True, refresh_per_second=8) as live:
+        shown.tell = live.console.print
         yield shown

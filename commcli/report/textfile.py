@@ -47,6 +47,19 @@ def render(metrics: Sequence[Metric]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def of_run(prefix: str, what: str, code: int, unix: float, seconds: float, before: str) -> list[Metric]:
+    """What a scheduled run always tells, after what was there `before`: when, how, how long, when it last was good."""
+    name = f"{prefix}last_success_timestamp_seconds"
+    success = unix if code == 0 else value_of(before, name)
+    told = {
+        f"{prefix}last_timestamp_seconds": (f"When the last {what} ended.", unix),
+        name: (f"When a {what} last ended with exit code 0.", success),
+        f"{prefix}exit_code": (f"Exit code of the last {what} (0 good, 1 bad, 4 out of reach).", code),
+        f"{prefix}duration_seconds": (f"How long the last {what} took.", seconds),
+    }
+    return [Metric(name, text, [({}, value)]) for name, (text, value) in told.items()]
+
+
 def value_of(text: str, name: str) -> float | None:
     """The value of a metric without labels in such a text; None if it has none."""
     found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)

@@ -21,6 +21,7 @@ NODE_SIDE = (
     "commcli/relay/**/*.py",
     "commcli/remote/steps/*.py",
     "commcli/*/onnode.py",
+    "commcli/*/onnode_*.py",
     "commcli/*/onnode/**/*.py",
 )
 

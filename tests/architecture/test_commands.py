@@ -34,7 +34,8 @@ def test_command_and_parameters_have_help(verb: Verb) -> None:
 @pytest.mark.parametrize("verb", VERBS, ids=str)
 def test_commands_live_in_the_module_of_their_noun(verb: Verb) -> None:
     noun, verb_ = verb.words[0], verb.words[-1]
-    assert verb.function.__module__ in (f"commcli.cli.{noun}", f"commcli.cli.{noun}.{verb_}")
+    homes = {f"commcli.cli.{noun}", f"commcli.cli.{noun}.{verb_}", f"commcli.cli.{noun}.{verb_}_"}
+    assert verb.function.__module__ in homes  # import_: a word that Python has for itself
 
 
 def _options(verb: Verb) -> dict[str, str]:

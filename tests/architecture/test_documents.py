@@ -43,7 +43,7 @@ def unknown(words: list[str]) -> str | None:
             return word
         command = command.commands[word]
     options = {spelling for p in command.params for spelling in [*p.opts, *p.secondary_opts]} | {"--help"}
-    for word in rest:
+    for word in rest[: rest.index("--")] if "--" in rest else rest:  # what comes after is another's command
         if word.startswith("-") and word.split("=")[0] not in options:
             return word
     return None
@@ -61,6 +61,7 @@ def test_the_reader_finds_commands_and_errors() -> None:
     assert unknown(["nonsense"]) == "nonsense"
     assert unknown(["--nonsense"]) == "--nonsense"
     assert unknown(["--version"]) is None
+    assert unknown(["run", "all", "--", "df", "-h"]) is None and unknown(["run", "all", "-h", "--"]) == "-h"
 
 
 def test_readme_shows_most_of_the_command_line() -> None:

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("asyncssh", "numpy", "aiortc", "av", "httpx", "geoip2", "jinja2", "cryptography", "pydantic")
+HEAVY = (
+    "asyncssh",
+    "numpy",
+    "aiortc",
+    "av",
+    "httpx",
+    "geoip2",
+    "maxminddb",
+    "jinja2",
+    "cryptography",
+    "pydantic",
+)
 COMMANDS = {
     "help": ["--help"],
     "version": ["--version"],

@@ -39,3 +39,10 @@ def ratio_line(what: str, values: Sequence[float], at_most: float | None = None)
     if values:
         figure = f"{spread(values)} x coturn, {len(values)} pairs"
         line(what, figure, statistics.median(values), at_most, "x")
+
+
+def at_least_line(what: str, values: Sequence[float], at_least: float) -> None:
+    """Print how many times better we were in some pairs, and what it should be."""
+    value = statistics.median(values)
+    verdict = "met" if value >= at_least else "MISSED"
+    print(f"  {what:46} {f'{spread(values)} x':36} target >= {at_least:g} x: {verdict}", flush=True)

@@ -26,11 +26,12 @@ OUR_RELAY_PORTS = "12000-31999"
 
 @dataclass(frozen=True)
 class Rival:
-    """One relay that serves on ADDRESS:port; `pid` is its first process."""
+    """One relay that serves on ADDRESS:port; `pid` is its first process, `base` its folder if it has one."""
 
     name: str
     port: int
     pid: int
+    base: Path = Path()
 
     @property
     def server(self) -> tuple[str, int]:
@@ -101,7 +102,7 @@ def commcli() -> Iterator[Rival]:
         process = subprocess.Popen([*command, str(base / "etc/relay.json")], stderr=subprocess.DEVNULL)
         try:
             wait_until_it_answers(port, process)
-            yield Rival("commcli", port, process.pid)
+            yield Rival("commcli", port, process.pid, base)
         finally:
             process.terminate()
             process.wait(10)

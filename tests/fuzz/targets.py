@@ -310,16 +310,25 @@ def fuzz_http(data: bytes) -> None:
 
 
 def fuzz_shard(data: bytes) -> None:
-    """A shard and a manifest of any shape, correctly hashed: a table, or a refusal with its reason."""
-    front, _, body = data.partition(b"\0")
+    """Manifest, shard and shared part of any shape, correctly hashed: a table, or a refusal with its reason."""
+    front, _, rest = data.partition(b"\0")
+    body, _, shared = rest.partition(b"\0")
     manifest = {
         "schema": 1, "fleet": "lab", "serial": 1, "created": "2026-01-01T00:00:00Z",
         "expires": "2026-02-01T00:00:00Z", "inputs": {"measurements": "0" * 64, "policy": "0" * 64},
-        "shards": {"ae-1": hashlib.sha256(body or front).hexdigest()},
     }  # fmt: skip
-    for first, second in ((json.dumps(manifest).encode(), body or front), (front, body)):
+    one = {"ae-1": hashlib.sha256(body or front).hexdigest()}
+    two = {**one, shard.SHARED: hashlib.sha256(shared).hexdigest()}
+    fronts = (
+        (json.dumps({**manifest, "shards": one}).encode(), body or front),
+        (json.dumps({**manifest, "schema": 2, "shards": two}).encode(), body or front),
+        (front, body),
+    )
+    for first, second in fronts:
         try:
-            loaded = shard.load(first, second, node="ae-1", unix=1767225600.0, highest_serial=0)
+            loaded = shard.load(
+                first, second, shared=shared, node="ae-1", unix=1767225600.0, highest_serial=0
+            )
         except shard.ShardRefused as refused:
             assert str(refused).isprintable()
         else:
@@ -334,6 +343,17 @@ TARGETS: dict[str, Target] = {
 
 _HELLO = hello.Hello(7, 9, 1000, 900, 50, 3, 30, 1000, True, ((1, 2), (2, 1)))
 _ROW = telemetry.Row(1, 2, 30, 1000, 20, 15, 2, 10, 300, 400)
+
+
+def _numbered_seed() -> bytes:
+    """A shard of schema 2 and its shared part: three nodes."""
+    old = good_shard(1)
+    shared = {"schema": 2, "nodes": old["nodes"], "zones": []}
+    own = {
+        "schema": 2, "serial": 1, "node": "ae-1", "blocked": [1], "carries": [[2, 3, 0], [3, 0]],
+        "routes": {"primary": [[0, 3, 2]], "backup": [], "last_resort": [[0, 2]]},
+    }  # fmt: skip
+    return b"\0".join((b"", json.dumps(own).encode(), json.dumps(shared).encode()))
 
 
 def _overlay_seeds() -> list[bytes]:
@@ -382,7 +402,7 @@ SEEDS: dict[str, list[bytes]] = {
     "control": [b'{"cmd": "mesh", "since": 1}\n', b'{"cmd": "drain", "sessions": 4, "stop": true}\n'],
     "http": [b"GET /metrics HTTP/1.0\r\n\r\n"],
     "stamp": [stamp.pack_request(1, stamp.to_timestamp(UNIX_0), stamp.UNKNOWN_CLOCK.pack(), None)],
-    "shard": [json.dumps(good_shard(1, carries=["kr-1 sg-1 ae-1", "sg-1 ae-1"])).encode()],
+    "shard": [json.dumps(good_shard(1, carries=["kr-1 sg-1 ae-1", "sg-1 ae-1"])).encode(), _numbered_seed()],
     "server": [
         # a Binding of RFC 3489, from each client
         b"".join(b"\0\x14\0\1" + bytes(18) + bytes([client]) for client in range(5)),

@@ -96,3 +96,10 @@ def test_shards_with_anything_anywhere(key: str, value: object) -> None:
     TARGETS["shard"](json.dumps({**shard(1), "nodes": {"ae-1": {key: value}}}).encode())
     TARGETS["shard"](json.dumps({**shard(1), "prefixes": {"203.0.113.0/24": value}}).encode())
     TARGETS["shard"](json.dumps(shard(1, carries=["kr-1 ae-1", value])).encode())
+
+
+@given(st.sampled_from(["routes", "blocked", "carries", "nodes", "zones", "prefixes"]), JSON)
+def test_numbered_shards_with_anything_anywhere(key: str, value: object) -> None:
+    own, shared = (json.loads(part) for part in SEEDS["shard"][1].split(b"\0")[1:])
+    (own if key in own else shared)[key] = value
+    TARGETS["shard"](b"\0".join((b"", json.dumps(own).encode(), json.dumps(shared).encode())))

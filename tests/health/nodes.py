@@ -16,7 +16,7 @@ RELAY = Relay(
     version=VERSION,
     uptime_s=90_000,
     serial=7,
-    expires_unix=NOW + 86_400,
+    expires_unix=NOW + 5 * 86_400,
     lag_p99_ms=0.4,
     peers_rtt_ms={"hk-1": 34.0, "sg-1": 61.0},
 )

@@ -71,7 +71,7 @@ def test_different_reasons_are_different_causes() -> None:
 def test_every_cause_says_what_to_type_next() -> None:
     doc = answer(away("ae-1"), relay(peers_rtt_ms={"x": None}))
     assert [cause["next"] for cause in doc["causes"]] == [
-        "ssh -v -p 2222 ops@ae-1.example true",
+        "commcli ssh ae-1 -v -- true",
         "commcli probe mesh",
     ]
 

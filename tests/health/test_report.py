@@ -27,7 +27,7 @@ def drawn(width: int = 100) -> str:
 def test_every_finding_shows_its_reason() -> None:
     shown = " ".join(drawn(width=300).replace("│", " ").split())
     for reason in (
-        "relay 1.0 up 1 d 1 h; serial 7, expires in 1 d",
+        "relay 1.0 up 1 d 1 h; serial 7, expires in 5 d",
         "warn disk 512.0 MiB free of 1.0 GiB (warns under 1.0 GiB)",
         "warn load 9.5 on 2 CPUs (warns over 2 a CPU)",
         "fail unreachable: [odd] reason",
@@ -39,11 +39,11 @@ def test_the_page_ends_with_the_causes_and_the_sum() -> None:
     lines = [line.rstrip() for line in drawn().splitlines()]
     assert lines[-7:] == [
         "fail ae-1, jp-1: unreachable: [odd] reason",
-        "     next: ssh -v -p 2222 ops@ae-1.example true",
+        "     next: commcli ssh ae-1 -v -- true",
         "warn hk-1: disk nearly full",
-        "     next: ssh -p 2222 ops@hk-1.example df -h -i /opt/commcli",
+        "     next: commcli ssh hk-1 -- df -h -i /opt/commcli",
         "warn hk-1: load high",
-        "     next: ssh -p 2222 ops@hk-1.example top -bn1",
+        "     next: commcli ssh hk-1 -- top -bn1",
         "4 nodes: 1 ok, 1 warn, 2 out of reach",
     ]
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,11 @@ from commcli.lab import compliance, inventory, keys
 from commcli.lab.folder import LabFolder, Record
 from commcli.lab.up import SSH_PORT, Wish, places
 from commcli.relay.table import shard, signature
+from commcli.routing import table as tables
 from commcli.routing.publish import Package
+from commcli.routing.rows import Route
+from commcli.settings import Settings
+from commcli.store.sqlite import Store
 from tests.lab import eight
 
 NOW = 1_800_000_000
@@ -22,7 +23,7 @@ RECORD = Record("127.77.0", SSH_PORT, places(eight.fleet(), Wish(3, "127.77.0"))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> LabFolder:
-    """A lab's files without its hosts, and a lawful table of serial 4 on ae-1."""
+    """A lab's files without its hosts."""
     if shutil.which("ssh-keygen") is None:
         pytest.skip("ssh-keygen is missing: install openssh-client")
     lab = LabFolder(tmp_path)
@@ -31,11 +32,7 @@ def folder(tmp_path: Path) -> LabFolder:
     return lab
 
 
-def write_table(lab: LabFolder, zones: list[dict[str, object]]) -> None:
-    def iso(unix: float) -> str:
-        return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    head = {"schema": 1, "serial": 4, "created": iso(NOW), "expires": iso(NOW + 86400)}
+def keep_table(lab: LabFolder, zones: tuple[dict[str, object], ...]) -> None:
     nodes = {
         place.node: {
             "address": place.address,
@@ -46,19 +43,20 @@ def write_table(lab: LabFolder, zones: list[dict[str, object]]) -> None:
         }
         for place in RECORD.places
     }
-    direct = {"primary": ["ae-1", "kr-1"], "backup": None, "last_resort": None}
-    body = {**head, "node": "ae-1", "nodes": nodes, "zones": zones, "routes": {"kr-1": direct}, "blocked": []}
-    text = json.dumps(body).encode()
-    manifest = {
-        **head,
-        "fleet": "lab",
-        "inputs": {"measurements": "0" * 64, "policy": "0" * 64},
-        "shards": {"ae-1": hashlib.sha256(text).hexdigest()},
-    }
-    current = lab.base("ae-1") / "table/current"
-    current.mkdir(parents=True)
-    (current / "shard.json").write_bytes(text)
-    (current / "manifest.json").write_text(json.dumps(manifest))
+    table = tables.Table(
+        "lab",
+        4,
+        NOW,
+        NOW + 86400,
+        {"measurements": "0" * 64, "policy": "0" * 64},
+        nodes,
+        zones,
+        {("ae-1", "kr-1"): Route(("ae-1", "kr-1"))},
+        frozenset(),
+    )
+    encoded = tables.encode(table)
+    with Store(Settings(lab.inventory, lab.state).database) as store:
+        store.record_table(4, encoded.manifest, "unsigned", encoded.shards, "published")
 
 
 def taken(lab: LabFolder, package: Package) -> str:
@@ -69,24 +67,30 @@ def taken(lab: LabFolder, package: Package) -> str:
         (place / name).write_text(text)
     signature.verify(place / "manifest.json", place / "manifest.json.sig", lab.keys / "allowed_signers")
     try:
-        rows = package.shards["ae-1"]
-        shard.load(package.manifest, rows, node="ae-1", unix=NOW + 60, highest_serial=4)
+        shard.load(
+            package.manifest,
+            package.shards["ae-1"],
+            node="ae-1",
+            unix=NOW + 60,
+            highest_serial=4,
+            shared=package.shards[shard.SHARED],
+        )
     except shard.ShardRefused as refusal:
         return str(refusal)
     return ""
 
 
 def test_only_the_zone_is_wrong_with_a_forged_table(folder: LabFolder) -> None:
-    write_table(folder, [{"id": "no-sg", "between": [["ae"], ["kr"]], "forbid": ["sg"], "allow": None}])
-    package = compliance.forge(folder, "ae-1", ("ae-1", "sg-1", "kr-1"))
+    keep_table(folder, ({"id": "no-sg", "between": [["ae"], ["kr"]], "forbid": ["sg"], "allow": None},))
+    package = compliance.forge(folder, ("ae-1", "sg-1", "kr-1"))
     assert package.serial == 5
     reason = taken(folder, package)
     assert reason.startswith("zone") and "no-sg" in reason
 
 
 def test_without_the_zone_a_relay_would_take_it(folder: LabFolder) -> None:
-    write_table(folder, [])
-    assert taken(folder, compliance.forge(folder, "ae-1", ("ae-1", "sg-1", "kr-1"))) == ""
+    keep_table(folder, ())
+    assert taken(folder, compliance.forge(folder, ("ae-1", "sg-1", "kr-1"))) == ""
 
 
 def test_a_zone_is_added_to_the_others_once(folder: LabFolder) -> None:

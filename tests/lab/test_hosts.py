@@ -85,7 +85,9 @@ async def test_losing_the_connection_ends_the_whole_group(
 
 
 async def test_a_daemon_outlives_its_channel(lab: tuple[LabFolder, Record], connection: Connection) -> None:
-    done = await connection.run(["sh", "-c", "setsid -f sleep 75 </dev/null >/dev/null 2>&1"], timeout_s=10)
+    # Not `setsid -f`: its parent may be gone, and with it the group, before the child has left the group.
+    daemonise = "setsid --wait sh -c 'sleep 75 </dev/null >/dev/null 2>&1 &'"
+    done = await connection.run(["sh", "-c", daemonise], timeout_s=10)
     assert done.ok
     await connection.close()
     (daemon,) = await until("sleep 75", lab[0], there=True)

@@ -14,10 +14,11 @@ import pytest
 from commcli.errors import BadInput
 from commcli.probe import runlog
 from commcli.report import textfile
-from commcli.report.probe.run import RUN, SUCCESS, line, text
+from commcli.report.probe.run import RUN, line, text
 from commcli.report.textfile import Metric
 
 NOON = 1_767_268_800.0
+SUCCESS = f"{RUN}last_success_timestamp_seconds"
 # Text format 0.0.4, without the timestamps that the collector refuses.
 COMMENT = re.compile(r"# (HELP|TYPE) ([a-z_:][a-z0-9_:]*) .+")
 SAMPLE = re.compile(r'([a-z_:][a-z0-9_:]*)(\{([a-z_]+="(\\.|[^"\\\n])*",?)*\})? -?[0-9.e+-]+')

@@ -68,13 +68,15 @@ def call(
     from commcli import fleet as fleets
     from commcli.probe.ask import Ask
     from commcli.report import terminal
-    from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
     ask = Ask(a, b, direct, seconds, profile, transport, via, plain)
     asks = [ask] if beside is None else [_beside(ask, beside), ask]
-    with Store(settings.database) as store, terminal.progress(f"call {a} to {b}", quiet=quiet) as progress:
+    with (
+        output.storing(settings.database, fleet, quiet=quiet) as store,
+        terminal.progress(f"call {a} to {b}", quiet=quiet) as progress,
+    ):
         docs = asyncio.run(_calls(fleet, asks, store, progress))
     code = _EXIT_CODES[docs[-1]["verdict"]]
     doc = docs[0] if beside is None else {"schema": 1, "kind": "probe.compare", "calls": docs}

@@ -36,14 +36,16 @@ def edge(
     from commcli import fleet as fleets
     from commcli.probe.edge import edges_of
     from commcli.report import terminal
-    from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
     nodes = edges_of(fleet, market)
     if origin is not None and origin not in fleet.nodes:
         raise Usage(f"no node is called {origin!r}")
-    with Store(settings.database) as store, terminal.progress("probe edge", quiet=quiet) as progress:
+    with (
+        output.storing(settings.database, fleet, quiet=quiet) as store,
+        terminal.progress("probe edge", quiet=quiet) as progress,
+    ):
         doc = asyncio.run(_look(fleet, nodes, market, origin, progress))
         store.record_edges(doc)
     code = _EXIT_CODES[doc["verdict"]]

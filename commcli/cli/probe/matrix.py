@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commcli.cli import output
-from commcli.cli.options import InventoryOpt, JsonOpt, QuietOpt, StateOpt, settings_from
+from commcli.cli.options import InventoryOpt, JsonOpt, QuietOpt, StateOpt, settings_from, span_s
 from commcli.errors import Usage
 
 if TYPE_CHECKING:
@@ -58,33 +58,23 @@ def matrix(
     from commcli.probe import batch, rounds
     from commcli.report import terminal
     from commcli.store.lock import exclusive
-    from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
-    limits = batch.Limits(_seconds(budget), cpu_seconds, parallel or fleet.probes.budget.parallel)
+    limits = batch.Limits(span_s("--budget", budget), cpu_seconds, parallel or fleet.probes.budget.parallel)
     wish = {"profile": profile, "transport": transport, "seconds": seconds}
     wish = {name: value for name, value in wish.items() if value is not None}
     if resume and (markets or wish):
         raise Usage("--resume goes on with what was asked for then: only the budget can be another")
     with (
         exclusive(settings.state / LOCK, "probe matrix"),
-        Store(settings.database) as store,
+        output.storing(settings.database, fleet, quiet=quiet) as store,
         terminal.progress("probe matrix", quiet=quiet) as progress,
     ):
         work = rounds.resume(fleet, store) if resume else rounds.begin(fleet, store, markets or (), wish)
         doc = _made(work, limits, progress, as_json=as_json)
     output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(doc["exit_code"])
-
-
-def _seconds(text: str) -> float:
-    from commcli.fleet import duration
-
-    seconds = duration.seconds(text)
-    if seconds is None:
-        raise Usage(f"--budget {text}: must be {duration.HOW}")
-    return seconds
 
 
 def _made(work: Rounds, limits: Limits, progress: Progress, *, as_json: bool) -> dict[str, Any]:

@@ -59,13 +59,12 @@ def mesh(
 
     from commcli import fleet as fleets
     from commcli.fleet.selector import select
-    from commcli.store.sqlite import Store
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
     nodes = select(fleet, selector)
     how = _How(by, figure, percentile, every, deadline, as_json, quiet)
-    with Store(settings.database) as store:
+    with output.storing(settings.database, fleet, quiet=quiet) as store:
         run = _on_screen if watch and how.is_for_eyes else _appended if watch else _once
         code = asyncio.run(run(fleet, nodes, store, how))
     raise typer.Exit(code)
@@ -152,6 +151,11 @@ async def _read(
     from commcli.remote.outcome import exit_code
     from commcli.report import terminal
 
+    closer = {}
+    if fleet.mesh_is_tight:
+        from commcli.routing.explore import wanted
+
+        closer = wanted(fleet, store, time.time())
     with (
         contextlib.nullcontext(watched)
         if watched
@@ -160,7 +164,7 @@ async def _read(
         for node in nodes:
             progress.update(node.id, "asked")
         reading = await mesh.read(
-            fleet, nodes, pool, store, on_event=progress.take, deadline_s=how.deadline_s
+            fleet, nodes, pool, store, on_event=progress.take, deadline_s=how.deadline_s, explore=closer
         )
     doc = mesh.document(fleet, nodes, reading, store, time.time())
     view = {"by": how.by, "figure": how.figure, "percentile": how.percentile}

@@ -21,7 +21,6 @@ Row = Mapping[str, Any]
 MOST_NAMED, MOST_CHARACTERS = 4, 120
 # Gauges of the run itself, which every run replaces; those of the pairs outlive a run that learnt nothing.
 RUN = "commcli_probe_run_"
-SUCCESS = f"{RUN}last_success_timestamp_seconds"
 _LEVELS = {"good": 0.0, "warn": 1.0, "bad": 2.0}
 
 
@@ -72,19 +71,9 @@ def _named(row: Row) -> str:
 
 def text(doc: Document | None, code: int, unix: float, seconds: float, before: str) -> str:
     """The textfile's new text, after what was there `before`. `doc`: None for a run that failed before it had one."""
-    success = unix if code == 0 else textfile.value_of(before, SUCCESS)
-    metrics = _of_run(code, unix, seconds, success) + (_of_jobs(doc) if doc else [])
+    metrics = textfile.of_run(RUN, "probe run", code, unix, seconds, before) + (_of_jobs(doc) if doc else [])
     new = textfile.render(metrics)
     return new + (textfile.render(_of_pairs(doc["pairs"])) if doc else _pairs_kept(before))
-
-
-def _of_run(code: int, unix: float, seconds: float, success: float | None) -> list[Metric]:
-    return [
-        _one(f"{RUN}last_timestamp_seconds", "When the last probe run ended.", unix),
-        _one(SUCCESS, "When a probe run last ended with exit code 0.", success),
-        _one(f"{RUN}exit_code", "Exit code of the last probe run (0 good, 1 bad, 4 out of reach).", code),
-        _one(f"{RUN}duration_seconds", "How long the last probe run took.", seconds),
-    ]
 
 
 def _of_jobs(doc: Document) -> list[Metric]:
