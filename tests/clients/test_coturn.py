@@ -10,7 +10,7 @@ import pytest
 
 from tests.clients.conftest import LOOPBACK, Pair
 from tests.clients.programs import Batch, Done, batch, selected
-from tests.relay.serving import ADDRESS, ADDRESS6, Served, need, plain_relay
+from tests.relay.serving import ADDRESS, ADDRESS6, Served, free_port, need, plain_relay
 
 LISTENERS: dict[str, tuple[str, ...]] = {"udp": (), "tcp": ("-t",), "tls": ("-t", "-S")}
 ONE = ("-g", "-c", "-n", "50", "-m", "1")
@@ -160,7 +160,9 @@ def test_stunclient_learns_its_address(relay: Served, address: str) -> None:
 
 def test_the_classic_stun_client_learns_its_address(relay: Served) -> None:
     """Debian's `stun` speaks RFC 3489, without a magic cookie and with CHANGE-REQUEST: it must get an answer."""
-    done = _run("stun", "stun-client", f"{ADDRESS}:{relay.port}", "1", "-v")
+    # Of itself it picks a port at random, and gives up when somebody has it.
+    own = ("-i", "127.0.11.9", "-p", str(free_port()))
+    done = _run("stun", "stun-client", f"{ADDRESS}:{relay.port}", "1", "-v", *own)
     assert "ok=1" in done.output, done.output
 
 
