@@ -20,6 +20,7 @@ from commcli.errors import BadInput, CommcliError
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
 from commcli.remote import hostkeys, identities, sshconfig
+from commcli.remote.authentication import begin_with_a_signature
 from commcli.remote.handshakes import Handshakes
 from commcli.remote.hostkeys import HostKeys
 from commcli.remote.lookups import Lookups
@@ -229,10 +230,7 @@ class _Phase(asyncssh.SSHClient):
         self._on_connected()
 
     def begin_auth(self, username: str) -> None:
-        # asyncssh would ask which methods there are first, by one that never works: a round trip. It is asked after all
-        # if we have no key. Not public; where it is no longer so, nothing happens (tests/remote/test_distance.py).
-        if getattr(self._conn, "_auth_methods", None) == [b"none"]:
-            self._conn._auth_methods = [b"publickey", b"none"]  # type: ignore[union-attr]
+        begin_with_a_signature(self._conn)
 
 
 class Pool:
