@@ -43,7 +43,7 @@ def _at_once(arguments: list[str]) -> int | None:
 
 def _loaded_and_run(arguments: list[str]) -> int:
     try:
-        from commcli.cli import run
+        from commcli.cli import execute
     except Exception as error:
         # Half an installation. Python's own exit code, 1, would read as "unhealthy" to a script, and as WARNING to a
         # monitoring system, which must see 3 (UNKNOWN) instead.
@@ -55,7 +55,7 @@ def _loaded_and_run(arguments: list[str]) -> int:
             return 3
         return 70
     try:
-        return run(arguments)
+        return execute(arguments)
     except KeyboardInterrupt:
         # The second Ctrl-C, into the answer to the first.
         return 130

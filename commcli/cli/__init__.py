@@ -21,14 +21,6 @@ NOUNS = ("fleet", "play", "health", "probe", "route", "relay", "key", "lab", "au
 # Nouns that need no verb.
 ALONE = ("sla", "rollback", "run", "ssh", "push", "fetch", "doctor")
 
-app = typer.Typer(
-    name="commcli",
-    help="Operate a global fleet of relay nodes: provision, measure, decide, publish, forward.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -36,7 +28,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
@@ -45,10 +36,25 @@ def root(
     """Operate a global fleet of relay nodes: provision, measure, decide, publish, forward."""
 
 
-for _noun in NOUNS:
-    app.add_typer(importlib.import_module(f"commcli.cli.{_noun}").app, name=_noun)
-for _noun in ALONE:
-    app.command(_noun)(getattr(importlib.import_module(f"commcli.cli.{_noun}"), _noun))
+def command_line(word: str = "") -> typer.Typer:
+    """The tree of commands, or of it only what begins with this word, where something does: all takes time to load."""
+    app = typer.Typer(
+        name="commcli",
+        help="Operate a global fleet of relay nodes: provision, measure, decide, publish, forward.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(root)
+    is_known = word in (*NOUNS, *ALONE)
+    for noun in NOUNS:
+        if not is_known or noun == word:
+            app.add_typer(importlib.import_module(f"commcli.cli.{noun}").app, name=noun)
+    for noun in ALONE:
+        if not is_known or noun == word:
+            app.command(noun)(getattr(importlib.import_module(f"commcli.cli.{noun}"), noun))
+    return app
+
 
 # What ends a command early; __main__ holds them back while nobody can answer them yet.
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -66,7 +72,7 @@ def _on_sigterm(_signum: int, _frame: FrameType | None) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def run(arguments: Sequence[str]) -> int:
+def execute(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code (DESIGN: exit codes)."""
     try:
         code = _answered(arguments)
@@ -84,6 +90,7 @@ def _answered(arguments: Sequence[str]) -> int:
     try:
         signal.signal(signal.SIGTERM, _on_sigterm)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        app = command_line(arguments[0] if arguments else "")
         code = int(app(list(arguments), standalone_mode=False, prog_name="commcli") or 0)
         # Typer makes a code of a KeyboardInterrupt by itself.
         return code if code != Interrupted.exit_code else _stopped(arguments)

@@ -55,7 +55,7 @@ def _of_fleet(fleet: Fleet, *, every: bool, quiet: bool) -> list[Finding]:
     from commcli.health import desk
     from commcli.health import doctor as judging
     from commcli.health.judge import Limits
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     nodes = desk.sample(fleet, every=every)
 
@@ -63,7 +63,7 @@ def _of_fleet(fleet: Fleet, *, every: bool, quiet: bool) -> list[Finding]:
         # Together: a name server that hangs takes its time of both.
         return await asyncio.gather(desk.look(fleet), desk.reach(fleet, nodes), return_exceptions=True)
 
-    with terminal.progress("doctor", quiet=quiet) as progress:
+    with following("doctor", quiet=quiet) as progress:
         progress.update("this machine", f"logging in to {len(nodes)} nodes")
         at_desk, reached = asyncio.run(look())
     findings: list[Finding] = []

@@ -62,9 +62,9 @@ async def _look(
 ) -> list[Facts]:
     from commcli.health.facts import gather
     from commcli.remote.ssh import Pool
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
-    with terminal.progress("health", quiet=quiet) as progress:
+    with following("health", quiet=quiet) as progress:
         for node in nodes:
             progress.update(node.id, "looking")
         async with Pool(fleet) as pool:

@@ -38,12 +38,12 @@ def up(
     """Start the lab: hosts with SSH, keys, an inventory and a WAN. Safe to repeat."""
     from commcli.lab import inventory as lab_inventory
     from commcli.lab import up as lifecycle
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     settings = settings_from(inventory, state)
     lab = locate(settings.state, folder)
     example = lab_inventory.example(settings.inventory)
-    with terminal.progress("lab up", quiet=quiet) as progress:
+    with following("lab up", quiet=quiet) as progress:
         record, changed = lifecycle.up(
             lab, example, lifecycle.Wish(nodes, network), lambda text: progress.update("lab", text)
         )
@@ -66,10 +66,10 @@ def down(
 ) -> None:
     """End every process of the lab, remove its files, and verify that nothing is left."""
     from commcli.lab.down import down as take_down
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     lab = _lab(folder, state)
-    with terminal.progress("lab down", quiet=quiet) as progress:
+    with following("lab down", quiet=quiet) as progress:
         progress.update("lab", "ending its processes")
         remains = take_down(lab)
     document = {"schema": 1, "kind": "lab.down", "folder": str(lab.path), **remains.as_dict()}

@@ -187,10 +187,10 @@ def drain(
 ) -> None:
     """Take no new allocation; finish the old ones. Holds over a restart of the relay, until `undrain`."""
     from commcli.remote import survey
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     async def drained(pool: Pool, nodes: list[Node], answers: Answers) -> Answers:
-        with terminal.progress("drain", quiet=quiet) as shown:
+        with following("drain", quiet=quiet) as shown:
             return await survey.await_drained(
                 pool, nodes, answers, stop=stop, deadline_s=deadline, on_event=shown.take
             )
@@ -276,10 +276,10 @@ def upgrade(
 
     async def ask(fleet: Fleet, nodes: list[Node]) -> tuple[Answers, dict[str, Any]]:
         from commcli.remote import waves
-        from commcli.report import terminal
+        from commcli.report.progress import following
 
         timeout_s = patience_s({"cmd": "upgrade", **wish})
-        with terminal.progress("upgrade", quiet=quiet) as shown:
+        with following("upgrade", quiet=quiet) as shown:
             course = await waves.upgrade(fleet, nodes, timeout_s=timeout_s, on_event=shown.take, **wish)
         return course.outcomes, {"stopped": course.stopped, "not_tried": course.not_tried}
 

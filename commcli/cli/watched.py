@@ -38,13 +38,13 @@ def watched(
     import asyncio
 
     from commcli.remote.ssh import Pool
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     async def pooled(on_event: OnEvent) -> T:
         async with Pool(fleet, keys=keys) as pool:
             return await work(pool, on_event)
 
-    with terminal.progress(title, quiet=quiet) as progress, output.naming_unknowns(progress.now):
+    with following(title, quiet=quiet) as progress, output.naming_unknowns(progress.now):
 
         def take(event: Event) -> None:
             progress.take(event)

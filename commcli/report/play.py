@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.syntax import Syntax
 from rich.text import Text
 
 from commcli.report import overview
@@ -145,6 +144,8 @@ def _diffs(rows: Sequence[Document]) -> Iterator[str]:
 
 
 def _diff(text: str) -> RenderableType:
+    from rich.syntax import Syntax  # takes as long to load as all the rest of rich that a play needs
+
     return Syntax(text, "diff", background_color="default", word_wrap=True)
 
 

@@ -1,12 +1,12 @@
-"""The terminal: consoles that respect pipes, NO_COLOR and COLUMNS, and the progress of work on nodes."""
+"""The terminal: consoles that respect pipes, NO_COLOR and COLUMNS, and how the progress of work looks there."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from commcli.report.printable import printable
+from commcli.report.progress import Progress
 
 Row = TypeVar("Row")
 
@@ -25,9 +25,6 @@ STYLES = {
     "rescued": "yellow", "ignored": "yellow", "again": "yellow", "fetched": "green",
     "stopped": "bold red", "drained": "bold red", "rolled back": "yellow",
 }  # fmt: skip
-
-
-_TROUBLES = ("failed", "unreachable", "refused", "lost", "timeout")
 
 
 class _Console(Console):
@@ -101,81 +98,38 @@ def _columns() -> int:
         return 120
 
 
-class Happening(Protocol):
-    """A word about one node; `state` is empty while it is at work."""
+class View:
+    """How a Progress looks."""
 
-    @property
-    def node(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-
-
-class Progress:
-    """What every node is doing now. All methods are no-ops when nobody watches."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.started = time.monotonic()
-        self.aside = ""
-        self.now: dict[str, str] = {}
-        self.finished: dict[str, str] = {}
-        self._since: dict[str, float] = {}
-        # Where it says what went wrong, as soon as it is known.
-        self.tell: Callable[[Text], None] = lambda text: None
-
-    def update(self, node: str, text: str) -> None:
-        """`node` is at `text` (a step's name)."""
-        if self.now.get(node) != printable(text):
-            self._since[node] = time.monotonic()
-        self.now[node] = printable(text)
-
-    def done(self, node: str, state: str) -> None:
-        """`node` came to its end in `state`."""
-        self.now.pop(node, None)
-        self.finished[node] = state
-
-    def take(self, event: Happening) -> None:
-        """Show what an event of remote work says; of no node, it is about all of them."""
-        if not event.node:
-            self.aside = printable(event.text)
-        elif event.state:
-            if event.state in _TROUBLES:
-                self.tell(Text.assemble(styled(event.state), f"  {event.node}: {printable(event.text)}"))
-            self.done(event.node, event.state)
-        else:
-            self.update(event.node, event.text)
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
     def __rich__(self) -> RenderableType:
+        progress = self._progress
         counts: dict[str, int] = {}
-        for state in self.finished.values():
+        for state in progress.finished.values():
             counts[state] = counts.get(state, 0) + 1
-        head = Text(f"{self.title} {time.monotonic() - self.started:4.1f} s  ")
+        head = Text(f"{progress.title} {time.monotonic() - progress.started:4.1f} s  ")
         for state, count in sorted(counts.items()):
             head.append(f"{count} {state}  ", style=STYLES.get(state, ""))
-        if self.aside:
-            head.append(self.aside)
-        waiting = list(self._waiting())
+        if progress.aside:
+            head.append(progress.aside)
+        waiting = list(progress.waiting())
         rows = [Text("  waiting on: " + ", ".join(waiting[:6]), style="dim", no_wrap=True)]
         return Group(Spinner("dots", head), *(rows if waiting else []))
 
-    def _waiting(self) -> Iterator[str]:
-        """Who is at what and since when, the longest first."""
-        now = time.monotonic()
-        for node, text in sorted(self.now.items(), key=lambda item: (self._since.get(item[0], now), item[0])):
-            seconds = int(now - self._since.get(node, now))
-            yield f"{node} ({text}, {seconds} s)" if seconds else f"{node} ({text})"
-
 
 @contextmanager
-def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """Show a Progress on stderr while the body runs; silent when stderr is no terminal or `quiet`."""
-    shown = Progress(title)
+def shown(progress: Progress) -> Iterator[None]:
+    """Show it on stderr while the body runs; nothing where stderr is no terminal."""
     console = stderr()
-    if quiet or not console.is_terminal:
-        yield shown
+    if not console.is_terminal:
+        yield
         return
-    with Live(shown, console=console, transient=True, refresh_per_second=8) as live:
-        shown.tell = live.console.print
-        yield shown
+    with Live(View(progress), console=console, transient=True, refresh_per_second=8) as live:
+
+        def tell(state: str, text: str) -> None:
+            live.console.print(Text.assemble(styled(state), f"  {text}"))
+
+        progress.tell = tell
+        yield

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from commcli.report import terminal
+from commcli.report.progress import Progress
 
 
 def is_possible() -> bool:
@@ -23,7 +24,7 @@ class Screen:
     """What stands on the screen: the title, `progress` of the reading under way, and what was shown last."""
 
     def __init__(self, title: str) -> None:
-        self.progress = terminal.Progress("reading")
+        self.progress = Progress("reading")
         self._title = title
         self._shown: RenderableType | None = None
         self._when = ""
@@ -31,11 +32,11 @@ class Screen:
     def show(self, body: RenderableType) -> None:
         """`body` in place of what is there; a new reading begins with its own progress."""
         self._shown, self._when = body, f"{datetime.now(UTC):, read %H:%M:%SZ}"
-        self.progress = terminal.Progress("reading")
+        self.progress = Progress("reading")
 
     def __rich__(self) -> RenderableType:
         head = Text(f"{self._title}{self._when}", style="bold")
-        busy = [self.progress] if self.progress.now else []
+        busy = [terminal.View(self.progress)] if self.progress.now else []
         return Group(head, *busy, Text(), *([] if self._shown is None else [self._shown]))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from commcli.cli import app
+from commcli.cli import command_line
 
 Words = tuple[str, ...]
 
@@ -38,7 +38,11 @@ def _functions(group: typer.Typer, words: Words) -> Iterator[tuple[Words, Callab
 
 def groups() -> list[tuple[str, Any]]:
     """Every group below the root, with its name."""
-    return [(name, command) for name, command in _children(get_command(app)) if hasattr(command, "commands")]
+    return [
+        (name, command)
+        for name, command in _children(get_command(command_line()))
+        if hasattr(command, "commands")
+    ]
 
 
 def _children(command: Any) -> list[tuple[str, Any]]:
@@ -48,8 +52,8 @@ def _children(command: Any) -> list[tuple[str, Any]]:
 def verbs() -> list[Verb]:
     """Every command of the command line."""
     found = []
-    for words, function in _functions(app, ()):
-        command: Any = get_command(app)
+    for words, function in _functions(command_line(), ()):
+        command: Any = get_command(command_line())
         for word in words:
             command = dict(_children(command))[word]
         found.append(Verb(words, function, command))

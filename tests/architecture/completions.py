@@ -17,7 +17,7 @@ from typer._click.shell_completion import CompletionItem
 from typer._completion_classes import FishComplete, ZshComplete
 
 from commcli import completion
-from commcli.cli import app
+from commcli.cli import command_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,8 @@ def script(shell: str) -> str:
 
 def table() -> str:
     """The table of completions, as JSON."""
-    return json.dumps(_command(typer.main.get_command(app)), separators=(",", ":"), ensure_ascii=False) + "\n"
+    tree = _command(typer.main.get_command(command_line()))
+    return json.dumps(tree, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def _command(command: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import typer
 from typer._completion_classes import BashComplete, FishComplete, ZshComplete
 
 from commcli import completion
-from commcli.cli import NOUNS, app
+from commcli.cli import NOUNS, command_line
 from tests.architecture.completions import FILES, script, table
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_the_table_says_what_the_command_line_says(
 ) -> None:
     told = json.loads(table())
     monkeypatch.setattr(completion, "_table", lambda: told)
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(command_line())
     for line in LINES:
         environ = asking(shell, line)
         for name, value in environ.items():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from commcli.cli import app
+from commcli.cli import command_line
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/turn.md")
@@ -35,7 +35,7 @@ def commands(text: str) -> list[list[str]]:
 
 def unknown(words: list[str]) -> str | None:
     """The first word of a command line that commcli does not know, or None."""
-    command: Any = get_command(app)
+    command: Any = get_command(command_line())
     rest = list(words)
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
         word = rest.pop(0)

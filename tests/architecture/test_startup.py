@@ -32,8 +32,8 @@ COMMANDS = {
 PROBE = """
 import sys
 sys.argv = ["commcli", *sys.argv[1:]]
-from commcli.cli import run
-code = run(sys.argv[1:])
+from commcli.cli import execute
+code = execute(sys.argv[1:])
 print(*sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr)
 sys.exit(code)
 """

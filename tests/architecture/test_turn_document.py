@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from commcli.cli import app
+from commcli.cli import command_line
 from commcli.relay import config
 from commcli.relay.process import metrics
 from tests.relay.test_metrics import figures
@@ -84,7 +84,7 @@ def test_every_key_of_the_configuration_is_documented() -> None:
 
 
 def test_every_option_of_serve_is_documented() -> None:
-    command: Any = get_command(app)
+    command: Any = get_command(command_line())
     serve = command.commands["relay"].commands["serve"]
     # A hidden option is one that our own processes start each other with.
     shown = (p for p in serve.params if not getattr(p, "hidden", False))

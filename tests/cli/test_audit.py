@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from commcli.cli import run
+from commcli.cli import execute
 from commcli.store.sqlite import Store
 
 NOON = 1_767_268_800.0  # 2026-01-01 12:00:00 UTC
@@ -26,7 +26,7 @@ with Store(pathlib.Path(sys.argv[1]), clock=lambda: float(sys.argv[2])) as store
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    code = run(["audit", "list", *arguments])
+    code = execute(["audit", "list", *arguments])
     out, err = capsys.readouterr()
     assert err == ""
     return code, out

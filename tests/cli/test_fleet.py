@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from commcli.cli import run
+from commcli.cli import execute
 from tests.fleet import samples
 
 
@@ -39,7 +39,7 @@ class Commcli:
         self._capsys = capsys
 
     def __call__(self, *arguments: str) -> Answer:
-        code = run(["fleet", *arguments, "--inventory", str(self.folder)])
+        code = execute(["fleet", *arguments, "--inventory", str(self.folder)])
         said = self._capsys.readouterr()
         return Answer(code, said.out, said.err)
 
@@ -164,7 +164,7 @@ def test_names_that_look_like_markup_are_only_names(commcli: Commcli, tmp_path: 
 def test_from_the_shell_with_paths_as_typed_and_nothing_heavy(tmp_path: Path) -> None:
     samples.write(tmp_path, "nodes.yaml", "region: sgp", "region: sgb")
     code = (
-        "import sys; from commcli.cli import run; code = run(sys.argv[1:])\n"
+        "import sys; from commcli.cli import execute; code = execute(sys.argv[1:])\n"
         "heavy = {'asyncssh', 'numpy', 'aiortc', 'av', 'httpx', 'cryptography', 'jinja2'} & set(sys.modules)\n"
         "print(code, sorted(heavy))"
     )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from commcli import fleet as fleets
-from commcli.cli import run
+from commcli.cli import execute
 from commcli.routing import history
 from commcli.routing import table as tables
 from commcli.routing.decision import Decision, decide
@@ -85,7 +85,7 @@ class Commcli:
         self._capsys = capsys
 
     def __call__(self, *arguments: str) -> Answer:
-        code = run(["route", *arguments, "--inventory", str(self.inventory), "--state", str(self.state)])
+        code = execute(["route", *arguments, "--inventory", str(self.inventory), "--state", str(self.state)])
         said = self._capsys.readouterr()
         return Answer(code, said.out, said.err)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from commcli.cli import run
+from commcli.cli import execute
 from commcli.store.sqlite import Store
 from tests.fleet import samples
 from tests.store.test_calls import call
@@ -20,7 +20,7 @@ PROBES = "pairs:\n  - {between: [sg, de], every: 1h}\nsla: {availability: 0.99}\
 def answer(tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     folder = samples.write(tmp_path)
     (folder / "probes.yaml").write_text(PROBES)
-    code = run(["sla", *arguments, "--inventory", str(folder), "--state", str(tmp_path)])
+    code = execute(["sla", *arguments, "--inventory", str(folder), "--state", str(tmp_path)])
     out, err = capsys.readouterr()
     return code, out, err
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from commcli.cli import run
+from commcli.cli import execute
 from commcli.errors import BadInput
 from commcli.fleet import ansible, csvlist, load
 from commcli.fleet.imported import Imported, nodes_of
@@ -210,26 +210,26 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     source, target = tmp_path / "hosts.csv", tmp_path / "nodes.yaml"
     source.write_text("id,region,address,user\nsg-5,sgp,192.0.2.5,ops\n")
     words = ["fleet", "import", str(source), "--inventory", str(inventory)]
-    assert run(words) == 0
+    assert execute(words) == 0
     said = capsys.readouterr()
     assert said.out.endswith("nodes:\n  sg-5: {region: sgp, address: 192.0.2.5}\n") and said.err == ""
-    assert run([*words, "--to", str(target)]) == 0
+    assert execute([*words, "--to", str(target)]) == 0
     assert target.read_text() == said.out
     target.write_text("mine\n")
-    assert run([*words, "--to", str(target)]) == 2 and target.read_text() == "mine\n"
-    assert run([*words, "--to", str(target), "--force"]) == 0 and target.read_text() == said.out
+    assert execute([*words, "--to", str(target)]) == 2 and target.read_text() == "mine\n"
+    assert execute([*words, "--to", str(target), "--force"]) == 0 and target.read_text() == said.out
     capsys.readouterr()
-    assert run(["fleet", "import", str(tmp_path), "--inventory", str(inventory)]) == 3
+    assert execute(["fleet", "import", str(tmp_path), "--inventory", str(inventory)]) == 3
     assert (
         "is a folder: ansible-inventory -i INVENTORY --list | commcli fleet import -"
         in capsys.readouterr().err
     )
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "hosts").write_text("sg-5 region=sgp address=192.0.2.5\nsg-5x region=sgp\n")
-    assert run(["fleet", "import", str(tmp_path / "hosts"), "--inventory", str(inventory)]) == 1
+    assert execute(["fleet", "import", str(tmp_path / "hosts"), "--inventory", str(inventory)]) == 1
     assert "hosts: group_vars/ beside it is not read" in capsys.readouterr().err
     source.write_text("id,address\nsg-5,192.0.2.5\n")
     capsys.readouterr()
-    assert run([*words, "--json"]) == 1
+    assert execute([*words, "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["kind"], document["left_out"]) == ("fleet.import", ["sg-5"])

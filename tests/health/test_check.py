@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from commcli.cli import run
+from commcli.cli import execute
 from commcli.fleet.loader import load
 from commcli.lab.folder import LabFolder, Record
 from tests.health.test_facts import STATUS, Relayish
@@ -45,7 +45,7 @@ def _line(body: dict[str, Any]) -> bytes:
 
 
 def check(lab: Lab, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    code = run(["health", "check", "--inventory", str(lab[0].inventory), "--json", *arguments])
+    code = execute(["health", "check", "--inventory", str(lab[0].inventory), "--json", *arguments])
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -94,7 +94,7 @@ def test_one_node_away_does_not_hide_the_others(lab: Lab, capsys: pytest.Capture
 
 @pytest.mark.usefixtures("answering")
 def test_plugin_line(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    code = run(["health", "check", "--inventory", str(lab[0].inventory), "--plugin"])
+    code = execute(["health", "check", "--inventory", str(lab[0].inventory), "--plugin"])
     line = capsys.readouterr().out
     assert line.startswith(("OK - ", "WARNING - ")[code])
     assert line.count("\n") == 1

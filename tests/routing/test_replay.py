@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commcli.cli import run
+from commcli.cli import execute
 from commcli.errors import BadInput
 from commcli.routing.recorded import of_hours
 from commcli.routing.replay import Score, mean, mean_rtt, replay
@@ -88,17 +88,17 @@ def test_hours_of_the_store_are_slices() -> None:
 
 def test_as_it_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "data.npz", rtt=world(4), names=np.array(["a", "b", "c"]))
-    assert run(["route", "replay", str(tmp_path / "data.npz"), "--json"]) == 0
+    assert execute(["route", "replay", str(tmp_path / "data.npz"), "--json"]) == 0
     doc = json.loads(capsys.readouterr().out)
     assert (doc["kind"], doc["nodes"], doc["slices_scored"]) == ("route.replay", 3, 3)
     assert doc["pairs_ge10"] == pytest.approx(1 / 3) and (doc["pairs_worse5"], doc["churn"]) == (0, 0)
     assert set(doc["mean_rtt_ms"]) == {"direct", "chosen", "oracle"}
-    assert run(["route", "replay", str(tmp_path / "data.npz")]) == 0
+    assert execute(["route", "replay", str(tmp_path / "data.npz")]) == 0
     assert "3 slices of 3 nodes" in capsys.readouterr().out
     (tmp_path / "bad.npz").write_text("no")
-    assert run(["route", "replay", str(tmp_path / "bad.npz")]) == 3
-    assert run(["route", "replay", str(tmp_path / "none.npz")]) == 3
-    assert run(["route", "replay"]) == 2
+    assert execute(["route", "replay", str(tmp_path / "bad.npz")]) == 3
+    assert execute(["route", "replay", str(tmp_path / "none.npz")]) == 3
+    assert execute(["route", "replay"]) == 2
 
 
 @pytest.mark.skipif(
@@ -178,7 +178,7 @@ def test_zones_are_obeyed_in_a_replay_too(
     blocked: int,
 ) -> None:
     typed, _ = zoned(tmp_path, zones=zones, countries=countries)
-    assert run(typed) == 0
+    assert execute(typed) == 0
     doc = json.loads(capsys.readouterr().out)
     assert (doc["pairs_ge10"], doc["blocked"]) == (pytest.approx(gaining), blocked)
     assert {row["pairs"] for row in doc["slices"]} == {6 - blocked}
@@ -207,5 +207,5 @@ def test_zones_that_can_not_be_obeyed(
     why: str,
 ) -> None:
     typed, _ = zoned(tmp_path, zones=zones, countries=countries)
-    assert run(typed) == 3
+    assert execute(typed) == 3
     assert why in " ".join(map(str, json.loads(capsys.readouterr().out)["error"].values()))

@@ -88,12 +88,10 @@ def run(
     Elsewhere all at once, unless one of --canary, --wave, --max-fail, --pause, --gate, --drain is given. All at once
     in production: --canary 0 --wave 100%.
     """
-    from commcli.report.playgauges import line, text
-
     if plugin and not check:
         raise Usage("--plugin says whether nodes are as the play says: add --check")
     wish = rollouts.Wish(canary, wave, max_fail, pause, gate, drain, drain_timeout)
-    gauges = Gauges(textfile, text)
+    gauges = Gauges(textfile, _gauges)
     with gauges.written():
         _wait_a_while(splay)
         fleet, play, nodes = load(file, selector, inventory, state)
@@ -115,12 +113,19 @@ def run(
         print(printable(words))
         raise typer.Exit(status)
     if quiet and doc["exit_code"] and not as_json and not sys.stdout.isatty():
+        from commcli.report.playgauges import line
         from commcli.report.printable import printable
 
         output.emit_text(f"{printable(line(doc))}\n")
     else:
         output.emit(doc, as_json=as_json, quiet=quiet, good=doc["exit_code"] == 0)
     raise typer.Exit(gravest((doc["exit_code"], gauges.problem_code)))
+
+
+def _gauges(doc: dict[str, Any] | None, code: int, unix: float, seconds: float, before: str) -> str:
+    from commcli.report.playgauges import text
+
+    return text(doc, code, unix, seconds, before)
 
 
 def _wait_a_while(splay: str | None) -> None:

@@ -21,7 +21,7 @@ from commcli.errors import Usage
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet
     from commcli.probe.ask import Ask
-    from commcli.report.terminal import Progress
+    from commcli.report.progress import Progress
     from commcli.store.sqlite import Store
 
 # A starved probe host learnt nothing about the network; to a script that is "out of reach", and never "bad".
@@ -67,7 +67,7 @@ def call(
 
     from commcli import fleet as fleets
     from commcli.probe.ask import Ask
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
@@ -75,7 +75,7 @@ def call(
     asks = [ask] if beside is None else [_beside(ask, beside), ask]
     with (
         output.storing(settings.database, fleet, quiet=quiet) as store,
-        terminal.progress(f"call {a} to {b}", quiet=quiet) as progress,
+        following(f"call {a} to {b}", quiet=quiet) as progress,
     ):
         docs = asyncio.run(_calls(fleet, asks, store, progress))
     code = _EXIT_CODES[docs[-1]["verdict"]]

@@ -13,7 +13,7 @@ from commcli.errors import Usage
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet, Node
-    from commcli.report.terminal import Progress
+    from commcli.report.progress import Progress
 
 _EXIT_CODES = {"good": 0, "warn": 0, "bad": 1, "invalid": 4}
 
@@ -35,7 +35,7 @@ def edge(
 
     from commcli import fleet as fleets
     from commcli.probe.edge import edges_of
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     settings = settings_from(inventory, state)
     fleet = fleets.load(settings.inventory)
@@ -44,7 +44,7 @@ def edge(
         raise Usage(f"no node is called {origin!r}")
     with (
         output.storing(settings.database, fleet, quiet=quiet) as store,
-        terminal.progress("probe edge", quiet=quiet) as progress,
+        following("probe edge", quiet=quiet) as progress,
     ):
         doc = asyncio.run(_look(fleet, nodes, market, origin, progress))
         store.record_edges(doc)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from commcli.probe.batch import Limits, Made
     from commcli.probe.matrix import Pair
     from commcli.probe.rounds import Rounds
-    from commcli.report.terminal import Progress
+    from commcli.report.progress import Progress
 
 LOCK = "probe-matrix.lock"
 
@@ -56,7 +56,7 @@ def matrix(
     """A call for every pair of markets, most important and uncertain first. Exit 1: one is bad; 4: not all in reach."""
     from commcli import fleet as fleets
     from commcli.probe import batch, rounds
-    from commcli.report import terminal
+    from commcli.report.progress import following
     from commcli.store.lock import exclusive
 
     settings = settings_from(inventory, state)
@@ -69,7 +69,7 @@ def matrix(
     with (
         exclusive(settings.state / LOCK, "probe matrix"),
         output.storing(settings.database, fleet, quiet=quiet) as store,
-        terminal.progress("probe matrix", quiet=quiet) as progress,
+        following("probe matrix", quiet=quiet) as progress,
     ):
         work = rounds.resume(fleet, store) if resume else rounds.begin(fleet, store, markets or (), wish)
         doc = _made(work, limits, progress, as_json=as_json)

@@ -24,7 +24,7 @@ from commcli.cli.options import (
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet, Node
     from commcli.remote.ssh import Pool
-    from commcli.report.terminal import Progress
+    from commcli.report.progress import Progress
     from commcli.store.sqlite import Store
 
 By = Literal["market", "node"]
@@ -149,18 +149,14 @@ async def _read(
     """One reading's document and exit code."""
     from commcli.probe import mesh
     from commcli.remote.outcome import exit_code
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     closer = {}
     if fleet.mesh_is_tight:
         from commcli.routing.explore import wanted
 
         closer = wanted(fleet, store, time.time())
-    with (
-        contextlib.nullcontext(watched)
-        if watched
-        else terminal.progress("probe mesh", quiet=how.quiet) as progress
-    ):
+    with contextlib.nullcontext(watched) if watched else following("probe mesh", quiet=how.quiet) as progress:
         for node in nodes:
             progress.update(node.id, "asked")
         reading = await mesh.read(

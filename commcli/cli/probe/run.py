@@ -17,7 +17,7 @@ from commcli.errors import BadInput, LockHeld, gravest
 
 if TYPE_CHECKING:
     from commcli.fleet.model import Fleet
-    from commcli.report.terminal import Progress
+    from commcli.report.progress import Progress
     from commcli.settings import Settings
     from commcli.store.sqlite import Store
 
@@ -63,7 +63,7 @@ def _run(settings: Settings, deadline_s: float | None, *, quiet: bool) -> dict[s
 
     from commcli import fleet as fleets
     from commcli.probe.schedule import jobs_of
-    from commcli.report import terminal
+    from commcli.report.progress import following
 
     fleet = fleets.load(settings.inventory)
     if not jobs_of(fleet.probes):
@@ -73,7 +73,7 @@ def _run(settings: Settings, deadline_s: float | None, *, quiet: bool) -> dict[s
         )
     with (
         output.storing(settings.database, fleet, quiet=True) as store,
-        terminal.progress("probe run", quiet=quiet) as progress,
+        following("probe run", quiet=quiet) as progress,
     ):
         return asyncio.run(_go(fleet, store, progress, deadline_s))
 

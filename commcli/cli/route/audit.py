@@ -92,10 +92,10 @@ async def _held(
     fleet: Fleet, nodes: Sequence[Node], expected: Encoded | None, *, deadline_s: float | None, quiet: bool
 ) -> list[Outcome[Held]]:
     from commcli.remote.ssh import Pool
-    from commcli.report import terminal
+    from commcli.report.progress import following
     from commcli.routing import held
 
-    with terminal.progress("asking relays", quiet=quiet) as progress:
+    with following("asking relays", quiet=quiet) as progress:
         async with Pool(fleet) as pool:
             return await held.gather(
                 fleet, nodes, pool, expected, deadline_s=deadline_s, on_event=progress.take

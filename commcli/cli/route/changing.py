@@ -43,7 +43,7 @@ def changing(
 
     from commcli import fleet as fleets
     from commcli.remote.ssh import Pool
-    from commcli.report import terminal
+    from commcli.report.progress import following
     from commcli.routing.change import Change
     from commcli.store.lock import exclusive
 
@@ -58,7 +58,7 @@ def changing(
 
         def run(title: str, work: Callable[..., Coroutine[Any, Any, Any]], *, changes: bool = False) -> Any:
             with (
-                terminal.progress(title, quiet=quiet) as progress,
+                following(title, quiet=quiet) as progress,
                 output.naming_unknowns(progress.now if changes else {}),
             ):
                 return runner.run(work(on_event=progress.take))

@@ -44,7 +44,7 @@ def replay(
     quiet: QuietOpt = False,
 ) -> None:
     """Back-test the present rules on recorded round trips: each slice is decided on the ones before it, and scored."""
-    from commcli.report import terminal
+    from commcli.report.progress import following
     from commcli.routing import answer, recorded
     from commcli.routing import replay as replays
     from commcli.routing.cost import CLASSES
@@ -59,7 +59,7 @@ def replay(
     else:
         found, masks = _stored(inventory, state, since, zones)
     replays.check(found.rtt, found.loss)
-    with terminal.progress("replay", quiet=quiet or as_json) as progress:
+    with following("replay", quiet=quiet or as_json) as progress:
         scores = replays.replay(
             found.rtt,
             found.loss,
