@@ -8,10 +8,13 @@ import pkgutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 
 import commcli.remote.onnode
 import commcli.remote.steps
+from commcli.remote import program
 from commcli.remote.bundle import bundle_of, lean, source_of
+from commcli.remote.run import ENTRY
 
 NODES_OWN = [
     f"{package.__name__}.{module.name}"
@@ -103,3 +106,21 @@ def test_our_own_modules_are_the_same_programs_without_it() -> None:
             if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
                 node.body[:1] = [] if node.body[1:] or isinstance(node, ast.Module) else [ast.Pass()]
         assert ast.dump(ast.parse(lean(source))) == ast.dump(bare), name
+
+
+def test_what_the_library_has_for_a_play_is_loaded_while_the_play_is_on_its_way() -> None:
+    sources = json.loads(zlib.decompress(bundle_of(ENTRY.partition(":")[0], "commcli.remote.steps.file")))
+    needed = {module for source in sources.values() for module in _of_the_library(ast.parse(source))}
+    loaded = set(_of_the_library(ast.parse(program._BOOT)))
+    # What every Python has loaded by then, or takes no time, is not named.
+    assert needed - loaded <= {"__future__", "os", "sys", "types", "collections", "commcli"}
+    assert loaded - needed <= {"os", "sys"}
+
+
+def _of_the_library(tree: ast.Module) -> Iterator[str]:
+    """The modules that are loaded with this one, by their first names."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).partition(".")[0]
