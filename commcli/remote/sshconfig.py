@@ -38,6 +38,11 @@ class Login:
         """As known_hosts writes it: `host`, or `[host]:port` for another port than 22."""
         return self.host if self.port == SSH_PORT else f"[{self.host}]:{self.port}"
 
+    @property
+    def names_ciphers(self) -> bool:
+        """Whether the ssh_config says which (Ciphers)."""
+        return bool(self.options.config.get("Ciphers", ()))
+
 
 class Stop(NamedTuple):
     """A login on the way to a node: of the node itself, or of a jump host. `words` are how its place is written."""

@@ -18,6 +18,7 @@ from commcli.errors import BadInput
 from commcli.fleet.model import Node, SshDefaults, SshTarget
 from commcli.remote import identities
 from commcli.remote.outcome import HostKeyRefused, LoginRefused, Unreachable
+from commcli.remote.ssh import Pool
 from commcli.remote.sshconfig import way
 from tests.remote import skagent
 from tests.remote.sshd import Host, keygen
@@ -46,6 +47,20 @@ def block(host: Host, pattern: str = "sg-1") -> str:
 async def test_a_block_for_the_nodes_id_says_all_of_it(host: Host) -> None:
     text = block(host) + f"  IdentityFile {host.folder}/nothing\n  IdentityFile {host.key}\n"
     assert (await true_on(host, configured(host, text, identities=()), plain())).ok
+
+
+@pytest.mark.parametrize(
+    ("said", "cipher"),
+    [("", "aes256-gcm@openssh.com"), ("  Ciphers aes256-ctr,aes256-gcm@openssh.com\n", "aes256-ctr")],
+)
+async def test_the_quick_ciphers_come_first_unless_the_config_says_which(
+    host: Host, said: str, cipher: str
+) -> None:
+    node = plain()
+    fleet = host.fleet(node, ssh=configured(host, block(host) + said))
+    async with Pool(fleet) as pool:
+        connection = await pool.connect(node)
+        assert connection.tunnel().get_extra_info("send_cipher") == cipher
 
 
 @pytest.mark.parametrize(
