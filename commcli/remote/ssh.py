@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import asyncssh
 
@@ -340,41 +341,37 @@ class Pool:
         try:
             with self._explained(login):
                 async with limit:
-                    options = self._options(login, lambda: _Phase(connected))
+                    # Words, and not options made of them: asyncssh makes its own once more, a millisecond each.
+                    words = self._words(login, lambda: _Phase(connected))
                     tunnel = None if via is None else via.tunnel()
-                    # No config: asyncssh would read ~/.ssh/config otherwise, whatever the options say.
                     return await asyncssh.connect(
-                        login.host, login.port, tunnel=tunnel, options=options, config=None
+                        login.host, login.port, tunnel=tunnel, options=login.options, **words
                     )
         except TimeoutError:
             if limit.expired():
                 raise TimedOut(phase) from None
             raise Unreachable("the operating system gave up connecting") from None
 
-    def _options(
-        self, login: Login, factory: Callable[[], asyncssh.SSHClient]
-    ) -> asyncssh.SSHClientConnectionOptions:
+    def _words(self, login: Login, factory: Callable[[], asyncssh.SSHClient]) -> dict[str, Any]:
         defaults = self._fleet.ssh
         offered = self._identities or identities.of_login(login)
-        return asyncssh.SSHClientConnectionOptions(
-            login.options,
-            host=login.host,
-            port=login.port,
-            username=login.user,
-            client_factory=factory,
-            known_hosts=self._keys.known,
-            server_host_key_algs=self._keys.algorithms(login),
-            config=None,
-            encryption_algs=() if login.names_ciphers else QUICK_CIPHERS,
-            client_keys=list(offered.files),
-            ignore_encrypted=True,
-            agent_path=() if defaults.agent else None,
-            agent_identities=None if offered.agent is None else list(offered.agent),
-            gss_host=None,
-            x509_trusted_certs=None,
-            login_timeout=0,  # ours, from the moment that TCP stands
-            keepalive_interval=KEEPALIVE_S,
-        )
+        return {
+            # asyncssh would read ~/.ssh/config otherwise, whatever the options say.
+            "config": None,
+            "username": login.user,
+            "client_factory": factory,
+            "known_hosts": self._keys.known,
+            "server_host_key_algs": self._keys.algorithms(login),
+            "encryption_algs": () if login.names_ciphers else QUICK_CIPHERS,
+            "client_keys": list(offered.files),
+            "ignore_encrypted": True,
+            "agent_path": () if defaults.agent else None,
+            "agent_identities": None if offered.agent is None else list(offered.agent),
+            "gss_host": None,
+            "x509_trusted_certs": None,
+            "login_timeout": 0,  # ours, from the moment that TCP stands
+            "keepalive_interval": KEEPALIVE_S,
+        }
 
     @contextmanager
     def _explained(self, login: Login) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import asyncssh
@@ -80,6 +81,11 @@ def _jump(fleet: Fleet, words: str) -> Stop:
 
 def resolve(defaults: SshDefaults, name: str, target: SshTarget) -> Login:
     """The login to `target`, which the inventory calls `name`. Raises BadInput for an ssh_config that is wrong."""
+    if defaults.config is None:
+        user = getpass.getuser() if "user" in target.unsaid else target.user
+        port = SSH_PORT if "port" in target.unsaid else target.port
+        jump = None if "proxy_jump" in target.unsaid else target.proxy_jump
+        return Login(target.host, port, user, jump or None, target.host, _nothing_said())
     names = (name, target.host) if "host" in target.unsaid and name else (target.host,)
     try:
         options = _options(defaults, target, names)
@@ -87,9 +93,17 @@ def resolve(defaults: SshDefaults, name: str, target: SshTarget) -> Login:
         raise BadInput(f"ssh config {defaults.config}: {error}") from None
     except OSError as error:
         raise BadInput(f"ssh config: {error.filename}: {error.strerror}") from None
-    host, port, user = options.host, options.port, options.username
-    jump = options.tunnel if "proxy_jump" in target.unsaid else target.proxy_jump
-    return Login(host, port, user, str(jump) if jump else None, options.host_key_alias or host, options)
+    host, via = options.host, options.tunnel if "proxy_jump" in target.unsaid else target.proxy_jump
+    known_as = options.host_key_alias or host
+    return Login(host, options.port, options.username, str(via) if via else None, known_as, options)
+
+
+@lru_cache(maxsize=1)
+def _nothing_said() -> asyncssh.SSHClientConnectionOptions:
+    """What an ssh_config that is not there says, for all logins: to make it takes longer than all the rest of one."""
+    return asyncssh.SSHClientConnectionOptions(
+        config=None, client_keys=None, agent_path=None, gss_host=None, x509_trusted_certs=None
+    )
 
 
 def _options(
@@ -99,12 +113,11 @@ def _options(
         "port": () if "port" in target.unsaid else target.port,
         "username": () if "user" in target.unsaid else target.user,
     }
-    files = [str(defaults.config)] if defaults.config else None
     options: asyncssh.SSHClientConnectionOptions | None = None
     for name in names:
         # What an earlier name has settled stays: the first value that is found for a word is the one that counts.
         options = asyncssh.SSHClientConnectionOptions(
-            options, host=name, config=files, client_keys=None, agent_path=None, gss_host=None,
+            options, host=name, config=[str(defaults.config)], client_keys=None, agent_path=None, gss_host=None,
             x509_trusted_certs=None, **said,
         )  # fmt: skip
     assert options is not None

@@ -91,7 +91,7 @@ def measured(
 def _why(out: str = "", err: str = "") -> str:
     """What a run that failed said: of ours, how many nodes for each reason."""
     if out.startswith("{"):
-        reasons = Counter(str(row["reason"]) for row in json.loads(out).get("nodes", ()))
+        reasons = Counter(str(row.get("reason", row)) for row in json.loads(out).get("nodes", ()))
         return (
             "; ".join(f"{count} x {reason or 'done'}" for reason, count in reasons.most_common(5))
             or out[-500:]
