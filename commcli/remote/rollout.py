@@ -22,6 +22,8 @@ from commcli.remote.waves import Course, Share, in_waves
 # A relay answers at once; this is for the way there and for a login anew.
 ASK_S = 30.0
 WHOLE = Share(100, is_percent=True)
+# Nodes that come to their end within this time are noted together.
+SOON_S = 0.2
 
 Act = Callable[[Sequence[Node], OnEvent], Awaitable[list[Outcome[PlayResult]]]]
 Gate = Callable[[Sequence[Node]], Awaitable[str]]
@@ -68,7 +70,8 @@ class State:
 
 
 class Rollout:
-    """One rollout. `state` is true at every moment, also when `go` is cancelled; `keep` is told each change of it.
+    """One rollout. `state` is true at every moment, also when `go` is cancelled; `keep` is told each change of it, who
+    is done SOON_S later: of a controller that is killed in between, those are done again.
 
     `drained` are nodes that a run before this one has drained and, since it was killed, not undrained.
     """
@@ -89,22 +92,33 @@ class Rollout:
     ) -> None:
         self.state = State([[node.id for node in wave] for wave in waves], drained=list(drained))
         self._fleet, self._pool, self._waves, self._terms = fleet, pool, waves, terms
-        self._act, self._gate, self._keep, self._sleep = act, gate, keep, sleep
+        self._act, self._gate, self._told, self._sleep = act, gate, keep, sleep
         self._on_event = on_event
+        self._soon: asyncio.TimerHandle | None = None
 
     async def go(self) -> Course:
         """The waves, one after the other, until too many nodes have failed or the gate does not let on."""
         total = sum(map(len, self._waves))
-        self._keep(self.state.row())
+        self._keep()
         if self.state.drained:
             await self.undrain()
-        return await in_waves(
-            self._waves,
-            self._wave,
-            is_failure=lambda outcome: outcome.state != "done",
-            most=self._terms.max_fail.of(total),
-            between=self._between,
-        )
+        try:
+            return await in_waves(
+                self._waves,
+                self._wave,
+                is_failure=lambda outcome: outcome.state != "done",
+                most=self._terms.max_fail.of(total),
+                between=self._between,
+            )
+        finally:
+            if self._soon is not None:
+                self._keep()
+
+    def _keep(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        self._told(self.state.row())
 
     async def _between(self, wave: Sequence[Node], is_last: bool) -> str:
         why = ""
@@ -124,7 +138,7 @@ class Rollout:
             self._on_event(Event("", text))
 
     def _heard(self, event: Event) -> None:
-        """What the play says of a node. Noted at once: of a controller that is killed, who is done must be known."""
+        """What the play says of a node. Noted soon: of a controller that is killed, who is done must be known."""
         if event.state == "done":
             self._note(event.node, is_done=True)
         if self._on_event is not None:
@@ -141,7 +155,8 @@ class Rollout:
             bad.remove(name)
         if name not in good:
             good.append(name)
-            self._keep(self.state.row())
+            if self._soon is None:
+                self._soon = asyncio.get_running_loop().call_later(SOON_S, self._keep)
 
     async def _wave(self, wave: Sequence[Node]) -> list[Outcome[PlayResult]]:
         if self._terms.drain_s is None:
@@ -150,6 +165,7 @@ class Rollout:
             outcomes = await self._apart(wave, self._terms.drain_s)
         for outcome in outcomes:
             self._note(outcome.node, is_done=outcome.state == "done")
+        self._keep()
         return outcomes
 
     async def _apart(self, wave: Sequence[Node], drain_s: float) -> list[Outcome[PlayResult]]:
@@ -170,7 +186,7 @@ class Rollout:
         fresh = [nodes[o.node] for o in before if o.value is not None and not o.value.get("drain")]
         # Noted before it is done: of a controller that is killed now, the nodes must be known.
         self.state.drained = [node.id for node in fresh]
-        self._keep(self.state.row())
+        self._keep()
         answers = await self._ask(fresh, "drain", stop=False)
         ended = await survey.await_drained(
             self._pool, fresh, answers, stop=False, deadline_s=drain_s, on_event=self._draining
@@ -183,7 +199,7 @@ class Rollout:
         answers = await self._ask(nodes, "undrain") if nodes else []
         still = {o.node: o.reason for o in answers if o.state != "done"}
         self.state.drained = list(still)
-        self._keep(self.state.row())
+        self._keep()
         return still
 
     async def _ask(self, nodes: Sequence[Node], word: str, **arguments: Any) -> list[Outcome[dict[str, Any]]]:

@@ -82,15 +82,37 @@ def rollout(relays: Relays, waves: str, terms: Terms, **how: Any) -> tuple[Rollo
     ), kept  # fmt: skip
 
 
+class Slow(Relays):
+    """The last node of each wave comes to its end only when the others are known to be done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[dict[str, Any]] = []
+
+    async def act(self, nodes: Sequence[Node], on_event: OnEvent) -> list[Outcome[PlayResult]]:
+        outcomes = await super().act(nodes[:-1], on_event)
+        while {node.id for node in nodes[:-1]} - set(self.kept[-1]["done"]):  # noqa: ASYNC110  it sets no event
+            await asyncio.sleep(0)
+        return outcomes + await super().act(nodes[-1:], on_event)
+
+
 ONE = Terms(canary=1, wave=Share(2), max_fail=Share(0))
 
 
-async def test_who_is_done_is_known_at_once() -> None:
+async def test_who_is_done_is_known_after_each_wave() -> None:
     going, kept = rollout(Relays(bad="c"), "a bc d", ONE)
     course = await going.go()
     assert course.stopped == "c: failed: why" and course.not_tried == ["d"]
-    assert [state["done"] for state in kept] == [[], ["a"], ["a", "b"], ["a", "b"]]
+    assert [state["done"] for state in kept] == [[], ["a"], ["a", "b"]]
     assert kept[-1]["failed"] == ["c"] and kept[-1]["waves"] == [["a"], ["b", "c"], ["d"]]
+
+
+async def test_who_is_done_is_known_while_others_of_the_wave_are_at_work() -> None:
+    relays = Slow()
+    going, kept = rollout(relays, "abc", Terms())
+    relays.kept = kept
+    await asyncio.wait_for(going.go(), 10)
+    assert [state["done"] for state in kept] == [[], ["a", "b"], ["a", "b", "c"]]
 
 
 @pytest.mark.parametrize(("most", "not_tried"), [("0", ["d"]), ("1", []), ("25%", []), ("24%", ["d"])])
