@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import resource
 import stat
 import subprocess
@@ -158,6 +159,21 @@ def test_no_room_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(StepFailed, match="no such file or directory; the old file is untouched"):
         files.write(str(tmp_path / "absent/f"), b"x", 0o600)
+
+
+def test_renames_that_are_made_to_last_late(tmp_path: Path) -> None:
+    gone, is_file_now = tmp_path / "gone", tmp_path / "was"
+    for folder in (gone, is_file_now):
+        folder.mkdir()
+        files.write(str(folder / "f"), b"x", 0o600, late=True)
+    shutil.rmtree(gone)
+    files.sync_late()  # what is gone has nothing to keep
+    files.write(str(is_file_now / "f"), b"y", 0o600, late=True)
+    shutil.rmtree(is_file_now)
+    is_file_now.touch()
+    with pytest.raises(StepFailed, match="was: not a directory; what was changed there may not last"):
+        files.sync_late()
+    files.sync_late()  # told once
 
 
 def test_a_command_that_creates_nothing_failed(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _make(change: Change, place: Place) -> None:
 
 def _on_disk(change: Change) -> None:
     if isinstance(change, Write):
-        files.write(change.path, change.data, change.mode, change.uid, change.gid)
+        files.write(change.path, change.data, change.mode, change.uid, change.gid, late=True)
     elif isinstance(change, Folder):
         os.makedirs(change.path, exist_ok=True)  # noqa: PTH103
         _attributes(Attributes(*change))
@@ -122,6 +122,7 @@ def _on_disk(change: Change) -> None:
             shutil.rmtree(change.path)
         else:
             os.unlink(change.path)  # noqa: PTH108
+        files.sync_later(os.path.dirname(change.path))  # noqa: PTH120
 
 
 def _attributes(wanted: Attributes) -> None:

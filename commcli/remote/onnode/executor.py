@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from commcli.remote.onnode import facts, lock
+from commcli.remote.onnode import facts, files, lock
 from commcli.remote.onnode.channel import Channel, guarded, indivisible
 from commcli.remote.onnode.condition import ConditionError, asked, holds
 from commcli.remote.onnode.journal import Journal
@@ -55,7 +55,10 @@ def main(
 def play(plan: Mapping[str, Any], channel: Channel, known: Mapping[str, Any]) -> None:
     """Run the steps on a node of which these facts are `known`. Raises StepFailed where not even one can be run."""
     signal.signal(signal.SIGALRM, _on_alarm)
-    _Play(plan, channel, known).run()
+    try:
+        _Play(plan, channel, known).run()
+    finally:
+        files.sync_late()
 
 
 def _on_alarm(*_: Any) -> None:

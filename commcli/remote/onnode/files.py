@@ -11,6 +11,8 @@ from typing import NamedTuple
 from commcli.remote.onnode.step import StepFailed
 
 _ASIDE = ".commcli-"
+# Folders with renames that are to last when the play is at its end (`sync_late`).
+_late: set[str] = set()
 
 
 class Have(NamedTuple):
@@ -47,9 +49,12 @@ def look(path: str, *, content: bool = True) -> Have | None:
         raise StepFailed(f"{path}: {reason(error)}") from None
 
 
-def write(path: str, data: bytes, mode: int, uid: int | None = None, gid: int | None = None) -> None:
+def write(
+    path: str, data: bytes, mode: int, uid: int | None = None, gid: int | None = None, *, late: bool = False
+) -> None:
     """Put `data` at `path` with exactly `mode`, and this owner and group (None: ours). Raises StepFailed; the old file
-    is then as it was.
+    is then as it was. `late`: whether the new one outlasts a loss of power is seen to by `sync_late`; whichever it is
+    is whole.
     """
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{name}{_ASIDE}{os.urandom(4).hex()}")  # noqa: PTH118
@@ -57,7 +62,10 @@ def write(path: str, data: bytes, mode: int, uid: int | None = None, gid: int | 
         sweep(folder, name)
         _write_aside(aside, data, mode, uid, gid)
         os.rename(aside, path)  # noqa: PTH104
-        sync_folder(folder)
+        if late:
+            sync_later(folder)
+        else:
+            sync_folder(folder)
     except OSError as error:
         raise StepFailed(f"{path}: {reason(error)}; the old file is untouched") from None
     finally:
@@ -66,7 +74,9 @@ def write(path: str, data: bytes, mode: int, uid: int | None = None, gid: int | 
 
 
 def link(path: str, target: str) -> None:
-    """A symbolic link at `path`, in one rename. Raises OSError; what was there is then as it was."""
+    """A symbolic link at `path`, in one rename. Raises OSError; what was there is then as it was. Lasts as a file that
+    is written `late`.
+    """
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{name}{_ASIDE}{os.urandom(4).hex()}")  # noqa: PTH118
     os.symlink(target, aside)  # noqa: PTH211
@@ -75,7 +85,7 @@ def link(path: str, target: str) -> None:
     except OSError:
         os.unlink(aside)  # noqa: PTH108
         raise
-    sync_folder(folder)
+    sync_later(folder)
 
 
 def _write_aside(path: str, data: bytes, mode: int, uid: int | None, gid: int | None) -> None:
@@ -109,6 +119,23 @@ def sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_later(folder: str) -> None:
+    """Let what was done in `folder` last from the next `sync_late` on: a play changes many files of few folders."""
+    _late.add(folder)
+
+
+def sync_late() -> None:
+    """Make last what waits for it. Raises StepFailed; a folder that is gone has nothing to keep."""
+    while _late:
+        folder = _late.pop()
+        try:
+            sync_folder(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StepFailed(f"{folder}: {reason(error)}; what was changed there may not last") from None
 
 
 def reason(error: OSError) -> str:
