@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ NEEDS_RESTART = 9
 TLS_HELP = (
     "calls over TLS, which can not move: do nothing while there are any, cut them, or wait for their end"
 )
+USER_HELP = "give root up for this user before anything is opened; who is not root stays who he is"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         if verb == "supervise":
             sub.add_argument("--daemon", action="store_true", help="go into the background")
+            sub.add_argument("--user", default="", help=USER_HELP)
     ctl = verbs.add_parser("ctl", help="ask the running relay")
     ctl.add_argument("--socket", type=Path, required=True, help="run/control.sock")
     ctl.add_argument("cmd", help="status, flows, paths, mesh, drain, undrain, reload, upgrade, metrics")
@@ -83,21 +86,24 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _supervise(options: argparse.Namespace) -> int:
-    config = configs.load(options.config)
-    command = [
-        sys.executable,
-        "-I",
-        str(Path(sys.argv[0]).absolute()),
-        "serve",
-        "--follow-parent",
-        "--config",
-        str(options.config),
-    ]
+    program, file = str(Path(sys.argv[0]).absolute()), options.config.absolute()
+    if options.user:
+        from commcli.relay.process import privileges
+
+        privileges.become(options.user)
+        privileges.must_run(sys.executable, program)
+    config = configs.load(file)
+    command = [sys.executable, "-I", program, "serve", "--follow-parent", "--config", str(file)]
     return supervise.supervise(config, command, daemon=options.daemon)
 
 
 def _stop(options: argparse.Namespace) -> int:
-    return supervise.stop(configs.load(options.config))
+    config = configs.load(options.config)
+    if os.geteuid() == 0:
+        from commcli.relay.process import privileges
+
+        privileges.become_owner(supervise.pid_file(config))
+    return supervise.stop(config)
 
 
 def _reload(options: argparse.Namespace) -> int:
