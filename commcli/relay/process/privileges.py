@@ -14,7 +14,7 @@ import resource
 import sys
 from pathlib import Path
 
-from commcli.relay.clients.udp import MAX_DESCRIPTORS
+from commcli.relay.clients.udp import MAX_DESCRIPTORS, raise_descriptor_limit
 from commcli.relay.config import ConfigError
 
 PR_SET_KEEPCAPS, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 8, 23, 24, 38, 47
@@ -77,9 +77,10 @@ def must_run(*paths: str) -> None:
 def _limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard if hard == resource.RLIM_INFINITY else max(hard, MAX_DESCRIPTORS)
-    # Refused in some containers: then it is as many as it is.
+    # Refused in containers without CAP_SYS_RESOURCE: then it is as many as may be.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, most))
+    raise_descriptor_limit()
     # What the relay has in memory are secrets.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
