@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -98,12 +97,7 @@ def _supervise(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    config = configs.load(options.config)
-    if os.geteuid() == 0:
-        from commcli.relay.process import privileges
-
-        privileges.become_owner(supervise.pid_file(config))
-    return supervise.stop(config)
+    return supervise.stop(configs.load(options.config))
 
 
 def _reload(options: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ import os
 import pwd
 import resource
 import sys
-from pathlib import Path
 
 from commcli.relay.clients.udp import MAX_DESCRIPTORS, raise_descriptor_limit
 from commcli.relay.config import ConfigError
@@ -55,16 +54,6 @@ def become(user: str) -> None:
         raise ConfigError(f"could not become user {user}")
     os.environ.update(HOME=who.pw_dir, USER=who.pw_name, LOGNAME=who.pw_name)
     os.chdir("/")  # where we are may be for root alone
-
-
-def become_owner(path: Path) -> None:
-    """From root to whose file this is: what he writes there must not lead root to do anything to somebody else."""
-    with contextlib.suppress(FileNotFoundError):
-        owner = path.lstat()
-        if owner.st_uid != 0:
-            os.setgroups([])
-            os.setgid(owner.st_gid)
-            os.setuid(owner.st_uid)
 
 
 def must_run(*paths: str) -> None:

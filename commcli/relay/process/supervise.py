@@ -237,10 +237,9 @@ def stop(config: RelayConfig, wait_s: float = STOP_WAIT_S) -> int:
     pid = running(config)
     if pid is None:
         return 0
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except PermissionError as error:
-        raise ConfigError(f"{pid_file(config)}: process {pid} is not ours to end") from error
+    if not _is_its_own(pid, pid_file(config)):
+        raise ConfigError(f"{pid_file(config)}: process {pid} is no supervisor of {config.node}")
+    os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
         if running(config) is None:
@@ -253,6 +252,20 @@ def stop(config: RelayConfig, wait_s: float = STOP_WAIT_S) -> int:
             return 0
         time.sleep(0.02)
     raise ConfigError(f"supervisor {pid} of {config.node} does not end")
+
+
+def _is_its_own(pid: int, file: Path) -> bool:
+    """Is it a process of whoever owns the pid file, or else at least a supervisor? A user's file must not lead root to
+    end anybody's process.
+    """
+    owner = file.lstat().st_uid
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return True  # it has ended
+    uids = next(line.split()[1:] for line in status.splitlines() if line.startswith("Uid:"))
+    return owner == 0 or {str(owner)} == {*uids} or b"supervise" in words
 
 
 def _kill(pid: int) -> None:
