@@ -11,7 +11,9 @@ try:
         user=user, group=user, extra_groups=[],
     )  # fmt: skip
 except PermissionError:
-    sys.exit(f"user {user} may not run {sys.executable}: name a python for all users in the inventory (ssh: python:)")
+    sys.exit(
+        f"user {user} may not run {sys.executable}: name a python for all users in the inventory (ssh: python:)"
+    )
 if ran.returncode:
     said = (ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]
     sys.exit(f"user {user} can not run {sys.executable} in {folder}: {said}")

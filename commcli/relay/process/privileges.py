@@ -1,7 +1,7 @@
 """From root to a user of the relay's own, and no way back: what a systemd unit does where there is none.
 
-What is kept of root's powers is CAP_NET_BIND_SERVICE, for ports below 1024 (TLS on 443), and a limit of descriptors that
-only root may raise. See capabilities(7), prctl(2).
+What is kept of root's powers is CAP_NET_BIND_SERVICE, for ports below 1024 (TLS on 443), and a limit of descriptors
+that only root may raise. See capabilities(7), prctl(2).
 """
 
 from __future__ import annotations

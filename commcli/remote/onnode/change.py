@@ -140,7 +140,7 @@ def _attributes(wanted: Attributes) -> None:
 def _owner_below(folder: str, wanted: Attributes) -> None:
     """Each folder on the way is opened in the one before it, so that none of them can become a link."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    *folders, name = os.path.relpath(wanted.path, folder).split(os.sep)
+    *folders, name = os.path.relpath(wanted.path, folder).split("/")
     here = os.open(folder, flags)
     try:
         for each in folders:

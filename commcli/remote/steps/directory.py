@@ -1,7 +1,7 @@
-"""`directory: {path, mode, owner, group, recurse, state}`: a folder with these permissions; parents that are missing are
-made with 0755. Without `mode` a folder keeps the one that it has, and a new one gets 0755. `recurse`: all that is below
-it has this owner and group too; links have it themselves, and none is followed. `state: absent`: no folder there, nor
-anything that was in it.
+"""`directory: {path, mode, owner, group, recurse, state}`: a folder with these permissions; parents that are missing
+are made with 0755. Without `mode` a folder keeps the one that it has, and a new one gets 0755. `recurse`: all that is
+below it has this owner and group too; links have it themselves, and none is followed. `state: absent`: no folder there,
+nor anything that was in it.
 """
 
 from __future__ import annotations
