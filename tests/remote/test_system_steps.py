@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from commcli.errors import BadInput
+from commcli.remote.onnode import lock
 from commcli.remote.onnode.step import StepFailed, StepTimeout
 from commcli.remote.steps import archive, directory, file, package, script, sysctl, wait_for
 from tests.remote import plays, sshd
@@ -244,6 +245,14 @@ def test_a_folder_that_becomes_a_link_meanwhile_gives_nothing_away(tree: Path) -
     with pytest.raises(StepFailed, match="in/deep/f"):
         verdict.apply()
     assert (tree / "outside/f").stat().st_uid == 0
+
+
+def test_the_lock_of_plays_leads_nobody_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("as it was")
+    (tmp_path / "play.lock").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic link"):
+        lock.take(str(tmp_path / "play.lock"), {"user": "ops"})
+    assert (tmp_path / "precious").read_text() == "as it was"
 
 
 def test_more_below_than_anybody_means_is_no_change(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
