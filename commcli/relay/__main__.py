@@ -18,6 +18,7 @@ NEEDS_RESTART = 9
 TLS_HELP = (
     "calls over TLS, which can not move: do nothing while there are any, cut them, or wait for their end"
 )
+USER_HELP = "give root up for this user before anything is opened; who is not root stays who he is"
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         if verb == "supervise":
             sub.add_argument("--daemon", action="store_true", help="go into the background")
+            sub.add_argument("--user", default="", help=USER_HELP)
     ctl = verbs.add_parser("ctl", help="ask the running relay")
     ctl.add_argument("--socket", type=Path, required=True, help="run/control.sock")
     ctl.add_argument("cmd", help="status, flows, paths, mesh, drain, undrain, reload, upgrade, metrics")
@@ -83,16 +85,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _supervise(options: argparse.Namespace) -> int:
-    config = configs.load(options.config)
-    command = [
-        sys.executable,
-        "-I",
-        str(Path(sys.argv[0]).absolute()),
-        "serve",
-        "--follow-parent",
-        "--config",
-        str(options.config),
-    ]
+    program, file = str(Path(sys.argv[0]).absolute()), options.config.absolute()
+    if options.user:
+        from commcli.relay.process import privileges
+
+        privileges.become(options.user)
+        privileges.must_run(sys.executable, program)
+    config = configs.load(file)
+    command = [sys.executable, "-I", program, "serve", "--follow-parent", "--config", str(file)]
     return supervise.supervise(config, command, daemon=options.daemon)
 
 

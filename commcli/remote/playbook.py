@@ -414,8 +414,15 @@ class _Reader:
         self, record: Record, word: str, args: Mapping[str, Any], known: Collection[str]
     ) -> None:
         given = CONTENT.get(word, ())
-        if given and args.get("state") != "absent" and len({*given} & set(args)) != 1:
+        contents = len({*given} & set(args))
+        # Without content `file` is about what is there.
+        is_bare = word == "file" and not contents and not {"mode", "owner", "group"}.isdisjoint(args)
+        if given and args.get("state") != "absent" and contents != 1 and not is_bare:
             record.problem(f"needs exactly one of {', '.join(given)}")
+        if is_bare and "keep" in args:
+            record.problem("keep is for a file with content", key="keep")
+        if word == "directory" and "recurse" in args and {"owner", "group"}.isdisjoint(args):
+            record.problem("recurse needs owner or group", key="recurse")
         if word == "wait_for" and len({*wait_for.KINDS} & set(args)) != 1:
             record.problem(f"needs exactly one of {', '.join(wait_for.KINDS)}")
         if word == "wait_for" and "socket" in args and "until" not in args:

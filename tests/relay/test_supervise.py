@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from commcli.relay.config import RelayConfig
+from commcli.relay.config import ConfigError, RelayConfig
 from commcli.relay.process.supervise import bound_log, running, stop
 
 SUPERVISE = """
@@ -176,6 +177,23 @@ def test_a_starting_supervisor_is_not_taken_for_an_earlier_one(config: RelayConf
     finally:
         stranger.kill()
         stranger.wait()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root could end the process of somebody else")
+def test_what_a_user_writes_into_his_pid_file_leads_root_to_nobody_else(config: RelayConfig) -> None:
+    path = config.path("run/relay.pid")
+    path.parent.mkdir()
+    with (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger,
+        path.open("w") as file,
+    ):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        print(stranger.pid, file=file, flush=True)
+        os.chown(path, 12, 34)
+        with pytest.raises(ConfigError, match=f"process {stranger.pid} is no supervisor of n"):
+            stop(config, wait_s=0)
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 def test_a_stale_pid_file_is_nobody(config: RelayConfig) -> None:

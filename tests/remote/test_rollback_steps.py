@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -115,6 +116,63 @@ def test_of_a_mode_that_was_changed_since_the_same_is_said(node: Place) -> None:
     (node.base / "etc/config").chmod(0o600)
     with pytest.raises(Declined, match="changed since by somebody else"):
         node.roll_back(run)
+
+
+BARE = """
+name: bare
+steps:
+  - name: mode
+    file: {{path: "{{{{ base }}}}/etc/config", mode: "{mode}"}}
+"""
+
+
+def test_a_mode_is_put_back_though_the_file_went_on_growing(node: Place) -> None:
+    path = node.base / "etc/config"
+    was = stat.S_IMODE(path.stat().st_mode)
+    run, _ = node.play(BARE.format(mode="0600"))
+    assert len(in_folder(node.base / "runs" / run)) == 1, "what it holds is not kept"
+    path.write_text("and more\n")
+    back, undone = node.roll_back(run)
+    assert undone.texts() == {"mode": f"{path}: mode 0600 -> {was:04o}"}
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("and more\n", was)
+    node.roll_back(back)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o640)
+    with pytest.raises(Declined, match="was changed since"):
+        node.roll_back(run)
+    path.unlink()
+    assert node.roll_back(run)[1].steps() == []
+
+
+def test_content_that_was_changed_since_is_refused_though_the_mode_was_too(node: Place) -> None:
+    for first, second in (
+        (config("one"), BARE.format(mode="0600")),
+        (BARE.format(mode="0640"), config("two")),
+    ):
+        run, _ = node.play(first)
+        node.play(second, run)
+        (node.base / "etc/config").write_text("mine\n")
+        with pytest.raises(Declined, match="was changed since by somebody else"):
+            node.roll_back(run)
+        node.roll_back(run, force=True)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_owners_are_put_back_of_links_and_sockets_too(node: Place) -> None:
+    inside = node.base / "tree/inner"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(inside / "sock"))
+    given = f"""
+name: given
+steps:
+  - {{name: away, directory: {{path: {node.base}/tree, owner: "12", group: "34", recurse: true}}}}
+"""
+    run, _ = node.play(given)
+    paths = [node.base / "tree", *(node.base / "tree").rglob("*")]
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in paths} == {(12, 34)} and len(paths) == 5
+    (inside / "leaf").unlink()
+    node.roll_back(run)
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in paths if path.name != "leaf"} == {(0, 0)}
 
 
 def test_a_folder_that_is_used_by_now_stays(node: Place) -> None:

@@ -35,6 +35,8 @@ def place(**changed: Any) -> Place:
 
 DIRECTORIES = [
     (None, 0o755, "create, mode 0755"),
+    (None, None, "create, mode 0755"),
+    (Have("directory", 0o700), None, ""),
     (Have("directory", 0o755), 0o755, ""),
     (Have("directory", 0o700), 0o755, "mode 0700 -> 0755"),
     (Have("file", 0o644, b""), 0o755, StepFailed),
@@ -42,6 +44,9 @@ DIRECTORIES = [
 ]
 FILES = [
     (None, b"new", 0o600, "create, 3 bytes, mode 0600"),
+    (None, b"new", None, "create, 3 bytes, mode 0644"),
+    (Have("file", 0o600, b"new"), b"new", None, ""),
+    (Have("file", 0o600, b"old!"), b"new", None, "content, 4 -> 3 bytes"),
     (Have("file", 0o600, b"new"), b"new", 0o600, ""),
     (Have("file", 0o600, b"old!"), b"new", 0o600, "content, 4 -> 3 bytes"),
     (Have("file", 0o644, b"old"), b"new", 0o600, "content, 3 -> 3 bytes, mode 0644 -> 0600"),
@@ -78,7 +83,7 @@ NEEDLESS = [
 
 
 @pytest.mark.parametrize(("have", "mode", "change"), DIRECTORIES)
-def test_directory_decides(have: Have | None, mode: int, change: str | type[Exception]) -> None:
+def test_directory_decides(have: Have | None, mode: int | None, change: str | type[Exception]) -> None:
     if not isinstance(change, str):
         with pytest.raises(change, match="in the way"):
             directory.decide(have, mode)
@@ -87,7 +92,9 @@ def test_directory_decides(have: Have | None, mode: int, change: str | type[Exce
 
 
 @pytest.mark.parametrize(("have", "data", "mode", "change"), FILES)
-def test_file_decides(have: Have | None, data: bytes, mode: int, change: str | type[Exception]) -> None:
+def test_file_decides(
+    have: Have | None, data: bytes, mode: int | None, change: str | type[Exception]
+) -> None:
     if not isinstance(change, str):
         with pytest.raises(change, match="in the way"):
             file.decide(have, data, mode)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from commcli.errors import BadInput
+from commcli.remote.onnode import lock
 from commcli.remote.onnode.step import StepFailed, StepTimeout
 from commcli.remote.steps import archive, directory, file, package, script, sysctl, wait_for
 from tests.remote import plays, sshd
@@ -174,6 +175,92 @@ def test_a_file_keeps_its_owner_unless_another_is_asked_for(tmp_path: Path) -> N
         assert file.check({**args, **wanted}, place(blobs={"d": b"new"})).change == ""
 
 
+def applied(step: Any, args: dict[str, Any], **about: Any) -> str:
+    """Do what is to be done, which is then as it is to be; what was told of it."""
+    verdict = step.check(args, place(**about))
+    if verdict.change:
+        verdict.apply()
+        assert step.check(args, place(**about)).change == ""
+    told: str = verdict.change
+    return told
+
+
+def test_a_mode_stays_where_none_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir(0o711)
+    (tmp_path / "f").write_text("old")
+    (tmp_path / "f").chmod(0o751)
+    assert applied(directory, {"path": str(tmp_path / "d")}) == ""
+    content = applied(file, {"path": str(tmp_path / "f"), "digest": "d"}, blobs={"d": b"new"})
+    assert content == "content, 3 -> 3 bytes" and stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o751
+    assert applied(directory, {"path": str(tmp_path / "new")}) == "create, mode 0755"
+
+
+def test_attributes_alone_are_of_a_file_that_is_there(tmp_path: Path) -> None:
+    args = {"path": str(tmp_path / "f"), "mode": 0o640}
+    with pytest.raises(StepFailed, match="f is not there, and no content is given"):
+        file.check(args, place())
+    with pytest.raises(StepFailed, match="f is not there, and no content is given"):
+        file.check(args, place(checking=True))
+    assert file.check(args, place(checking=True, changed_before=True)).skipped
+    (tmp_path / "f").write_text("as it was")
+    (tmp_path / "f").chmod(0o600)
+    assert applied(file, args) == "mode 0600 -> 0640"
+    assert (tmp_path / "f").read_text() == "as it was"
+    with pytest.raises(StepFailed, match="a directory is in the way"):
+        file.check({**args, "path": str(tmp_path)}, place())
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with something in it, a link out of it, and what that leads to, all root's."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/f").write_text("")
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/deep/f").write_text("")
+    (tmp_path / "in/deep/f").chmod(0o640)
+    (tmp_path / "in/away").symlink_to("../outside")
+    return tmp_path
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_all_below_a_folder_gets_an_owner_and_no_link_is_followed(tree: Path) -> None:
+    args = {"path": str(tree / "in"), "owner": "12", "group": "34", "recurse": True}
+    looked = directory.check(args, place(checking=True))
+    assert looked.change == "owner 0 -> 12, group 0 -> 34, owner or group of 3 below it"
+    assert (tree / "in/deep/f").stat().st_uid == 0
+    os.chown(tree / "in/deep", 12, 34)
+    assert applied(directory, args) == "owner 0 -> 12, group 0 -> 34, owner or group of 2 below it"
+    owned = {path: (path.lstat().st_uid, path.lstat().st_gid) for path in tree.rglob("*")}
+    inside = {tree / "in" / name for name in ("", "deep", "deep/f", "away")}
+    assert owned == {path: (12, 34) if path in inside else (0, 0) for path in owned}
+    assert stat.S_IMODE((tree / "in/deep/f").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_a_folder_that_becomes_a_link_meanwhile_gives_nothing_away(tree: Path) -> None:
+    verdict = directory.check({"path": str(tree / "in"), "owner": "12", "recurse": True}, place())
+    (tree / "in/deep").rename(tree / "gone")
+    (tree / "in/deep").symlink_to("../outside")
+    assert verdict.apply is not None
+    with pytest.raises(StepFailed, match="in/deep/f"):
+        verdict.apply()
+    assert (tree / "outside/f").stat().st_uid == 0
+
+
+def test_the_lock_of_plays_leads_nobody_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("as it was")
+    (tmp_path / "play.lock").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic link"):
+        lock.take(str(tmp_path / "play.lock"), {"user": "ops"})
+    assert (tmp_path / "precious").read_text() == "as it was"
+
+
+def test_more_below_than_anybody_means_is_no_change(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "MOST_BELOW", 2)
+    with pytest.raises(StepFailed, match="more than 2 files and folders below"):
+        directory.check({"path": str(tree / "in"), "owner": "12", "recurse": True}, place())
+
+
 def test_who_does_not_exist_owns_nothing_but_may_exist_later_in_check_mode(tmp_path: Path) -> None:
     args = {
         "path": str(tmp_path),
@@ -217,6 +304,9 @@ WRONG = {
     "wait_for: {socket: /x}": "until is missing",
     "user: {name: x, uid: many}": "uid: must be a whole number",
     "group: {name: x, system: perhaps}": "system: must be true or false",
+    "file: {path: /x}": "needs exactly one of content, source, blob",
+    'file: {path: /x, mode: "0644", keep: former}': "keep is for a file with content",
+    "directory: {path: /x, recurse: true}": "recurse needs owner or group",
     "file: {path: /x, state: gone}": 'unknown word "gone"',
 }
 

@@ -39,6 +39,10 @@ steps:
     notify: restart
   - name: another mode
     file: {path: "{{ base }}/etc/tool", content: "tool\\n", mode: "0755"}
+  - name: a mode before all else
+    file: {path: "{{ base }}/etc/other", mode: "0600"}
+  - name: and then its content
+    file: {path: "{{ base }}/etc/other", content: "another\n"}
   - name: a link that points elsewhere
     link: {path: "{{ base }}/current", target: etc/config}
   - name: a new link
@@ -100,7 +104,12 @@ class Place:
 
     def fill(self) -> None:
         """What PLAY finds."""
-        for name, content in {"etc/config": "first\n", "etc/tool": "tool\n", "etc/old": "old\n"}.items():
+        for name, content in {
+            "etc/config": "first\n",
+            "etc/tool": "tool\n",
+            "etc/old": "old\n",
+            "etc/other": "other\n",
+        }.items():
             (self.base / name).parent.mkdir(parents=True, exist_ok=True)
             (self.base / name).write_text(content)
         (self.base / "etc/old").chmod(0o640)

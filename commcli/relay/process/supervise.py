@@ -60,10 +60,11 @@ def running(config: RelayConfig) -> Optional[int]:
 
 
 def supervise(config: RelayConfig, command: List[str], *, daemon: bool) -> int:
-    """Run `command` and restart it until SIGTERM or its good end. Exit code 0, or 75: a supervisor runs already."""
-    path = pid_file(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Run `command` and restart it until SIGTERM or its good end. Exit code 0, or 75: a supervisor runs already.
+
+    Raises ConfigError when pid file or log can not be written.
+    """
+    file = _opened(pid_file(config), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -73,13 +74,21 @@ def supervise(config: RelayConfig, command: List[str], *, daemon: bool) -> int:
     os.ftruncate(file, 0)
     log = config.path("log/relay.log") if daemon else None
     if log is not None:
-        _daemonise(log)
+        _daemonise(_opened(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640))
     os.pwrite(file, str(os.getpid()).encode(), 0)
     return _Supervisor(command, log).run()
 
 
-def _daemonise(log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
+def _opened(path: Path, flags: int, mode: int) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(str(path), flags, mode)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror} (as user {os.geteuid()})") from error
+
+
+def _daemonise(out: int) -> None:
+    """Go into the background, with `out` for all that is said."""
     # The flock belongs to the open file, which the children share; the parents leave without closing it.
     leader = os.fork()
     if leader:
@@ -90,7 +99,6 @@ def _daemonise(log: Path) -> None:
     if os.fork():
         os._exit(0)
     os.setpgid(0, 0)  # so that `stop` can end it and its relay together, and nobody else
-    out = os.open(str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (out, 1), (out, 2)):
         os.dup2(source, target)
@@ -229,6 +237,8 @@ def stop(config: RelayConfig, wait_s: float = STOP_WAIT_S) -> int:
     pid = running(config)
     if pid is None:
         return 0
+    if not _is_its_own(pid, pid_file(config)):
+        raise ConfigError(f"{pid_file(config)}: process {pid} is no supervisor of {config.node}")
     os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
@@ -242,6 +252,20 @@ def stop(config: RelayConfig, wait_s: float = STOP_WAIT_S) -> int:
             return 0
         time.sleep(0.02)
     raise ConfigError(f"supervisor {pid} of {config.node} does not end")
+
+
+def _is_its_own(pid: int, file: Path) -> bool:
+    """Is it a process of whoever owns the pid file, or else at least a supervisor? A user's file must not lead root to
+    end anybody's process.
+    """
+    owner = file.lstat().st_uid
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return True  # it has ended
+    uids = next(line.split()[1:] for line in status.splitlines() if line.startswith("Uid:"))
+    return owner == 0 or {str(owner)} == {*uids} or b"supervise" in words
 
 
 def _kill(pid: int) -> None:

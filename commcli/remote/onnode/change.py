@@ -34,12 +34,15 @@ class Folder(NamedTuple):
 
 
 class Attributes(NamedTuple):
-    """Other permission bits, owner or group of what is there. None: as it is."""
+    """Other permission bits, owner or group of what is there. None: as it is. `below`: a folder above it from which on
+    no link is followed, since another user may have put it there meanwhile.
+    """
 
     path: str
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
+    below: str | None = None
 
 
 class Link(NamedTuple):
@@ -126,11 +129,27 @@ def _on_disk(change: Change) -> None:
 
 
 def _attributes(wanted: Attributes) -> None:
-    if wanted.uid is not None or wanted.gid is not None:
+    if wanted.below is not None:
+        _owner_below(wanted.below, wanted)
+    elif wanted.uid is not None or wanted.gid is not None:
         # Before the mode: a change of owner takes the set-id bits away.
-        os.chown(wanted.path, _or_same(wanted.uid), _or_same(wanted.gid))
+        os.chown(wanted.path, _or_same(wanted.uid), _or_same(wanted.gid), follow_symlinks=False)
     if wanted.mode is not None:
         os.chmod(wanted.path, wanted.mode)  # noqa: PTH101
+
+
+def _owner_below(folder: str, wanted: Attributes) -> None:
+    """Each folder on the way is opened in the one before it, so that none of them can become a link."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    *folders, name = os.path.relpath(wanted.path, folder).split("/")
+    here = os.open(folder, flags)
+    try:
+        for each in folders:
+            outer, here = here, os.open(each, flags, dir_fd=here)
+            os.close(outer)
+        os.chown(name, _or_same(wanted.uid), _or_same(wanted.gid), dir_fd=here, follow_symlinks=False)
+    finally:
+        os.close(here)
 
 
 def _or_same(number: int | None) -> int:

@@ -59,7 +59,8 @@ class Journal:
         """Around a change. Raises StepFailed before the body when it can not be noted."""
         numbers = self._note(made)
         yield
-        after = [{"n": number, "is": state.look(path)} for number, path in numbers if path]
+        look = state.bare if isinstance(made, change.Attributes) else state.look
+        after = [{"n": number, "is": look(path)} for number, path in numbers if path]
         self._append(
             [*after, *({"n": number, "done": True} for number, path in numbers if not path)], must=False
         )
@@ -104,6 +105,8 @@ class Journal:
                 yield {"path": parent, "was": None, "will": {"kind": "directory"}}
         if self._folder.startswith(f"{made.path}/"):
             was: State = {"kind": "directory", "lost": "this journal is in it"}
+        elif isinstance(made, change.Attributes):
+            was = state.bare(made.path)
         else:
             was = (state.with_tree if isinstance(made, change.Remove) else state.look)(made.path, self._keep)
         yield {"path": made.path, "was": was, "will": _will(made, was)}
@@ -188,7 +191,7 @@ def _will(made: Change, was: State) -> State:
     if isinstance(made, change.Link):
         return {"kind": "link", "target": made.target}
     if isinstance(made, change.Attributes) and was is not None:
-        return {key: was[key] for key in ("kind", "size", "digest") if key in was}
+        return {"kind": was["kind"], "bare": True}
     return None
 
 

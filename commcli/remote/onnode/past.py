@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from commcli.remote.onnode import files
-from commcli.remote.onnode.state import State
+from commcli.remote.onnode.state import OWNED, State
 from commcli.remote.onnode.step import StepFailed
 
 
@@ -118,7 +118,8 @@ class _Reading:
             self._begin(said["n"], said["path"], said["was"], said["will"])
         elif "is" in said:
             # Its own word, in the place of what was foreseen.
-            self._left[self._begun.pop(said["n"])][-1:] = [said["is"]]
+            left = self._left[self._begun.pop(said["n"])]
+            left[-1:] = [_whole(said["is"], left[:-1])]
         elif "argv" in said:
             of = said["of"] and (said["of"][0], said["of"][1])
             self._commands[said["n"]] = Command(said["n"], tuple(said["argv"]), said["undo"], of, done=False)
@@ -141,7 +142,11 @@ class _Reading:
             self._steps[-1][1].append(path)
         elif was is not None and "tree" in was:
             self._was[path] = _fuller(self._was[path], was)
-        self._left.setdefault(path, []).extend((was, will))
+        elif _is_bare(self._was[path]) and not _is_bare(was):
+            self._was[path] = _whole(self._was[path], [was])
+        left = self._left.setdefault(path, [])
+        for state in (was, will):
+            left.append(_whole(state, left))
 
     def ended(self, run: str) -> Past:
         steps = (
@@ -168,14 +173,34 @@ class _Reading:
     def _did(self, key: str | int) -> Touched | Command:
         if isinstance(key, int):
             return self._commands[key]
-        return Touched(key, self._was[key], tuple(self._left[key]))
+        left = self._left[key]
+        # Where what it holds was changed as well, a state that does not tell that would let anything pass for ours.
+        known = [state for state in left if not _is_bare(state)]
+        return Touched(key, self._was[key], tuple(known if any(known) else left))
 
 
 def _fuller(first: State, later: State) -> State:
     """What was there at first, and what was in it when it went."""
     if first is None or later is None or first["kind"] != "directory":
         return first
-    return {**first, **{key: later[key] for key in ("tree", "lost") if key in later}}
+    known = {key: first[key] for key in first if key != "bare"}
+    return {**known, **{key: later[key] for key in ("tree", "lost") if key in later}}
+
+
+def _is_bare(state: State) -> bool:
+    return state is not None and bool(state.get("bare"))
+
+
+def _whole(state: State, others: Sequence[State]) -> State:
+    """A bare state with what the last of the others tells of what is held there; as it is if none does."""
+    if state is None or not state.get("bare"):
+        return state
+    known = (each for each in reversed(others) if each is not None and each["kind"] == state["kind"])
+    full = next((each for each in known if not each.get("bare")), None)
+    if full is None:
+        return state
+    held = {key: full[key] for key in full if key not in OWNED}
+    return {**held, **{key: state[key] for key in OWNED if key in state}}
 
 
 def undone(runs: Sequence[Past]) -> set[tuple[str, int]]:

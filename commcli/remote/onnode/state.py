@@ -1,7 +1,8 @@
 """What is at a path, as JSON: enough to put it back, and to tell whether it is still so.
 
 null · {"kind": "file", "mode", "uid", "gid", "size", "digest"} · {"kind": "link", "target", ...} ·
-{"kind": "directory", ..., "tree": [[path in it, state], ...]}; "lost": why it could not be put back
+{"kind": "directory", ..., "tree": [[path in it, state], ...]} · {"kind": "other", ...}; "lost": why it could not be put
+back; "bare": only mode and owner were to be changed, so that what it holds is nobody's business
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _COMPARED = {
     "file": ("mode", "uid", "gid", "size", "digest"),
     "directory": ("mode", "uid", "gid"),
     "link": ("target",),
+    "other": ("mode", "uid", "gid"),
 }
+OWNED = ("mode", "uid", "gid")
 
 
 def look(path: str, keep: Callable[[bytes], str] = files.digest) -> State:
@@ -47,6 +50,12 @@ def look(path: str, keep: Callable[[bytes], str] = files.digest) -> State:
     return state
 
 
+def bare(path: str) -> State:
+    """What is there, but not what it holds. Raises StepFailed."""
+    have = files.look(path, content=False)
+    return have and {"kind": have.kind, "mode": have.mode, "uid": have.uid, "gid": have.gid, "bare": True}
+
+
 def with_tree(path: str, keep: Callable[[bytes], str]) -> State:
     """`look`, and of a folder all that is in it."""
     state = look(path, keep)
@@ -55,7 +64,7 @@ def with_tree(path: str, keep: Callable[[bytes], str]) -> State:
     if why := too_much(path):
         return {**state, "lost": why}
     tree: list[tuple[str, State]] = [
-        (os.path.relpath(inner, path), look(inner, keep)) for inner in _inside(path)
+        (os.path.relpath(inner, path), look(inner, keep)) for inner in inside(path)
     ]
     lost = [f"{inner}: {of['lost']}" for inner, of in tree if of and "lost" in of]
     return {**state, "tree": tree, **({"lost": lost[0]} if lost else {})}
@@ -65,7 +74,7 @@ def too_much(path: str) -> str:
     """Why what is there is not kept when it goes, "" if it is."""
     size = count = 0
     try:
-        for inner in [path, *_inside(path)]:
+        for inner in [path, *inside(path)]:
             status = os.lstat(inner)
             size, count = size + status.st_size, count + 1
             if count > MOST:
@@ -77,7 +86,7 @@ def too_much(path: str) -> str:
     return ""
 
 
-def _inside(path: str) -> Iterator[str]:
+def inside(path: str) -> Iterator[str]:
     """All that is in a folder, each folder before what is in it."""
     if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
         for folder, folders, names in os.walk(path):
@@ -89,7 +98,5 @@ def same(one: State, other: State) -> bool:
     """Whether these are the same, as far as both are known."""
     if one is None or other is None or one["kind"] != other["kind"]:
         return one is other
-    return all(
-        one.get(key) is None or other.get(key) is None or one[key] == other[key]
-        for key in _COMPARED.get(one["kind"], ())
-    )
+    compared = OWNED if one.get("bare") or other.get("bare") else _COMPARED.get(one["kind"], ())
+    return all(one.get(key) is None or other.get(key) is None or one[key] == other[key] for key in compared)

@@ -109,6 +109,8 @@ class _Deciding:
         inside = {inner: self._will_be(inner) for inner in tree}
         if same(now, was) and all(same(inside[inner], of) for inner, of in tree.items()):
             return None, ""
+        if was is not None and was.get("bare") and now is None:
+            return None, ""  # who owned what is gone is nobody's business
         if not self._ground.force:
             if not self._is_ours(path, now, did.left):
                 return None, f"{path} {self._since(path)}"
@@ -117,6 +119,8 @@ class _Deciding:
                     return None, f"{inner} {self._since(inner)}"
         if was is not None and "lost" in was:
             return Act(f"{path} is not put back, it was not kept: {was['lost']}"), ""
+        if was is not None and was.get("bare") and now is not None and now["kind"] != was["kind"]:
+            return Act(f"{path} is a {now['kind']} now, its mode and owner are not put back"), ""
         if now is not None and now["kind"] == "directory" and (was is None or was["kind"] != "directory"):
             there = [name for name in self._ground.names(path) if self._will_be(f"{path}/{name}") is not None]
             if there:
@@ -142,9 +146,9 @@ def told(path: str, was: State, now: State) -> str:
     """What putting back changes, in one line."""
     if was is None:
         return f"remove {path}"
-    if now is None or was["kind"] != now["kind"] or was["kind"] == "link":
+    if now is None or was["kind"] != now["kind"] or (was["kind"] == "link" and not was.get("bare")):
         return f"put back {path}"
-    if was.get("digest") != now.get("digest"):
+    if was.get("digest") != now.get("digest") and not was.get("bare"):
         return f"put back {path}, {now['size']} -> {was['size']} bytes"
     parts = [] if was["mode"] == now["mode"] else [f"mode {now['mode']:04o} -> {was['mode']:04o}"]
     for key, word in (("uid", "owner"), ("gid", "group")):

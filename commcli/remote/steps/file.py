@@ -2,7 +2,8 @@
 
 `copy: {path, source, ...}` and `template: {path, source, ...}` are the same with a local file, as it is or rendered.
 The controller has rendered it already; here it is a blob, named by its digest. `state: absent`: no file there.
-`keep: former`: what the file was is kept until a step with `puts_back` has succeeded.
+`keep: former`: what the file was is kept until a step with `puts_back` has succeeded. Without `mode` a file keeps the
+one that it has, and a new one gets 0644. Without content: mode, owner and group of a file that is there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from commcli.remote.onnode import change, files, former, owners, state
 from commcli.remote.onnode.owners import Owner
-from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
+from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, later
 
 _ATTRIBUTES = {"mode": Key("mode"), "owner": Key("text"), "group": Key("text")}
 KEYS = {
@@ -30,28 +31,35 @@ LONGEST_DIFF = 64 << 10
 NOBODY = Owner()
 
 
-def decide(have: files.Have | None, data: bytes, mode: int, owner: Owner = NOBODY) -> str:
+def decide(have: files.Have | None, data: bytes, mode: int | None = None, owner: Owner = NOBODY) -> str:
     """What is to change, "" for nothing. Raises StepFailed when something else is in the way."""
     if have is None:
-        return f"create, {len(data)} bytes, mode {mode:04o}"
-    if have.kind != "file":
-        raise StepFailed(f"a {have.kind} is in the way")
+        return f"create, {len(data)} bytes, mode {DEFAULT_MODE if mode is None else mode:04o}"
+    others = attributes(have, "file", mode, owner)
     parts = []
     if have.data != data:
         parts.append(f"content, {len(have.data or b'')} -> {len(data)} bytes")
-    if have.mode != mode:
-        parts.append(f"mode {have.mode:04o} -> {mode:04o}")
     if have.data != data and len(have.data or b"") > state.LARGEST:
-        parts.append("and what it was is too large to be kept for a rollback")
-    return ", ".join([*parts, *owner.differs(have)])
+        others.append("and what it was is too large to be kept for a rollback")
+    return ", ".join([*parts, *others])
+
+
+def attributes(have: files.Have, kind: str, mode: int | None, owner: Owner) -> list[str]:
+    """What is to change of mode, owner and group. Raises StepFailed for what is of another kind."""
+    if have.kind != kind:
+        raise StepFailed(f"a {have.kind} is in the way")
+    told = [] if mode in (None, have.mode) else [f"mode {have.mode:04o} -> {mode:04o}"]
+    return [*told, *owner.differs(have)]
 
 
 def check(args: Mapping[str, Any], place: Place) -> Verdict:
     """Compare the file with what is wanted."""
-    path, have = args["path"], files.look(args["path"])
+    path, have = args["path"], files.look(args["path"], content="digest" in args)
     if args.get("state") == "absent":
         return gone(path, have, ("file", "link"), place)
-    mode, owner = args.get("mode", DEFAULT_MODE), owners.of(args, place)
+    mode, owner = args.get("mode"), owners.of(args, place)
+    if "digest" not in args:
+        return _of_what_is_there(path, have, mode, owner, place)
     data = _wanted(args["digest"], have, place)
     told = decide(have, data, mode, owner)
     old = b"" if have is None else have.data or b""
@@ -65,9 +73,23 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
         else:
             # Who is not asked for stays: a new file in an old one's place is not to change hands.
             kept = owner if have is None else owner.or_of(have)
-            change.do(change.Write(path, data, mode, kept.uid, kept.gid), place)
+            bits = mode if mode is not None else DEFAULT_MODE if have is None else have.mode
+            change.do(change.Write(path, data, bits, kept.uid, kept.gid), place)
 
     return Verdict(told, diff, apply=apply)
+
+
+def _of_what_is_there(
+    path: str, have: files.Have | None, mode: int | None, owner: Owner, place: Place
+) -> Verdict:
+    """No content is given."""
+    if have is None and place.checking and place.changed_before:
+        return Verdict(skipped=later())
+    if have is None:
+        raise StepFailed(f"{path} is not there, and no content is given")
+    told = ", ".join(attributes(have, "file", mode, owner))
+    made = change.Attributes(path, mode, owner.uid, owner.gid)
+    return change.verdict([made], place, told) if told else Verdict()
 
 
 def _wanted(digest: str, have: files.Have | None, place: Place) -> bytes:

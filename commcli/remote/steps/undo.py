@@ -43,6 +43,8 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
 
 def _put_back(path: str, was: State, folder: str, place: Place) -> None:
     parent = os.path.dirname(path)  # noqa: PTH120
+    if was is not None and was.get("bare") and not os.path.lexists(path):
+        return  # it went meanwhile
     if was is not None and not os.path.isdir(parent):  # noqa: PTH112
         # It went in the same run, and will be put back later, with all else that was in it.
         change.do(Folder(parent, 0o700), place)
@@ -66,7 +68,10 @@ def changes(path: str, was: State, now: State, folder: str) -> list[Change]:
         raise StepFailed(f"{path} is a folder with something in it")
     if was is None:
         return gone
-    about = {key: was[key] for key in ("mode", "uid", "gid")}
+    about = {key: was[key] for key in state.OWNED}
+    if was.get("bare"):
+        # A link has no mode of its own.
+        return [Attributes(path, **{**about, **({"mode": None} if was["kind"] == "link" else {})})]
     if was["kind"] == "link":
         return [*gone, Link(path, was["target"])]
     if was["kind"] == "directory":
