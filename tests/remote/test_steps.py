@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import resource
+import shutil
 import stat
 import subprocess
 import sys
