@@ -3,14 +3,15 @@ without; whatever comes, no file is half written, nothing of the play stays behi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ VICTIMS = ("de-1", "in-1", "kr-1")
 WELL = "sg-1"
 # From the issue: for how long what a play started may outlive whoever asked for it.
 GONE_WITHIN_S = 1.0
-PATIENCE_S, STEP_S = 30.0, 0.01
+PATIENCE_S = 30.0
 
 FOLDER, HOLD = "srv/files", "srv/hold"
 # Where HOLD is, it stands between its two files: with a child in the background, one to which sudo gives a terminal and
@@ -50,17 +51,19 @@ handlers:
 """
 CHILDREN = {"sleep 601", "sleep 602", "sleep 603"}
 
-# Writing a file of these takes most of its step's time.
-MANY, LINES = 120, 100_000
+# So large that there is time to look on while one is written.
+MANY, BYTES = 6, 4 << 20
 MANY_FILES = """\
 name: many
 steps:
   - name: folder
     directory: {path: /srv/many}
   - name: file
-    file: {path: "/srv/many/{{ item }}", content: "{{ 'CONTENT\\n' * LINES }}"}
+    file: {path: "/srv/many/{{ item }}", content: "{{ 'CONTENT' * BYTES }}"}
     loop: "{{ range(MANY) | list }}"
-""".replace("LINES", str(LINES)).replace("MANY", str(MANY))
+  - name: hold
+    command: {argv: [sh, -c, "[ ! -e /srv/hold ] || { touch /srv/held; sleep 601; }"], changed_when: "false"}
+""".replace("BYTES", str(BYTES)).replace("MANY", str(MANY))
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def latest() -> list[str]:
 
 @pytest.fixture
 def held(place: Place, tmp_path: Path, latest: list[str]) -> Iterator[Held]:
+    release(place)
     file = tmp_path / "interrupted.yml"
     old = latest[-1] if latest else f"old {tmp_path}"
     if not latest:
@@ -173,21 +177,29 @@ def asides(place: Place, node: str) -> list[str]:
     return [path for path in found if not path.startswith("opt/commcli/runs/")]
 
 
-def begins(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text().startswith(text)
-
-
-def until(done: Callable[[], object], running: subprocess.Popen[str] | None = None) -> None:
+def until(
+    done: Callable[[], object], running: subprocess.Popen[str] | None = None, every_s: float = 0.01
+) -> None:
     """Raises AssertionError when it does not come to that, or the command that should bring it about has ended."""
     end = time.monotonic() + PATIENCE_S
     while not done():
         if running is not None and running.poll() is not None:
             raise AssertionError(running.communicate())
         assert time.monotonic() < end
-        time.sleep(STEP_S)
+        time.sleep(every_s)
 
 
-@contextmanager
+def half_written(folder: Path, name: str) -> bool:
+    """Is it, or the file that is to become it, there in part?"""
+    for path in (folder / name, *folder.glob(f".{name}.commcli-*")):
+        # Renamed meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if 0 < path.stat().st_size < BYTES:
+                return True
+    return False
+
+
+@contextlib.contextmanager
 def nothing_outlives_this(place: Place) -> Iterator[None]:
     """The body ends somebody: a second later at most nothing of the play runs on the VICTIMS."""
     began = time.monotonic()
@@ -220,28 +232,32 @@ def test_a_reboot_is_lost_and_the_next_run_completes(held: Held) -> None:
     held.latest[:] = [held.old]
 
 
-def test_a_reboot_in_the_middle_of_writing_leaves_whole_files(place: Place, tmp_path: Path) -> None:
+def test_a_reboot_while_a_file_is_written_leaves_it_whole(place: Place, tmp_path: Path) -> None:
     node, file = VICTIMS[1], tmp_path / "many.yml"
     machines = place.machines
-    folder = machines.written(node) / "srv/many"
-    texts = []
-    for version, last in (("1", MANY // 2), ("2", 5)):
-        texts.append(f"{version}\n" * LINES)
+    folder, held = machines.written(node) / "srv/many", machines.written(node) / "srv/held"
+
+    def is_time(name: str) -> bool:
+        # On a machine that is too busy to see it being written, after it.
+        return half_written(folder, name) or held.exists()
+
+    for version, name in (("1", "4"), ("2", "2")):
         file.write_text(MANY_FILES.replace("CONTENT", version))
+        (machines.root(node) / HOLD).touch()
+        (machines.root(node) / "srv/held").unlink(missing_ok=True)
         running = place.desk.popen("play", "run", str(file), node, "--yes")
-        until(lambda last=last, version=version: begins(folder / f"{last}", version), running)  # type: ignore[misc]
+        until(partial(is_time, name), running, every_s=0.0001)
         machines.power_off(node)
         running.communicate(timeout=PATIENCE_S)
         found = {path.name: path.read_text() for path in folder.glob("[!.]*")}
         machines.power_on(node)
         place.wait(node)
         assert running.returncode == 4
-        assert [name for name, text in found.items() if text not in texts] == []
-        assert found.get(f"{MANY - 1}") != texts[-1], "nothing was interrupted"
+        assert [name for name, text in found.items() if text not in (BYTES * "1", BYTES * "2")] == []
+    release(place)
     assert place.desk.document("play", "run", str(file), node, "--yes")["exit_code"] == 0
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {
-        f"{n}": texts[-1] for n in range(MANY)
-    }
+    assert {path.name for path in folder.iterdir()} == {f"{number}" for number in range(MANY)}
+    assert {path.read_text() for path in folder.iterdir()} == {BYTES * "2"}
     assert asides(place, node) == []
 
 
