@@ -46,16 +46,20 @@ class Desk:
     def base(self) -> Path:
         return self.host.folder / "nodes/sg-1"
 
-    async def start(self, *words: str, noun: str = "play") -> asyncio.subprocess.Process:
+    async def start(
+        self, *words: str, noun: str = "play", terminal: int | None = None
+    ) -> asyncio.subprocess.Process:
+        """On pipes, or at a terminal, whose end this is."""
         command = [sys.executable, "-m", "commcli", noun, *words]
         environment = {
             "PATH": os.environ["PATH"],
             "COMMCLI_INVENTORY": str(self.folder / "inventory"),
             "COMMCLI_STATE": str(self.folder / "state"),
         }
-        pipe = asyncio.subprocess.PIPE
+        nobody, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
+        stdin, out = (nobody, pipe) if terminal is None else (terminal, terminal)
         return await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment, cwd=ROOT
+            *command, stdin=stdin, stdout=out, stderr=out, env=environment, cwd=ROOT
         )
 
     async def type(self, *words: str, noun: str = "play") -> Ended:
@@ -189,3 +193,36 @@ async def test_stopping_names_what_is_unknown_and_leaves_nothing(desk: Desk, num
     assert child.returncode == code
     assert "not known how far: sg-1 (long)" in err.decode() and "Traceback" not in err.decode()
     await gone(pid)
+
+
+@pytest.mark.parametrize(
+    ("word", "first"), [("--yes", ["run 20", "play files "]), ("--check", ["check files "])]
+)
+async def test_the_first_words_do_not_wait_for_a_node(desk: Desk, word: str, first: list[str]) -> None:
+    met, left = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.set()
+        while await reader.read(1 << 16):
+            pass
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        desk.write_inventory(port=server.sockets[0].getsockname()[1])
+        ours, theirs = os.openpty()
+        child = await desk.start("run", desk.play(FILES), word, terminal=theirs)
+        os.close(theirs)
+        try:
+            said = b""
+            # Raises OSError when the command ends.
+            while not all(words.encode() in said for words in first):
+                said += await asyncio.to_thread(os.read, ours, 1 << 16)
+            await met.wait()
+            assert not left.is_set(), said
+        finally:
+            if child.returncode is None:
+                child.terminate()
+            code = await child.wait()
+            os.close(ours)
+        assert code == 143

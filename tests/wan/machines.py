@@ -2,6 +2,8 @@
 
     with Machines(wan, folder, {"sg-1": Login(), "kr-1": Login(user="ops")}) as machines:
         machines.root("sg-1") / "etc/passwd"            what is there, as files
+        machines.power_off("sg-1")                      nothing runs there any more, its disk stays
+        machines.power_on("sg-1")
 
 A machine is this one seen through an overlay: what is installed here is installed there, and whatever a play does to
 it, users and packages included, is gone with it. Its host key is certified by `authority`, whose line is all that
@@ -10,7 +12,11 @@ it, users and packages included, is gone with it. Its host key is certified by `
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,25 +28,44 @@ from tests.remote.sshd import SSHD, keygen
 from tests.wan.desk import PORT
 from tests.wan.wan import Wan
 
-# $1 where it is mounted (an empty folder), $2 its name, $3 what is to be its /machine. A tmpfs of its own, as an
-# overlay's upper folder must not lie in another overlay; another at /root, since the rc files here are somebody's own.
-_BOOT = """\
+_STEP_S = 0.01
+
+# $1 where its disk is mounted (an empty folder), $2 its name, $3 what is to be its /machine, $4 what it does at every
+# start. The disk is a tmpfs of its own, as an overlay's upper folder must not lie in another overlay; another is at
+# /root, since the rc files here are somebody's own. Each line of stdin is somebody who presses the button.
+_DISK = """\
 mount -t tmpfs -o mode=755 machine "$1"
 mkdir "$1/up" "$1/work" "$1/disk"
 mount -t overlay -o "lowerdir=/,upperdir=$1/up,workdir=$1/work" machine "$1/disk"
+mount -t tmpfs -o mode=700 home "$1/disk/root"
+cp -r "$3" "$1/disk/machine"
+while :; do
+    setpriv --pdeathsig KILL unshare --mount --pid --uts --ipc --fork --kill-child -- \\
+        sh -euc "$4" machine "$1" "$2" </dev/null || true
+    read -r _ || exit 0
+done
+"""
+
+# What is not on the disk, and so is new at every start.
+_BOOT = """\
 mount --rbind /dev "$1/disk/dev"
 mount -t proc proc "$1/disk/proc"
-mount -t tmpfs -o mode=700 home "$1/disk/root"
+mount -t tmpfs -o mode=755 run "$1/disk/run"
 hostname "$2"
-cp -r "$3" "$1/disk/machine"
 exec chroot "$1/disk" sh -eu /machine/start
 """
 
 # sudo and others ask for the machine's own name, and a name server would let them wait.
-_START = """\
+_INSTALL = """\
 echo "127.0.0.1 localhost $(hostname)" >/etc/hosts
 : >/etc/resolv.conf
+"""
+
+_START = f"""\
+[ -e /machine/installed ] || sh -eu /machine/install
+: >/machine/installed
 mkdir -p /run/sshd
+exec {SSHD} -D -e -f /machine/sshd_config
 """
 
 # Not a locked account ("!"), which sshd refuses without PAM.
@@ -73,7 +98,7 @@ class Login:
 
 
 class Machines:
-    """A context manager: the machines are there while it is entered. `servers`: their first processes, by node."""
+    """A context manager: the machines are there while it is entered. `servers`: what ends when they fail, by node."""
 
     def __init__(self, wan: Wan, folder: Path, logins: Mapping[str, Login]) -> None:
         self.servers: dict[str, subprocess.Popen[Any]] = {}
@@ -105,14 +130,46 @@ class Machines:
         return self._folder / f"{node}.log"
 
     def root(self, node: str) -> Path:
-        """Its file system, from here."""
+        """Its file system, from here. It must have power."""
         return Path(f"/proc/{self._first(node)}/root")
+
+    def written(self, node: str) -> Path:
+        """The part of its disk that is its own: what was written there and is not /root. With power or without."""
+        return Path(f"/proc/{self.servers[node].pid}/root{self._place(node)}/up")
+
+    def processes(self, node: str) -> dict[int, str]:
+        """What runs there: process id, as it is called here -> command line."""
+        found = {}
+        for pid in self._wan.inhabitants(node):
+            # Gone meanwhile.
+            with contextlib.suppress(OSError):
+                line = (
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                )
+                space = Path(f"/proc/{pid}/ns/pid").readlink()
+                if line and space != Path("/proc/self/ns/pid").readlink():
+                    found[pid] = line.strip()
+        return found
+
+    def power_off(self, node: str) -> None:
+        """All its processes are gone at once. What they have written, synced or not, is on the disk."""
+        first = self._first(node)
+        os.kill(first, signal.SIGKILL)
+        while self._children(self.servers[node].pid):
+            time.sleep(_STEP_S)
+
+    def power_on(self, node: str) -> None:
+        """Start it again. It may take a moment until it answers."""
+        button = self.servers[node].stdin
+        assert button is not None
+        button.write(b"\n")
+        button.flush()
 
     def _first(self, node: str) -> int:
         """The process that is the machine's number 1."""
         pid = self.servers[node].pid
-        while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            pid = int(children[0])
+        while children := self._children(pid):
+            pid = children[0]
             if (
                 Path(f"/proc/{pid}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()[-1]
                 == "1"
@@ -120,18 +177,23 @@ class Machines:
                 return pid
         raise AssertionError(f"{node} does not run: {self.log(node).read_text()}")
 
+    @staticmethod
+    def _children(pid: int) -> list[int]:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def _place(self, node: str) -> Path:
+        return self._folder / f"{node}.mnt"
+
     def _start(self, node: str, login: Login) -> None:
-        files, place = self._folder / node, self._folder / f"{node}.mnt"
+        files, place = self._folder / node, self._place(node)
         place.mkdir()
         self._write(node, files, login)
         command: list[str | Path] = [
-            need("unshare", "util-linux"), "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child",
-            "--propagation", "private", "--", "sh", "-euc", _BOOT, "machine", place, node, files,
+            need("unshare", "util-linux"), "--mount", "--propagation", "private", "--",
+            "sh", "-euc", _DISK, "machine", place, node, files, _BOOT,
         ]  # fmt: skip
         with self.log(node).open("wb") as log:
-            self.servers[node] = self._wan.popen(
-                node, command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self.servers[node] = self._wan.popen(node, command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
     def _write(self, node: str, files: Path, login: Login) -> None:
         files.mkdir()
@@ -152,16 +214,17 @@ class Machines:
         subprocess.run([*certify, files / "host_key.pub"], check=True)
         (files / "authorized_keys").write_bytes(self.key.with_suffix(".pub").read_bytes())
         (files / "sshd_config").write_text(_SSHD_CONFIG)
-        start = _START
+        install = _INSTALL
         if login.user != "root":
             rights, password = (
                 ("NOPASSWD: ", "*") if login.password is None else ("", _hashed(login.password))
             )
-            start += _USER.format(user=login.user, password=password, rights=rights)
-        (files / "start").write_text(f"{start}exec {SSHD} -D -e -f /machine/sshd_config\n")
+            install += _USER.format(user=login.user, password=password, rights=rights)
+        (files / "install").write_text(install)
+        (files / "start").write_text(_START)
 
     def _end(self) -> None:
-        # unshare waits for its child whatever it is told; killed, it takes the machine along.
+        # Killed, it takes the machine along.
         for server in self.servers.values():
             server.kill()
         for server in self.servers.values():

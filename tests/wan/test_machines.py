@@ -4,54 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
-import resource
 import shutil
-import stat
 import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from commcli.relay.clients.udp import MAX_DESCRIPTORS
 from tests.relay.tables_on_disk import Signer, shard
-from tests.remote import sshd
-from tests.wan.desk import Desk
-from tests.wan.machines import Login, Machines
-from tests.wan.wan import Wan, wan_or_skip
-from tests.wan.weather import Weather
-
-BASE = "/opt/commcli"
-DESK, BASTION = "desk", "bastion"
-# One way, from the desk, in ms.
-FAR = {"de-1": 5, "ae-1": 30, "in-1": 35, "sg-1": 45, "jp-1": 60, "us-1": 25, "br-1": 50, "kr-1": 60}
-# Two are no root: sudo asks the one for a password, the other not.
-PASSWORD = "the ops' own password"
-LOGINS = {"in-1": Login("ops", PASSWORD), "kr-1": Login("ops")}
-BEHIND = ("br-1", "kr-1")  # the bastion: the desk has no way there
-BIND, RESOURCE = 1 << 10, 1 << 24  # capabilities(7): CAP_NET_BIND_SERVICE, CAP_SYS_RESOURCE
-LOW_PORT = ("jp-1", 443)  # of one node, for which its relay needs a power of root's
-ADDRESSES = {node: f"10.77.0.{number}" for number, node in enumerate([*FAR, BASTION, DESK], start=1)}
-LINKS = {
-    **{(DESK, node): Weather(delay_ms=far, loss=1.0 if node in BEHIND else 0.0) for node, far in FAR.items()},
-    (DESK, BASTION): Weather(delay_ms=20),
-    **{(BASTION, node): Weather(delay_ms=FAR[node] - 20) for node in BEHIND},
-}
-
-FLEET = """\
-name: wan
-production: false
-realm: lab
-ssh: {{known_hosts: {folder}/known_hosts, identities: [{folder}/operator], agent: false}}
-signing: {{signers: {folder}/signers}}
-secrets: {{turn: {{file: {folder}/turn}}, overlay: {{file: {folder}/overlay}}, sudo: {{file: {folder}/sudo}}}}
-"""
+from tests.wan.globe import BASE, FAR, PASSWORD, Place
+from tests.wan.ownership import must_be_its_users, of_the_relay, owned, running
 
 PLAY = """\
 name: machine
@@ -77,70 +39,6 @@ steps:
 """
 
 
-@dataclass(frozen=True)
-class Place:
-    """Everything that runs here."""
-
-    wan: Wan
-    machines: Machines
-    desk: Desk
-
-    def play(self, *words: str, exit_code: int = 0) -> dict[str, dict[str, Any]]:
-        """`play run WORDS`: the row of each node."""
-        done = self.desk.commcli("play", "run", *words, "--json")
-        assert done.returncode == exit_code, done.stdout + done.stderr
-        return {row["node"]: row for row in json.loads(done.stdout)["nodes"]}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    if reason := sshd.why_not():
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("machines")
-    with ExitStack() as stack:
-        wan = stack.enter_context(wan_or_skip(ADDRESSES, LINKS))
-        logins = {node: LOGINS.get(node, Login()) for node in (*FAR, BASTION)}
-        machines = stack.enter_context(Machines(wan, folder, logins))
-        desk = Desk(wan, DESK, folder)
-        write_inventory(desk.inventory, folder, logins)
-        for node, server in machines.servers.items():
-            desk.wait(node, server, machines.log(node), BASTION if node in BEHIND else None)
-        yield Place(wan, machines, desk)
-
-
-def write_inventory(inventory: Path, folder: Path, logins: dict[str, Login]) -> None:
-    inventory.mkdir()
-    for name, secret in {
-        "turn": "turn's master key",
-        "overlay": "overlay's master key",
-        "sudo": PASSWORD,
-    }.items():
-        (folder / name).write_text(f"{secret}\n")
-        (folder / name).chmod(0o600)
-    shutil.copy(folder / "operator.pub", folder / "signers")
-    nodes = "nodes:\n" + "".join(row(node, logins[node]) for node in FAR)
-    files = {
-        "fleet.yaml": FLEET.format(folder=folder),
-        "regions.yaml": "regions:\n  lab: {city: Lab, country: sg, continent: asia}\n",
-        "nodes.yaml": nodes,
-        "markets.yaml": "markets: {}\n",
-        "zones.yaml": "zones: {}\n",
-    }
-    for name, text in files.items():
-        (inventory / name).write_text(text)
-
-
-def row(node: str, login: Login) -> str:
-    ssh: dict[str, object] = {"user": login.user, "sudo": login.user != "root"}
-    if node in BEHIND:
-        ssh["proxy_jump"] = f"root@{ADDRESSES[BASTION]}"
-    told: dict[str, object] = {"region": "lab", "address": ADDRESSES[node], "base": BASE, "ssh": ssh}
-    if node == LOW_PORT[0]:
-        told["ports"] = {"turn": LOW_PORT[1]}
-    # JSON is YAML.
-    return f"  {node}: {json.dumps({**told, 'variables': {'allow_peers': ['10.77.0.0/16']}})}\n"
-
-
 @contextlib.contextmanager
 def other_row(place: Place, node: str, section: str, **words: object) -> Iterator[None]:
     """With these words in a section of the node's row in the inventory."""
@@ -154,88 +52,6 @@ def other_row(place: Place, node: str, section: str, **words: object) -> Iterato
         yield
     finally:
         path.write_text(before)
-
-
-@dataclass(frozen=True)
-class Running:
-    """The relay of a machine as its /proc tells it, its supervisor's figures being the same."""
-
-    pid: int
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    capabilities: tuple[int, ...]  # every set that it has, as bits
-    new_privileges: bool
-    descriptors: int
-    core: int
-
-
-def running(root: Path) -> Running:
-    supervisor = int((root / BASE[1:] / "run/relay.pid").read_text())
-    [child] = (root / f"proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    parent, relay = process(root, supervisor), process(root, int(child))
-    assert replace(parent, pid=0) == replace(relay, pid=0)
-    return relay
-
-
-def process(root: Path, pid: int) -> Running:
-    lines = (line.partition(":") for line in (root / f"proc/{pid}/status").read_text().splitlines())
-    status = {name: value.split() for name, _, value in lines}
-    limits = (root / f"proc/{pid}/limits").read_text().splitlines()
-    soft = {line[:26].strip(): line[26:].split()[0] for line in limits[1:]}
-    [uid], [gid] = ({*map(int, status[name])} for name in ("Uid", "Gid"))
-    sets = {int(status[f"Cap{kind}"][0], 16) for kind in ("Eff", "Prm", "Inh", "Amb", "Bnd")}
-    return Running(
-        pid,
-        uid,
-        gid,
-        tuple(map(int, status["Groups"])),
-        tuple(sorted(sets)),
-        status["NoNewPrivs"] == ["0"],
-        int(soft["Max open files"]),
-        int(soft["Max core file size"]),
-    )
-
-
-def most_descriptors() -> int:
-    """What a relay that root starts here may open: not even root may raise the limit where it lacks the power to."""
-    raises = int(re.findall(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text())[0], 16) & RESOURCE
-    return MAX_DESCRIPTORS if raises else min(MAX_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-
-
-def of_the_relay(root: Path) -> tuple[int, int] | None:
-    """The numbers of its user and group on a machine, None where there is neither."""
-    found = {}
-    for name in ("passwd", "group"):
-        for line in (root / "etc" / name).read_text().splitlines():
-            if line.startswith("commcli-relay:"):
-                found[name] = int(line.split(":")[2])
-    assert len(found) in (0, 2)
-    return (found["passwd"], found["group"]) if found else None
-
-
-def owned(path: Path) -> tuple[int, int, int]:
-    """User, group and mode of what is there itself."""
-    status = path.lstat()
-    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
-
-
-def must_be_its_users(root: Path) -> Running:
-    """The relay runs as its own user, with what is its own, and none of the rest. Returns what runs."""
-    who, base = of_the_relay(root), root / BASE[1:]
-    assert who is not None and 0 not in who
-    relay = running(root)
-    assert relay == Running(relay.pid, *who, (who[1],), (BIND,), False, most_descriptors(), 0)
-    secrets = [base / "etc" / name for name in ("turn.secret", "peers.json")]
-    assert {path.name: owned(path) for path in secrets} == {path.name: (*who, 0o600) for path in secrets}
-    assert owned(base / "etc") == (0, who[1], 0o750)
-    assert [owned(base / name) for name in ("lib", "table")] == [(0, 0, 0o755)] * 2
-    assert [owned(base / "etc" / name) for name in ("relay.json", "allowed_signers")] == [(0, 0, 0o644)] * 2
-    assert owned(base / "runs") == (0, 0, 0o700)
-    for name, mode in (("etc/tls", 0o700), ("state", 0o700), ("run", 0o750), ("log", 0o750)):
-        assert owned(base / name) == (*who, mode)
-        assert {owned(path)[:2] for path in (base / name).rglob("*")} <= {who}
-    return relay
 
 
 def wait_for(done: Callable[[], bool]) -> None:
