@@ -49,9 +49,13 @@ class Failure(RuntimeError):
 
 
 def measured(
-    command: Sequence[str], hosts: Sequence[FarHost], *, env: Mapping[str, str] | None = None, code: int = 0
+    command: Sequence[str],
+    hosts: Sequence[FarHost],
+    *,
+    env: Mapping[str, str] | None = None,
+    codes: Sequence[int] = (0,),
 ) -> Spent:
-    """Run it to its end, in a thread: the proxies need the loop. Raises Failure unless it exits with `code`."""
+    """Run it to its end, in a thread: the proxies need the loop. Raises Failure unless it exits with one of `codes`."""
     before = _travelled(hosts)
     begun = time.perf_counter()
     process = subprocess.Popen(
@@ -70,7 +74,7 @@ def measured(
     process.returncode = os.waitstatus_to_exitcode(status)
     for reader in readers:
         reader.join(5)
-    if process.returncode != code:
+    if process.returncode not in codes:
         raise Failure(f"{Path(command[0]).name} ended with {process.returncode}: {_why(**told)}")
     trips, up, down = (
         [now - then for now, then in zip(*pair, strict=True)]

@@ -105,6 +105,10 @@ def test_our_own_modules_are_the_same_programs_without_it() -> None:
         for node in ast.walk(bare):
             if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
                 node.body[:1] = [] if node.body[1:] or isinstance(node, ast.Module) else [ast.Pass()]
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                node.returns = None
+            if isinstance(node, ast.arg):
+                node.annotation = None
         assert ast.dump(ast.parse(lean(source))) == ast.dump(bare), name
 
 
