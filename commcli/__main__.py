@@ -5,6 +5,7 @@ What a shell asks at a key press, and --version, are answered before the command
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -13,12 +14,15 @@ import sys
 from commcli import __version__, completion
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+# What is loaded stays: to look for garbage in it after each 700 new objects was a tenth of a command's start.
+_GARBAGE_AFTER = 100_000
 
 
 def main() -> None:
     # A stop that comes while the command line is loaded, or after its answer, would end in Python's own traceback.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     _open_standard_streams()
+    gc.set_threshold(_GARBAGE_AFTER)
     code = _at_once(sys.argv[1:])
     code = _loaded_and_run(sys.argv[1:]) if code is None else code
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)

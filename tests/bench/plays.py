@@ -214,7 +214,7 @@ async def sick(folder: Path) -> None:
 async def _last_heard(far: FarHosts, code: int, *options: str) -> tuple[float, float]:
     """Seconds of the command, and until the last of the good hosts had said all."""
     begun = asyncio.get_running_loop().time()
-    spent = await run(controllers.commcli(far, 10, *options), far, code=code)
+    spent = await run(controllers.commcli(far, 10, *options), far, codes=(code,))
     heard = [host.way.connections[-1].heard_s for host in far.hosts if host.way is not None]
     return spent.seconds, max(heard) - begun
 
