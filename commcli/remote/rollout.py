@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from commcli.errors import CommcliError
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
 from commcli.remote import survey
@@ -120,6 +122,11 @@ class Rollout:
             self._soon = None
         self._told(self.state.row())
 
+    def _keep_in_passing(self) -> None:
+        # There is nobody to hear of a full disk here; at the end of the wave it is tried again, and heard.
+        with contextlib.suppress(CommcliError):
+            self._keep()
+
     async def _between(self, wave: Sequence[Node], is_last: bool) -> str:
         why = ""
         try:
@@ -156,7 +163,7 @@ class Rollout:
         if name not in good:
             good.append(name)
             if self._soon is None:
-                self._soon = asyncio.get_running_loop().call_later(SOON_S, self._keep)
+                self._soon = asyncio.get_running_loop().call_later(SOON_S, self._keep_in_passing)
 
     async def _wave(self, wave: Sequence[Node]) -> list[Outcome[PlayResult]]:
         if self._terms.drain_s is None:

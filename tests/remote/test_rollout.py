@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from commcli.errors import BadInput
 from commcli.fleet.model import Fleet, Node, Region, Signing, SshDefaults, SshTarget
 from commcli.remote.outcome import Event, OnEvent, Outcome
 from commcli.remote.rollout import Rollout, Terms, serving
@@ -76,10 +77,13 @@ def rollout(relays: Relays, waves: str, terms: Terms, **how: Any) -> tuple[Rollo
     kept: list[dict[str, Any]] = []
     fleet = fleet_of(waves.replace(" ", ""))
     parts = [[fleet.nodes[name] for name in wave] for wave in waves.split()]
-    return Rollout(
-        fleet, cast("Pool", relays), parts, terms, relays.act,
-        keep=lambda state: kept.append(json.loads(json.dumps(state))), **how,
-    ), kept  # fmt: skip
+    refuse = how.pop("refuse", lambda state: None)
+
+    def keep(state: Mapping[str, Any]) -> None:
+        kept.append(json.loads(json.dumps(state)))
+        refuse(state)
+
+    return Rollout(fleet, cast("Pool", relays), parts, terms, relays.act, keep=keep, **how), kept
 
 
 class Slow(Relays):
@@ -113,6 +117,21 @@ async def test_who_is_done_is_known_while_others_of_the_wave_are_at_work() -> No
     relays.kept = kept
     await asyncio.wait_for(going.go(), 10)
     assert [state["done"] for state in kept] == [[], ["a", "b"], ["a", "b", "c"]]
+
+
+async def test_a_full_disk_is_heard_at_the_end_of_the_wave_and_not_by_the_event_loop() -> None:
+    def refuse(state: Mapping[str, Any]) -> None:
+        if state["done"]:
+            raise BadInput("disk full")
+
+    relays = Slow()
+    going, kept = rollout(relays, "abc", Terms(), refuse=refuse)
+    relays.kept = kept
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+    with pytest.raises(BadInput, match="disk full"):
+        await asyncio.wait_for(going.go(), 10)
+    assert [state["done"] for state in kept] == [[], ["a", "b"], ["a", "b", "c"]] and unheard == []
 
 
 @pytest.mark.parametrize(("most", "not_tried"), [("0", ["d"]), ("1", []), ("25%", []), ("24%", ["d"])])
