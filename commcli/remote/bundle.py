@@ -14,7 +14,7 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _HOLDING = (ast.stmt, ast.ExceptHandler, ast.match_case)
 # A line of its own, or a word to our tools behind one.
-_COMMENT = re.compile(r"""^\s*#.*|\s+# (noqa|type: ignore)[^"'\n]*""")
+_COMMENT = re.compile(r"""^\s*#.*|\s+# (noqa|type: ignore)[^"'\n]*$""")
 _ALWAYS = ("commcli.remote.onnode.channel", "commcli.remote.onnode.importer", "commcli.remote.onnode.masks")
 
 
