@@ -21,7 +21,7 @@ from commcli.errors import BadInput, CommcliError
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
 from commcli.remote import hostkeys, identities, sshconfig
-from commcli.remote.authentication import begin_with_a_signature
+from commcli.remote.authentication import begin_with_a_signature, begin_without_leave
 from commcli.remote.handshakes import Handshakes
 from commcli.remote.hostkeys import HostKeys
 from commcli.remote.lookups import Lookups
@@ -230,6 +230,7 @@ class _Phase(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = conn
+        begin_without_leave(conn)
         self._on_connected()
 
     def begin_auth(self, username: str) -> None:

@@ -15,9 +15,9 @@ from commcli.remote.ssh import Pool
 from tests.remote import distance, plays, sshd
 
 RTT_S = 0.06
-# As this proxy counts, with the handshake: TCP, banner, KEXINIT, key exchange, service, authentication, channel, exec,
+# As this proxy counts, with the handshake: TCP, banner, KEXINIT, key exchange, authentication, channel, exec,
 # program, and what asyncssh says of its window meanwhile.
-LOGIN_AND_TRUE = 10
+LOGIN_AND_TRUE = 9
 MOST_UP = 25_000
 
 
