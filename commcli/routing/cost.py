@@ -39,8 +39,9 @@ class EdgeCosts:
 
     `straight` is RTT, jitter and loss: an edge as the direct path; `total` has `caution` added: an edge as a part of a
     relayed path (Estimate.cautious_ms). Loss is its upper bound, less what the overlay repairs. An edge without skill
-    is not in `total`. `kept` is for paths that are in force: they are judged by their medians, as the direct one is,
-    and keep an edge until next to no skill is left of it. `skill` is that of Estimate.
+    is not in `total`, nor is one of unknown skill unless the fleet is new. `kept` is for paths that are in force: they
+    are judged by their medians, as the direct one is, and keep an edge until next to no skill is left of it. `skill`
+    is that of Estimate.
     """
 
     rtt: Matrix
@@ -72,9 +73,8 @@ def edge_costs(estimate: Estimate, prices: Prices | None = None) -> EdgeCosts:
     caution = estimate.cautious_ms - estimate.rtt_ms
     straight = np.where(measured, estimate.rtt_ms + jitter + loss, np.inf)
     skill = estimate.skill
-    # Where no edge has a past yet, it is no fault of any.
-    is_new = bool(np.isnan(skill).all())
-    total = np.where(measured & ((skill >= SKILLED) | is_new), straight + caution, np.inf)
+    trusted = (skill >= SKILLED) | (np.isnan(skill) & estimate.is_new)
+    total = np.where(measured & trusted, straight + caution, np.inf)
     kept = np.where(measured & ~(skill < UNSKILLED), straight, np.inf)
     for matrix in (straight, total, kept):
         np.fill_diagonal(matrix, np.inf)

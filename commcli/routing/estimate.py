@@ -35,6 +35,9 @@ ROUNDS_KEPT = 9
 # What an edge says now is no word on what it will say when its rounds were half away from the ones before them, on
 # average. It is no part of a new relayed path then; one that is in force is left when next to nothing is left of it.
 SKILLED, UNSKILLED = 0.5, 0.1
+# A fleet is new until half of its edges have this many rounds: its nodes close their windows at times of their own, so
+# at first some edges have two rounds and others one.
+PAST = 3
 # Below this a millisecond more or less is no sign of anything.
 SMALL_MS = 20.0
 # One standard error (Wilson): of an edge that lost nothing of 250 packets 0.4 % is assumed.
@@ -81,6 +84,12 @@ class Estimate:
         known = (~np.isnan(off)).sum(axis=0)
         skill: Matrix = 1.0 - np.where(known, np.nansum(off, axis=0) / np.maximum(known, 1), np.nan)
         return skill
+
+    @property
+    def is_new(self) -> bool:
+        """Whether an edge of unknown skill is nothing unusual yet."""
+        known = (~np.isnan(self.rounds)).sum(axis=0)[self.measured]
+        return bool(known.size and np.median(known) < PAST)
 
     @property
     def cautious_ms(self) -> Matrix:

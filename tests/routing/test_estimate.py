@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from commcli.routing.cost import Prices, edge_costs
+from commcli.routing.cost import EdgeCosts, Prices, edge_costs
 from commcli.routing.decision import decide
 from commcli.routing.estimate import estimate, from_matrices, from_rounds, unmeasured_as_none
 from tests.routing.worlds import MANY, NOW, small_fleet, window, windows
@@ -198,14 +198,26 @@ def test_a_clock_that_is_wrong_makes_nobody_elses_rounds_old(ahead_s: int) -> No
     assert decision.table.routes["ae-1", "kr-1"].primary == ("ae-1", "sg-1", "kr-1")
 
 
+def first_rounds(count: int, late: int) -> EdgeCosts:
+    """So many rounds of three nodes; a -> b is in the last `late` of them only."""
+    rounds = np.full((count, 3, 3), 50.0, np.float32)
+    rounds[: count - late, 0, 1] = np.nan
+    return edge_costs(from_rounds(IDS, rounds))
+
+
 def test_an_edge_without_a_past_is_part_of_no_new_path_once_others_have_one() -> None:
-    ids, one = ("a", "b", "c"), np.full((3, 3), 50.0, np.float32)
-    later = one.copy()
-    one[0, 1] = np.nan
-    first, second = (
-        edge_costs(from_rounds(ids, later[None])),
-        edge_costs(from_rounds(ids, np.array([one, later]))),
-    )
-    assert np.isfinite(first.total[0, 1]), "in the first round nobody's skill is known"
-    assert np.isinf(second.total[0, 1]) and np.isfinite(second.total[1, 0])
-    assert np.isfinite(second.straight[0, 1]) and np.isfinite(second.kept[0, 1]), "alone it may be the path"
+    late = first_rounds(3, late=1)
+    assert np.isinf(late.total[0, 1]) and np.isfinite(late.total[1, 0])
+    assert np.isfinite(late.straight[0, 1]) and np.isfinite(late.kept[0, 1]), "alone it may be the path"
+    assert np.isfinite(first_rounds(3, late=2).total[0, 1]), "two rounds are a past"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_in_a_new_fleet_it_does_not_matter_whose_second_round_is_here_already(count: int) -> None:
+    assert np.isfinite(first_rounds(count, late=1).total[0, 1])
+
+
+def test_noise_is_told_from_a_path_in_a_new_fleet_too() -> None:
+    rounds = np.full((2, 3, 3), 50.0, np.float32)
+    rounds[1, 0, 1] = 500.0
+    assert np.isinf(edge_costs(from_rounds(IDS, rounds)).total[0, 1])
