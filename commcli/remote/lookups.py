@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -16,10 +17,17 @@ T = TypeVar("T")
 
 
 class Lookups(ThreadPoolExecutor):
-    """A thread a call, for an event loop's default executor; those that hang end with the process."""
+    """For an event loop's default executor: a thread for a call unless one is idle; those that hang end with the
+    process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call it in a thread of its own."""
+        """Call it in a thread."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -30,5 +38,12 @@ class Lookups(ThreadPoolExecutor):
             except BaseException as error:
                 future.set_exception(error)
 
-        threading.Thread(target=call, daemon=True).start()
+        self._calls.put(call)
+        if not self._idle.acquire(blocking=False):
+            threading.Thread(target=self._serve, daemon=True).start()
         return future
+
+    def _serve(self) -> None:
+        while True:
+            self._calls.get()()
+            self._idle.release()

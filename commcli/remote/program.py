@@ -29,6 +29,8 @@ SILENCE_S = 30.0
 HELLO_S = 30.0
 STDERR_KEPT = 8192
 LONGEST_LINE = 16 << 20
+# Up to so many bytes go up at once: each write is a packet, and wakes the server and the program up.
+TOGETHER = 256 << 10
 # What a login shell prints before the hello, and what goes to stderr: whoever says more floods.
 MOST_NOISE = 4 << 20
 
@@ -253,6 +255,8 @@ class Program:
         await self._put(json.dumps({"blob": digest, "length": length}).encode() + b"\n", data or b"")
 
     async def _put(self, *parts: bytes) -> None:
+        if sum(map(len, parts)) <= TOGETHER:
+            parts = (b"".join(parts),)
         async with self._up:
             for part in parts:
                 self._process.write(part)

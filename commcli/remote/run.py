@@ -206,7 +206,7 @@ async def _follow(
     want from us may take.
     """
     doing, step = "start", {"module": ""}
-    limit_s, said = START_S + upload_s, 0
+    limit_s, said, most = START_S + upload_s, 0, _most_said(planned)
     with Landing(node_id) as landing:
         while True:
             async with bounded(limit_s, f"{doing}: no end after {limit_s:g} s"):
@@ -215,10 +215,11 @@ async def _follow(
                 break
             _raise_if_refused(message)
             said += "piece" not in message
-            if said > 8 + sum(2 + row.get("retries", 0) for row in planned):
+            if said > most:
                 raise Lost("the node floods: it tells of more than the play has steps")
             if "planned" in message:
                 planned = [_planned(step) for step in message["planned"]]
+                most = _most_said(planned)
             elif "at" in message or "again" in message:
                 step = planned[message.get("at", message.get("again"))]
                 doing, limit_s = f"step {label(step)}", step["timeout_s"] + GRACE_S + upload_s
@@ -239,6 +240,11 @@ async def _follow(
     if result.failed is not None:
         raise Failed(f'step "{result.failed.label}": {result.failed.text}')
     return result
+
+
+def _most_said(planned: Sequence[Mapping[str, Any]]) -> int:
+    """How many messages there can be, but for pieces of files."""
+    return 8 + sum(2 + int(step.get("retries", 0)) for step in planned)
 
 
 def _planned(step: Mapping[str, Any]) -> Mapping[str, Any]:

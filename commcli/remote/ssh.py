@@ -21,7 +21,6 @@ from commcli.errors import BadInput, CommcliError
 from commcli.fleet.model import Fleet, Node
 from commcli.fleet.secrets import Secret
 from commcli.remote import hostkeys, identities, sshconfig
-from commcli.remote.authentication import begin_with_a_signature, begin_without_leave
 from commcli.remote.handshakes import Handshakes
 from commcli.remote.hostkeys import HostKeys
 from commcli.remote.lookups import Lookups
@@ -34,6 +33,7 @@ from commcli.remote.outcome import (
     Unreachable,
     bounded,
 )
+from commcli.remote.quicklogin import begin_with_a_signature, begin_without_leave, without_chaff
 from commcli.remote.sshconfig import Login, Stop
 from commcli.remote.sudo import Sudo, refusal
 
@@ -230,6 +230,7 @@ class _Phase(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = conn
+        without_chaff(conn)
         begin_without_leave(conn)
         self._on_connected()
 

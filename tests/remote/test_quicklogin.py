@@ -1,4 +1,4 @@
-"""When authentication begins: as soon as the server has told what signatures it takes, else when it gives leave."""
+"""A quick login: when authentication begins, and what is not sent."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from asyncssh.packet import SSHPacket, String
 
-from commcli.remote.authentication import begin_without_leave
+from commcli.remote.quicklogin import begin_without_leave, without_chaff
 
-EXT_INFO, SERVICE_ACCEPT = 7, 6
+IGNORE, SERVICE_ACCEPT, EXT_INFO, CHANNEL_DATA = 2, 6, 7, 94
 LEAVE = String(b"ssh-userauth")
 
 
@@ -69,3 +69,36 @@ def test_where_asyncssh_keeps_its_handlers_elsewhere_all_is_as_it_was() -> None:
         pass
 
     begin_without_leave(Other())
+
+
+class Sender:
+    """What is asked of asyncssh's connection by what it sends."""
+
+    def __init__(self, **about: str) -> None:
+        self.sent: list[tuple[int, tuple[bytes, ...]]] = []
+        self._about = about
+
+    def get_extra_info(self, name: str, default: str) -> str:
+        return self._about.get(name, default)
+
+    def send_packet(self, kind: int, *parts: bytes, handler: object = None) -> None:
+        if self._about and kind > EXT_INFO:
+            self.send_packet(IGNORE, b"")
+        self.sent.append((kind, parts))
+
+
+@pytest.mark.parametrize(
+    ("cipher", "kinds"),
+    [
+        ("aes128-gcm@openssh.com", [CHANNEL_DATA]),
+        ("chacha20-poly1305@openssh.com", [CHANNEL_DATA]),
+        ("aes256-ctr", [CHANNEL_DATA]),
+        ("aes256-cbc", [IGNORE, CHANNEL_DATA]),
+    ],
+)
+def test_chaff_is_for_ciphers_that_chain_blocks(cipher: str, kinds: list[int]) -> None:
+    sender = Sender(send_cipher=cipher)
+    without_chaff(sender)
+    sender.send_packet(CHANNEL_DATA, b"x", handler=sender)
+    assert [kind for kind, _ in sender.sent] == kinds
+    assert sender.sent[-1] == (CHANNEL_DATA, (b"x",))

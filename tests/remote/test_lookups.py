@@ -1,0 +1,27 @@
+"""Threads for lookups: used again when they are idle, waited for by nobody."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from commcli.remote.lookups import Lookups
+
+
+def test_an_idle_thread_is_used_again_and_one_that_hangs_is_in_nobodys_way() -> None:
+    lookups, hang = Lookups(), threading.Event()
+    stuck = lookups.submit(hang.wait)
+    used: set[int] = set()
+    # It is idle a moment after its result is here.
+    while (thread := lookups.submit(threading.get_ident).result(10)) not in used:
+        used.add(thread)
+    assert not stuck.done()
+    lookups.shutdown(wait=True)
+    hang.set()
+    assert stuck.result(10)
+
+
+def test_what_a_call_raises_is_its_result() -> None:
+    with pytest.raises(ZeroDivisionError):
+        Lookups().submit(lambda: 1 // 0).result(10)
