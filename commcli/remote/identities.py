@@ -22,9 +22,9 @@ TOKEN = b"sk-"
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """`files` sign by themselves; of the agent's keys those in `agent` sign, None: all of them."""
+    """`pairs`, from files, sign by themselves; of the agent's keys those in `agent` sign, None: all of them."""
 
-    files: tuple[str, ...]
+    pairs: tuple[asyncssh.SSHKeyPair, ...]
     agent: tuple[bytes, ...] | None
 
 
@@ -50,11 +50,11 @@ def of_login(login: Login) -> Offered:
     # A broken file is passed over here, as OpenSSH does: it may be meant for others.
     offered = _offered(paths, agent=True, problems=[])
     only = login.options.config.get("IdentitiesOnly")
-    return offered if only else Offered(offered.files, None)
+    return offered if only else Offered(offered.pairs, None)
 
 
 def _offered(paths: Iterable[Path], *, agent: bool, problems: list[str]) -> Offered:
-    files: list[str] = []
+    at_hand: list[asyncssh.SSHKeyPair] = []
     blobs: list[bytes] = []
     for path in paths:
         public = public_blobs(path)
@@ -70,11 +70,11 @@ def _offered(paths: Iterable[Path], *, agent: bool, problems: list[str]) -> Offe
                 problems.append(f"ssh identity {path}: {error}")
         else:
             blobs += [pair.public_data for pair in pairs]
-            if any(not pair.algorithm.startswith(TOKEN) for pair in pairs):
-                files.append(str(path))
-            elif pairs and not agent:
+            of_file = [pair for pair in pairs if not pair.algorithm.startswith(TOKEN)]
+            at_hand += of_file
+            if pairs and not of_file and not agent:
                 problems.append(f"ssh identity {path}: is on a token, which signs through the agent only")
-    return Offered(tuple(files), tuple(dict.fromkeys(blobs)) or None)
+    return Offered(tuple(at_hand), tuple(dict.fromkeys(blobs)) or None)
 
 
 def public_blobs(path: Path) -> list[bytes]:

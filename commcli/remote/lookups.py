@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,16 +19,17 @@ T = TypeVar("T")
 
 class Lookups(ThreadPoolExecutor):
     """For an event loop's default executor: a thread for a call unless one is idle; those that hang end with the
-    process.
+    process. Objects of the kind `at_once` are made where they are asked for: a thread costs more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: type[Any] | None = None) -> None:
         super().__init__()
+        self._at_once = at_once
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._idle = threading.Semaphore(0)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call it in a thread."""
+        """Call it, in a thread."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -38,6 +40,9 @@ class Lookups(ThreadPoolExecutor):
             except BaseException as error:
                 future.set_exception(error)
 
+        if isinstance(fn, partial) and fn.func is self._at_once:
+            call()
+            return future
         self._calls.put(call)
         if not self._idle.acquire(blocking=False):
             threading.Thread(target=self._serve, daemon=True).start()

@@ -11,6 +11,7 @@ import os
 import shlex
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -257,7 +258,7 @@ class Pool:
         self._handshakes = Handshakes()
 
     async def __aenter__(self) -> Pool:
-        asyncio.get_running_loop().set_default_executor(Lookups())
+        asyncio.get_running_loop().set_default_executor(Lookups(at_once=asyncssh.SSHClientConnectionOptions))
         if self._read:
             self._keys = hostkeys.read(self._fleet.ssh.known_hosts)
         self._identities = identities.check(self._fleet.ssh)
@@ -365,7 +366,8 @@ class Pool:
             "known_hosts": self._keys.known,
             "server_host_key_algs": self._keys.algorithms(login),
             "encryption_algs": () if login.names_ciphers else QUICK_CIPHERS,
-            "client_keys": list(offered.files),
+            # Copies: a login notes in them which signature its server takes.
+            "client_keys": [copy(pair) for pair in offered.pairs],
             "ignore_encrypted": True,
             "agent_path": () if defaults.agent else None,
             "agent_identities": None if offered.agent is None else list(offered.agent),

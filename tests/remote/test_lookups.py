@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -25,3 +26,16 @@ def test_an_idle_thread_is_used_again_and_one_that_hangs_is_in_nobodys_way() -> 
 def test_what_a_call_raises_is_its_result() -> None:
     with pytest.raises(ZeroDivisionError):
         Lookups().submit(lambda: 1 // 0).result(10)
+
+
+def test_what_is_made_at_once_is_made_here() -> None:
+    lookups = Lookups(at_once=Here)
+    assert lookups.submit(partial(Here, 1)).result(0).thread == threading.get_ident()
+    assert lookups.submit(partial(dict, a=1)).result(10) == {"a": 1}
+
+
+class Here:
+    """Knows where it was made."""
+
+    def __init__(self, _argument: int) -> None:
+        self.thread = threading.get_ident()
