@@ -4,7 +4,7 @@
 share the cores of this machine. Every tool brings the hosts to the same state by the same ten steps (`ten_steps.py`),
 which is looked at: cold is the first run, and unchanged the next, in which no file may be touched. A figure is of the
 whole command, from its start to its end; ratios are of runs that took turns.
-`python -m tests.bench.plays [login] [rivals] [many] [sick]`, all of them if none is named.
+`python -m tests.bench.plays [login] [alone] [rivals] [many] [sick]`, all of them if none is named.
 """
 
 from __future__ import annotations
@@ -87,14 +87,30 @@ async def login(folder: Path) -> Runs:
     return runs
 
 
+async def alone(folder: Path) -> None:
+    """One host, which has the cores to itself: what more steps cost where hosts are machines of their own."""
+    runs = Runs()
+    async with far_hosts(folder, 1, RTT_S) as far:
+        controllers.write_inventory(far)
+        for number in range(ROUNDS + 1):
+            for count in (10, 100):
+                await ours(far, count, runs if number else Runs())
+    print(f"plays: one host, {RTT_S * 1000:g} ms away, {ROUNDS} rounds; load {os.getloadavg()[0]:.1f}")
+    _tell_steps(runs)
+
+
+def _tell_steps(runs: Runs) -> None:
+    for kind in ("unchanged", "cold"):
+        _ratio(f"{kind}: 100 steps / 10", runs.ratios(f"{kind} 100", f"{kind} 10"), 1.06)
+
+
 def _tell_login(runs: Runs) -> None:
     print(f"plays: {HOSTS} hosts, {RTT_S * 1000:g} ms away, {ROUNDS} rounds; load {os.getloadavg()[0]:.1f}")
     for kind in runs.of:
         _seconds_line(kind if kind == "true" else f"{kind} steps", runs.of[kind])
     for kind in ("unchanged 10", "cold 10"):
         _ratio(f"{kind} steps / true", runs.ratios(kind, "true"), 1.35)
-    for kind in ("unchanged", "cold"):
-        _ratio(f"{kind}: 100 steps / 10", runs.ratios(f"{kind} 100", f"{kind} 10"), 1.06)
+    _tell_steps(runs)
     ten = [*runs.of["cold 10"], *runs.of["unchanged 10"]]
     trips = statistics.median(count for one in ten for count in one.round_trips)
     # The most has what a busy machine adds: an answer that comes in two parts is two.
@@ -229,6 +245,7 @@ async def _tell_sick(far: FarHosts, limit: str, well: tuple[float, float], *opti
 
 PARTS: dict[str, Callable[[Path], Awaitable[object]]] = {
     "login": login,
+    "alone": alone,
     "rivals": beside,
     "many": many,
     "sick": sick,
