@@ -248,9 +248,11 @@ def _most_said(planned: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _planned(step: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A step that only the node knows. It is taken at its word for no file, and for no more time than there is."""
+    """A step that only the node knows. It is taken at its word for no file, for one attempt, and for no more time than
+    there is.
+    """
     timeout_s = min(float(step["timeout_s"]), LONGEST_STEP_S)
-    return {"delay_s": 0.0, **step, "timeout_s": timeout_s, "module": "", "args": {}}
+    return {"delay_s": 0.0, **step, "timeout_s": timeout_s, "retries": 0, "module": "", "args": {}}
 
 
 def label(step: Mapping[str, Any]) -> str:
