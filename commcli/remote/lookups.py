@@ -25,7 +25,7 @@ class Lookups(ThreadPoolExecutor):
     def __init__(self, at_once: type[Any] | None = None) -> None:
         super().__init__()
         self._at_once = at_once
-        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -48,7 +48,13 @@ class Lookups(ThreadPoolExecutor):
             threading.Thread(target=self._serve, daemon=True).start()
         return future
 
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let idle threads end; nobody waits for the others."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._calls.put(None)
+
     def _serve(self) -> None:
-        while True:
-            self._calls.get()()
+        while call := self._calls.get():
+            call()
             self._idle.release()
+        self._calls.put(None)  # for the next of us

@@ -11,16 +11,20 @@ from commcli.remote.lookups import Lookups
 
 
 def test_an_idle_thread_is_used_again_and_one_that_hangs_is_in_nobodys_way() -> None:
+    before = set(threading.enumerate())
     lookups, hang = Lookups(), threading.Event()
     stuck = lookups.submit(hang.wait)
     used: set[int] = set()
     # It is idle a moment after its result is here.
-    while (thread := lookups.submit(threading.get_ident).result(10)) not in used:
-        used.add(thread)
+    while (served := lookups.submit(threading.get_ident).result(10)) not in used:
+        used.add(served)
     assert not stuck.done()
     lookups.shutdown(wait=True)
     hang.set()
     assert stuck.result(10)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    assert set(threading.enumerate()) <= before, "threads that are idle end with the loop they are for"
 
 
 def test_what_a_call_raises_is_its_result() -> None:
