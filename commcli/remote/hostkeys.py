@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import asyncssh
@@ -20,11 +20,15 @@ TYPES = (
 )
 
 
+# What asyncssh asks for the keys, authorities and revoked keys of a host, its address and its port.
+Believed = Callable[[str, str, int | None], Sequence[Sequence[asyncssh.SSHKey]]]
+
+
 class HostKeys:
-    """The fleet's known_hosts. `known` is what asyncssh believes."""
+    """The fleet's known_hosts."""
 
     def __init__(self, path: Path, known: asyncssh.SSHKnownHosts) -> None:
-        self.path, self.known = path, known
+        self.path, self._known = path, known
 
     @classmethod
     def none(cls, path: Path) -> HostKeys:
@@ -33,9 +37,19 @@ class HostKeys:
 
     def match(self, login: Login) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
         """The host keys and the certificate authorities that it has for this host."""
-        port = None if login.port == SSH_PORT else login.port
-        keys, authorities, *_ = self.known.match(login.known_as, "", port)
+        keys, authorities, _ = self._of(login)
         return list(keys), list(authorities)
+
+    def believed(self, login: Login) -> Believed:
+        """What asyncssh is to believe of this host. It would believe what is known of its address as well: a name that
+        leads to another of our hosts would be taken for it, whatever key the name has here.
+        """
+        found = self._of(login)
+        return lambda host, address, port: found
+
+    def _of(self, login: Login) -> Sequence[Sequence[asyncssh.SSHKey]]:
+        port = None if login.port == SSH_PORT else login.port
+        return self._known.match(login.known_as, "", port)[:3]
 
     def algorithms(self, login: Login) -> list[str]:
         """The known key types first, then all others.

@@ -74,7 +74,10 @@ def _offered(paths: Iterable[Path], *, agent: bool, problems: list[str]) -> Offe
             at_hand += of_file
             if pairs and not of_file and not agent:
                 problems.append(f"ssh identity {path}: is on a token, which signs through the agent only")
-    return Offered(tuple(at_hand), tuple(dict.fromkeys(blobs)) or None)
+            if not pairs and not public:
+                problems.append(f"ssh identity {path}: has a passphrase, and no .pub beside it to find it by")
+    signing = {pair.public_data for pair in at_hand}
+    return Offered(tuple(at_hand), tuple(blob for blob in dict.fromkeys(blobs) if blob not in signing))
 
 
 def public_blobs(path: Path) -> list[bytes]:

@@ -363,13 +363,14 @@ class Pool:
             "config": None,
             "username": login.user,
             "client_factory": factory,
-            "known_hosts": self._keys.known,
+            "known_hosts": self._keys.believed(login),
             "server_host_key_algs": self._keys.algorithms(login),
             "encryption_algs": () if login.names_ciphers else QUICK_CIPHERS,
             # Copies: a login notes in them which signature its server takes.
             "client_keys": [copy(pair) for pair in offered.pairs],
             "ignore_encrypted": True,
-            "agent_path": () if defaults.agent else None,
+            # No agent where none of its keys is wanted: asyncssh takes an empty list for all of them.
+            "agent_path": () if defaults.agent and offered.agent != () else None,
             "agent_identities": None if offered.agent is None else list(offered.agent),
             "gss_host": None,
             "x509_trusted_certs": None,

@@ -88,8 +88,8 @@ def compared(shows: Sequence[str], had: Sequence[str], expected: Sequence[str]) 
         return "strange"
     if not had:
         return "new"
-    before = {key.split()[0]: key for key in had}
-    conflict = any(before.get(key.split()[0], key) != key for key in shows)
+    types = {key.split()[0] for key in had}
+    conflict = any(key.split()[0] in types and key not in had for key in shows)
     return "changed" if conflict or not set(shows) & set(had) else "known"
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from commcli.errors import BadInput
 from commcli.fleet.model import Node, SshDefaults
-from commcli.remote import adhoc
+from commcli.remote import adhoc, identities
 from commcli.remote.outcome import HostKeyRefused, LoginRefused, TimedOut, Unreachable, each
 from commcli.remote.run import run_play
 from commcli.remote.ssh import Completed, Pool
@@ -97,6 +97,20 @@ async def test_a_host_key_of_another_type_has_changed_too(host: Host, tmp_path: 
     text = f"[127.0.0.1]:{host.port} {(tmp_path / 'ec.pub').read_text()}"
     with pytest.raises(HostKeyRefused, match="has changed"):
         await true_on(host, known_hosts(host, text))
+
+
+async def test_what_is_known_of_an_address_is_not_known_of_the_name_that_leads_there(
+    host: Host, tmp_path: Path
+) -> None:
+    node = host.node()
+    node = replace(node, ssh=replace(node.ssh, host="localhost"))
+    right, other = f"[127.0.0.1]:{host.port} {(host.folder / 'host_key.pub').read_text()}", tmp_path / "other"
+    with pytest.raises(HostKeyRefused, match="is not in"):
+        await true_on(host, known_hosts(host, right), node)
+    keygen(other)
+    pinned = f"[localhost]:{host.port} {other.with_suffix('.pub').read_text()}"
+    with pytest.raises(HostKeyRefused, match="has changed"):
+        await true_on(host, known_hosts(host, right + pinned), node)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n"])
@@ -251,6 +265,34 @@ def agent(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 async def test_the_agent_logs_in(host: Host, agent: None) -> None:
     assert (await true_on(host, replace(host.defaults(), identities=(), agent=True))).ok
+
+
+async def test_no_key_of_the_agent_stands_in_for_those_that_are_named(
+    host: Host, agent: None, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("Host *\n  IdentitiesOnly yes\n  IdentityFile /nonexistent/id\n")
+    settings = replace(host.defaults(), identities=(), agent=True, config=tmp_path / "config")
+    with pytest.raises(LoginRefused, match="login refused"):
+        await true_on(host, settings)
+    keygen(tmp_path / "other")
+    with pytest.raises(LoginRefused, match="login refused"):
+        await true_on(host, replace(host.defaults(), identities=(tmp_path / "other",), agent=True))
+
+
+def test_a_key_that_signs_by_itself_is_not_offered_by_the_agent_once_more(host: Host) -> None:
+    offered = identities.check(replace(host.defaults(), agent=True))
+    assert offered is not None and len(offered.pairs) == 1 and offered.agent == ()
+
+
+def test_a_key_that_nobody_can_find_in_an_agent_is_told(host: Host, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    make = ["ssh-keygen", "-q", "-m", "PEM", "-t", "rsa", "-N", "secret", "-f", str(locked)]
+    subprocess.run(make, check=True)
+    settings = replace(host.defaults(), identities=(locked,), agent=True)
+    assert identities.check(settings) is not None, "the agent is asked for the .pub beside it"
+    locked.with_name("locked.pub").unlink()
+    with pytest.raises(BadInput, match=r"locked: has a passphrase, and no \.pub beside it"):
+        identities.check(settings)
 
 
 BROKEN = {

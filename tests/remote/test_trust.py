@@ -28,6 +28,8 @@ def salt() -> bytes:
     ("shows", "had", "expected", "finding"),
     [
         ([A, R], [], [], "new"),
+        ([A], [A, B], [], "known"),
+        ([A, R], [B, A], [], "known"),
         ([A, R], [], [knownhosts.fingerprint(R)], "new"),
         ([A, R], [A], [], "known"),
         ([A, R], [R], [knownhosts.fingerprint(A)], "known"),
