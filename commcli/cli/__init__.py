@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import signal
 import sys
 import traceback
@@ -77,7 +78,7 @@ def execute(arguments: Sequence[str]) -> int:
     try:
         code = _answered(arguments)
         code = Terminated.exit_code if _terminated and code == 0 else code
-        code = _for_monitoring(code) if "--plugin" in arguments else code
+        code = _for_monitoring(code) if "--plugin" in _ours(arguments) else code
         output.flush()
     except CommcliError as error:
         # Even the word on the trouble could not be delivered as it was asked for.
@@ -90,6 +91,7 @@ def _answered(arguments: Sequence[str]) -> int:
     try:
         signal.signal(signal.SIGTERM, _on_sigterm)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        _check(arguments)
         app = command_line(arguments[0] if arguments else "")
         code = int(app(list(arguments), standalone_mode=False, prog_name="commcli") or 0)
         # Typer makes a code of a KeyboardInterrupt by itself.
@@ -112,15 +114,29 @@ def _answered(arguments: Sequence[str]) -> int:
         return _say(CommcliError(words), arguments)
 
 
+def _check(arguments: Sequence[str]) -> None:
+    """Raises Usage for what no report, store or node could be told: bytes that are no text."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise Usage(f"argument {word!a}: is not UTF-8 text") from None
+
+
+def _ours(arguments: Sequence[str]) -> Sequence[str]:
+    """Without the command of somebody else that comes after `--`."""
+    return list(itertools.takewhile(lambda word: word != "--", arguments))
+
+
 def _stopped(arguments: Sequence[str]) -> int:
     return _say(Terminated("ended by SIGTERM") if _terminated else Interrupted("interrupted"), arguments)
 
 
 def _say(error: CommcliError, arguments: Sequence[str]) -> int:
     """Tell the error the way this command line asks for; its exit code."""
-    if "--plugin" in arguments:
+    if "--plugin" in _ours(arguments):
         return _unknown(str(error))
-    output.emit_error(error, as_json="--json" in arguments)
+    output.emit_error(error, as_json="--json" in _ours(arguments))
     return error.exit_code
 
 

@@ -61,10 +61,12 @@ def tell(recording: Recording, act: Callable[[], Any], *, quiet: bool) -> Any:
         print(f"run {recording.run}", file=sys.stderr)
     try:
         doc = act()
-    except BadInput:
-        raise  # no node was touched
-    except BaseException:
-        print(_where(recording), file=sys.stderr)
+    except BaseException as error:
+        from commcli.store.door import StoreBroken
+
+        # Of bad input no node was touched; a disk that fills up is found by writing what was done.
+        if not isinstance(error, BadInput) or isinstance(error, StoreBroken):
+            print(_where(recording), file=sys.stderr)
         raise
     recording.end(doc)
     if doc["exit_code"] and not quiet:

@@ -34,9 +34,10 @@ def rolled_out(
     doc: Document, rollout: Document, stopped: str, not_tried: Sequence[str], back: Document | None
 ) -> Document:
     """The document of a run that went in waves. `stopped` says why it was, "" if it was not; `back` is the document of
-    the rollback that followed.
+    the rollback that followed. It is no good answer while a node is still drained by us.
     """
-    codes = [doc["exit_code"], *([AnswerBad.exit_code] if stopped else [])]
+    is_bad = stopped or rollout["drained"]
+    codes = [doc["exit_code"], *([AnswerBad.exit_code] if is_bad else [])]
     if back is not None:
         codes = [RolledBack.exit_code if back["exit_code"] == 0 else gravest([*codes, back["exit_code"]])]
     about = {"stopped": stopped, "not_tried": list(not_tried), "rolled_back": back}

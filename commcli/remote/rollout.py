@@ -111,6 +111,7 @@ class Rollout:
                 is_failure=lambda outcome: outcome.state != "done",
                 most=self._terms.max_fail.of(total),
                 between=self._between,
+                canary=bool(self._terms.canary),
             )
         finally:
             if self._soon is not None:
@@ -191,12 +192,15 @@ class Rollout:
         nodes = {node.id: node for node in wave}
         before = await self._ask(list(wave), "status")
         fresh = [nodes[o.node] for o in before if o.value is not None and not o.value.get("drain")]
-        # Noted before it is done: of a controller that is killed now, the nodes must be known.
-        self.state.drained = [node.id for node in fresh]
+        # Noted before it is done: of a controller that is killed now, the nodes must be known. Who could not be
+        # undrained after an earlier wave is still ours.
+        self.state.drained += [node.id for node in fresh if node.id not in self.state.drained]
         self._keep()
-        answers = await self._ask(fresh, "drain", stop=False)
+        # Whom somebody drains already is waited for like the others.
+        answers = [o for o in before if o.value is not None and o.value.get("drain")]
+        answers += await self._ask(fresh, "drain", stop=False)
         ended = await survey.await_drained(
-            self._pool, fresh, answers, stop=False, deadline_s=drain_s, on_event=self._draining
+            self._pool, wave, answers, stop=False, deadline_s=drain_s, on_event=self._draining
         )
         return {outcome.node: _undone(outcome) for outcome in (*before, *ended) if outcome.state != "done"}
 

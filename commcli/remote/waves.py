@@ -118,15 +118,17 @@ async def in_waves(
     is_failure: Callable[[Outcome[T]], bool],
     most: int = 0,
     between: Callable[[Sequence[Node], bool], Awaitable[str]] | None = None,
+    canary: bool = True,
 ) -> Course:
-    """`work` on one wave after the other, while at most `most` outcomes are failures; in the first wave none may be.
+    """`work` on one wave after the other, while at most `most` outcomes are failures; in the first wave none may be, if
+    it is a `canary`.
 
     While no node was done, because all were out of reach, the next one goes alone: a canary is one that was reached.
     `between(wave, is_last)` says after each wave what forbids to go on ("": nothing).
     """
     outcomes: list[Outcome[T]] = []
     left = deque(list(wave) for wave in waves)
-    is_first = len(left) > 1
+    is_first = canary and len(left) > 1
     while left:
         wave = left.popleft()
         if is_first and len(wave) > 1 and outcomes:

@@ -73,6 +73,18 @@ def test_a_stop_while_the_program_loads_waits_until_it_can_be_answered(tmp_path:
     assert (done.returncode, done.stdout, done.stderr) == (3, "UNKNOWN - interrupted\n", "")
 
 
+def test_what_comes_after_two_dashes_is_the_command_of_somebody_else(tmp_path: Path) -> None:
+    done = commcli("return []", "--", "--plugin", "--json", state=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "") and "unexpected extra argument" in done.stderr
+
+
+def test_bytes_that_are_no_text_are_wrong_use(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "commcli", "runs", "show", os.fsdecode(b"f\xfcr"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["messages"] == ["argument 'f\\udcfcr': is not UTF-8 text"]
+
+
 def test_a_bug_is_a_document_too(tmp_path: Path) -> None:
     done = commcli("raise ZeroDivisionError('s3cret')", "--json", state=tmp_path)
     error = json.loads(done.stdout)["error"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import pytest
 
 from commcli.errors import BadInput
 from commcli.fleet.model import Fleet, Node, Region, Signing, SshDefaults, SshTarget
+from commcli.remote import answer
 from commcli.remote.outcome import Event, OnEvent, Outcome
 from commcli.remote.rollout import Rollout, Terms, serving
 from commcli.remote.run import PlayResult
@@ -33,6 +34,10 @@ class Relays:
         self.happened: list[str] = []
         self.draining = set(drained)
         self._busy, self._deaf, self._bad = busy, deaf, bad
+        self.at_play: Callable[[], None] = lambda: None
+
+    def hears(self, name: str) -> None:
+        self._deaf = self._deaf.replace(name, "")
 
     async def connect(self, node: Node) -> Any:
         return _Connection(self, node.id)
@@ -54,6 +59,7 @@ class Relays:
 
     async def act(self, nodes: Sequence[Node], on_event: OnEvent) -> list[Outcome[PlayResult]]:
         outcomes = []
+        self.at_play()
         for node in nodes:
             state: Any = "failed" if node.id in self._bad else "done"
             self.happened.append(f"play {node.id}")
@@ -188,6 +194,38 @@ async def test_a_failed_node_is_undrained_and_one_that_stays_drained_has_failed(
     course = await going.go()
     assert course.stopped == "a: failed: still drained: relay: deaf" and going.state.drained == ["a"]
     assert (kept[-1]["done"], kept[-1]["failed"]) == ([], ["a"])
+
+
+async def test_whom_somebody_drains_already_is_waited_for() -> None:
+    relays = Relays(drained="a", busy="a")
+    course = await rollout(relays, "a b", DRAINED)[0].go()
+    assert relays.happened == [] and "a: timeout: not drained, so nothing was done" in course.stopped
+    assert relays.draining == {"a"}, "what somebody else has begun is theirs"
+
+
+async def test_who_could_not_be_undrained_is_tried_after_each_wave_and_never_forgotten() -> None:
+    relays = Relays(deaf="b")
+    going, kept = rollout(relays, "a b c d", Terms(0, Share(1), Share(4), drain_s=0.05))
+    await going.go()
+    assert going.state.drained == ["b"] == kept[-1]["drained"] and relays.draining == {"b"}
+    relays.hears("b")
+    again, _ = rollout(relays, "b", Terms(0, Share(1), Share(4), drain_s=0.05), drained=["b"])
+    await again.go()
+    assert again.state.drained == [] and relays.draining == set()
+
+
+async def test_whom_the_first_word_does_not_undrain_the_next_does() -> None:
+    relays = Relays(drained="b", deaf="b")
+    going, _ = rollout(relays, "a b", DRAINED, drained=["b"])
+    relays.at_play = lambda: relays.hears("b")
+    await going.go()
+    assert going.state.drained == [] and relays.draining == set()
+
+
+@pytest.mark.parametrize(("drained", "code"), [([], 0), (["b"], 1)])
+def test_a_run_that_leaves_a_node_drained_is_no_good_answer(drained: list[str], code: int) -> None:
+    doc = answer.rolled_out({"exit_code": 0}, {"drained": drained}, "", [], None)
+    assert doc["exit_code"] == code
 
 
 async def test_whoever_is_interrupted_leaves_nobody_drained() -> None:

@@ -44,6 +44,21 @@ async def test_a_course(trouble: dict[str, State], asked: list[str], not_tried: 
     assert course.stopped == "; ".join(bad)
 
 
+@pytest.mark.parametrize(("canary", "asked"), [(True, ["a"]), (False, ["a", "bcd", "efg"])])
+async def test_without_a_canary_the_first_wave_is_as_the_others(canary: bool, asked: list[str]) -> None:
+    waves: list[str] = []
+
+    async def work(nodes: Sequence[Node]) -> list[Outcome[int]]:
+        waves.append("".join(node.id for node in nodes))
+        return [Outcome(node.id, "failed" if node.id == "a" else "done", 1, "why", 0.0) for node in nodes]
+
+    def fails(outcome: Outcome[int]) -> bool:
+        return outcome.state != "done"
+
+    await in_waves([NODES[:1], NODES[1:4], NODES[4:]], work, is_failure=fails, most=1, canary=canary)
+    assert waves == asked
+
+
 def status(pid: int = 2, version: str = "2", made: int = 9, taken: int | None = 3) -> dict[str, Any]:
     over = None if taken is None else {"allocations": taken}
     return {
