@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,7 @@ SOON_S = 0.2
 Act = Callable[[Sequence[Node], OnEvent], Awaitable[list[Outcome[PlayResult]]]]
 Gate = Callable[[Sequence[Node]], Awaitable[str]]
 Keep = Callable[[Mapping[str, Any]], None]
+PASSED = "the run's deadline passed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +93,21 @@ class Rollout:
         on_event: OnEvent | None = None,
         drained: Sequence[str] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        deadline_s: float | None = None,
     ) -> None:
+        """`deadline_s` is for all of `go` but what undrains. What `act` does in it is its own affair."""
         self.state = State([[node.id for node in wave] for wave in waves], drained=list(drained))
         self._fleet, self._pool, self._waves, self._terms = fleet, pool, waves, terms
         self._act, self._gate, self._told, self._sleep = act, gate, keep, sleep
         self._on_event = on_event
+        self._deadline_s, self._until = deadline_s, math.inf
         self._soon: asyncio.TimerHandle | None = None
 
     async def go(self) -> Course:
         """The waves, one after the other, until too many nodes have failed or the gate does not let on."""
         total = sum(map(len, self._waves))
+        if self._deadline_s is not None:
+            self._until = asyncio.get_running_loop().time() + self._deadline_s
         self._keep()
         if self.state.drained:
             await self.undrain()
@@ -129,14 +136,22 @@ class Rollout:
             self._keep()
 
     async def _between(self, wave: Sequence[Node], is_last: bool) -> str:
+        left_s = self._until - asyncio.get_running_loop().time()
+        if left_s <= 0 and not is_last:
+            return PASSED
         why = ""
         try:
-            if not is_last and self._terms.pause_s:
-                self._say(f"pause of {self._terms.pause_s:g} s")
-                await self._sleep(self._terms.pause_s)
-            if self._gate is not None and wave:
-                self._say(f"gate: {self._terms.gate}")
-                why = await self._gate(wave)
+            async with asyncio.timeout(left_s if left_s < math.inf else None) as limit:
+                if not is_last and self._terms.pause_s:
+                    self._say(f"pause of {self._terms.pause_s:g} s")
+                    await self._sleep(self._terms.pause_s)
+                if self._gate is not None and wave:
+                    self._say(f"gate: {self._terms.gate}")
+                    why = await self._gate(wave)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return PASSED
         finally:
             self._say("")
         return f"gate after {', '.join(node.id for node in wave)}: {why}" if why else ""
@@ -199,8 +214,9 @@ class Rollout:
         # Whom somebody drains already is waited for like the others.
         answers = [o for o in before if o.value is not None and o.value.get("drain")]
         answers += await self._ask(fresh, "drain", stop=False)
+        left_s = min(drain_s, self._until - asyncio.get_running_loop().time())
         ended = await survey.await_drained(
-            self._pool, wave, answers, stop=False, deadline_s=drain_s, on_event=self._draining
+            self._pool, wave, answers, stop=False, deadline_s=left_s, on_event=self._draining
         )
         return {outcome.node: _undone(outcome) for outcome in (*before, *ended) if outcome.state != "done"}
 

@@ -196,6 +196,23 @@ async def test_a_failed_node_is_undrained_and_one_that_stays_drained_has_failed(
     assert (kept[-1]["done"], kept[-1]["failed"]) == ([], ["a"])
 
 
+@pytest.mark.parametrize("what", ["pause", "gate", "drain"])
+async def test_what_comes_between_waves_ends_with_the_deadline_of_the_run(what: str) -> None:
+    async def never(wave: Sequence[Node]) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    relays = Relays(busy="ab" if what == "drain" else "")
+    terms = Terms(1, Share(1), Share(3), 60.0 * (what == "pause"), what, 60.0 if what == "drain" else None)
+    gate = never if what == "gate" else None
+    going, _ = rollout(relays, "a b c", terms, gate=gate, deadline_s=0.05)
+    async with asyncio.timeout(10):
+        course = await going.go()
+    assert course.not_tried == ["b", "c"]
+    assert ("not drained" if what == "drain" else "the run's deadline passed") in course.stopped
+    assert relays.draining == set() and going.state.drained == []
+
+
 async def test_whom_somebody_drains_already_is_waited_for() -> None:
     relays = Relays(drained="a", busy="a")
     course = await rollout(relays, "a b", DRAINED)[0].go()

@@ -268,6 +268,7 @@ class _Job:
                     drained=[] if self.before is None else self.before["drained"],
                     keep=lambda state: recording.keep({"rollout": {**about, **state}}),
                     on_event=on_event,
+                    deadline_s=self.deadline_s,
                 )
             )
             course = await rollout[0].go()
