@@ -237,6 +237,9 @@ def _read_list(text: str, inventory: _Inventory) -> None:
         group.children.update(dict.fromkeys(_names(told.get("children")), line))
         for key, value in _mapping(told.get("vars")).items():
             inventory.say(group.variables, key, value, line)
+    # A group without hosts is left out of the document, and its name is not.
+    for child in [child for group in inventory.groups.values() for child in group.children]:
+        inventory.group(child)
 
 
 def _names(value: object) -> list[str]:

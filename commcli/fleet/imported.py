@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+import shlex
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -39,6 +40,11 @@ _SSH_CSV = {
 }
 _ARGUMENTS = ("ansible_ssh_common_args", "ansible_ssh_extra_args")
 _KEY_FILES = ("ansible_ssh_private_key_file", "ansible_private_key_file", "key", "identity_file")
+_WITH_A_PLACE = frozenset(
+    {*_SAME, "region", "country", "tags", "sessions", "mbps"}.union(
+        *_SSH_ANSIBLE.values(), *_SSH_CSV.values(), _ARGUMENTS, _KEY_FILES
+    )
+)
 _VARIABLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _BARE = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/@-]*\Z")
 # YAML 1.1 reads them as something else than text.
@@ -115,6 +121,9 @@ def _fill(draft: _Draft, regions: Mapping[str, Region] | None, region: str | Non
     """The node's row, of all that the host says."""
     host = draft.host
     says = dict(host.variables)
+    for key in [key for key, value in says.items() if key in _WITH_A_PLACE and "{{" in json.dumps(value)]:
+        del says[key]
+        draft.tell_of(key, "is a template, and only values are taken")
     row = draft.row
     ssh = _ssh(draft, says, _SSH_ANSIBLE if ansible else _SSH_CSV)
     row["region"] = _region(draft, says, regions) or region
@@ -168,14 +177,37 @@ def _ssh(draft: _Draft, says: dict[str, Any], names: Mapping[str, Sequence[str]]
 
 
 def _arguments(draft: _Draft, text: str, ssh: dict[str, Any], name: str) -> None:
-    """ProxyJump has a place here; the rest of ssh's options belongs into an ssh_config."""
-    found = re.search(r"""(?:-J\s*|ProxyJump[= ])["']?([^\s"']+)""", text)
-    rest = text.strip()
-    if found is not None:
-        ssh["proxy_jump"] = found[1]
-        rest = re.sub(r"""["']?(?:-o\s*)?["']?(?:-J\s*|ProxyJump[= ])["']?[^\s"']+["']*""", "", text).strip()
+    """ProxyJump has a place here; the rest of ssh's options belongs into an ssh_config. Its values are not told: a
+    ProxyCommand may have a password in it.
+    """
+    rest = []
+    for option, value in _options(text):
+        if option in ("-J", "ProxyJump") and value:
+            ssh["proxy_jump"] = value
+        else:
+            rest.append(option)
     if rest:
-        draft.tell_of(name, f"{rest!r} has no place here, but in an ssh_config (fleet.yaml: ssh: config)")
+        said = " ".join(rest)
+        draft.tell_of(name, f"{said} has no place here, but in an ssh_config (fleet.yaml: ssh: config)")
+
+
+def _options(text: str) -> Iterator[tuple[str, str]]:
+    """The options of a command line of ssh's, by name: `-o` stands for what it says."""
+    try:
+        words = deque(shlex.split(text))
+    except ValueError:
+        yield "what is not quoted as in a shell", ""
+        return
+    while words:
+        word = words.popleft()
+        option, value = word[:2], word[2:]
+        if option[:1] != "-":
+            continue
+        if not value and words and words[0][:1] != "-":
+            value = words.popleft()
+        if option == "-o":
+            option, _, value = re.sub(r"[=\s]+", "=", value.strip(), count=1).partition("=")
+        yield option, value
 
 
 def _region(draft: _Draft, says: dict[str, Any], regions: Mapping[str, Region] | None) -> str | None:
@@ -236,6 +268,8 @@ def _that_load(drafts: Sequence[_Draft], regions: Mapping[str, Region] | None) -
                 draft = good[lines[problem.line]]
                 draft.tell(f"left out: {problem.reason.removeprefix(f'node {draft.id}: ')}")
         if not bad:
+            for problem in wrong if good else ():
+                good[0].told.add(_FILE, problem.line, f"does not load: {problem.reason}")
             return good, text
         good = [draft for number, draft in enumerate(good) if number not in bad]
 

@@ -90,7 +90,7 @@ def test_an_ini_inventory(tmp_path: Path) -> None:
     assert result.told == (
         "hosts:3: host sg02: left out: no IP address (say it as `address`, or look the name up with --resolve)",
         "hosts:4: db_password looks like a secret in the clear; name it in fleet.yaml: secrets",
-        "hosts:18: ansible_ssh_common_args '-o ServerAliveInterval=5' has no place here, but in an ssh_config "
+        "hosts:18: ansible_ssh_common_args ServerAliveInterval has no place here, but in an ssh_config "
         "(fleet.yaml: ssh: config)",
         "hosts:19: ansible_ssh_private_key_file ~/.ssh/id: keys are the fleet's, in fleet.yaml: ssh: identities",
         "hosts:20: ansible_become has no place here",
@@ -115,7 +115,8 @@ def test_what_ansible_inventory_lists() -> None:
         "_meta": {
             "hostvars": {"sg1": {"ansible_host": "192.0.2.1", "tier": "gold"}, "x": {"url": "{{ a }}"}}
         },
-        "all": {"children": ["ungrouped", "sgp"], "vars": {"ansible_user": "deploy"}},
+        # asia has no host: Ansible leaves it out, but not its name.
+        "all": {"children": ["ungrouped", "sgp", "asia"], "vars": {"ansible_user": "deploy"}},
         "sgp": {"hosts": ["sg1"]},
         "old": ["x"],
     }
@@ -126,6 +127,41 @@ def test_what_ansible_inventory_lists() -> None:
         "--resolve)",
         "stdin: _meta.hostvars.x.url: url is a template, and only values are variables here",
     )
+
+
+def test_what_is_a_template_has_no_value_to_take(tmp_path: Path) -> None:
+    text = (
+        "sg1 ansible_host=192.0.2.1 region=sgp\n"
+        "[all:vars]\nansible_port={{ ssh_port }}\nansible_user={{ deploy_user }}\n"
+    )
+    result = made(text)
+    assert result.told == (
+        "hosts: does not say of every host who logs in: me, as you here",
+        "hosts:3: ansible_port is a template, and only values are taken",
+        "hosts:4: ansible_user is a template, and only values are taken",
+    )
+    node = loaded(result, tmp_path)["sg1"]
+    assert (node.ssh.user, node.ssh.port) == ("me", 22)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "jump", "told"),
+    [
+        ("-J b1", "b1", ""),
+        ("-Jb1 -o ServerAliveInterval=5", "b1", "ServerAliveInterval"),
+        ("-o 'ProxyJump b1,b2' -4", "b1,b2", "-4"),
+        ('-o ProxyCommand="ssh -J b1 -W %h:%p b2"', None, "ProxyCommand"),
+        ('-o ProxyCommand="sshpass -p hunter2 ssh -W %h:%p b2"', None, "ProxyCommand"),
+        ("-o 'ProxyJump=b1", None, "what is not quoted as in a shell"),
+    ],
+)
+def test_of_sshs_options_the_jump_host_is_taken(arguments: str, jump: str | None, told: str) -> None:
+    source = ansible.read("sg1 ansible_host=192.0.2.1 region=sgp ansible_user=ops\n", "hosts")
+    source.hosts[0].variables["ansible_ssh_common_args"] = arguments  # type: ignore[index]
+    result = nodes_of(source, REGIONS, region=None, user="me", ansible=True)
+    assert (f"proxy_jump: {jump}" in result.text.replace('"', "")) == (jump is not None)
+    assert [line.split(" has ")[0].split("args ")[1] for line in result.told] == ([told] if told else [])
+    assert "hunter2" not in "".join(result.told) + result.text
 
 
 def test_a_csv(tmp_path: Path) -> None:
