@@ -62,14 +62,19 @@ def _output(path: Path, deadline_s: float) -> bytes:
         )  # fmt: skip
     except OSError as error:
         raise NoAnswer(f"does not run: {error.strerror} (is it a file to read? then chmod -x)") from None
+    until = time.monotonic() + deadline_s
     try:
-        out, err = _read(process, time.monotonic() + deadline_s, deadline_s)
-        status = process.wait()
+        out, err = _read(process, until, deadline_s)
+        status = process.wait(max(0.0, until - time.monotonic()))
+    except BaseException as error:
+        # It is not waited for yet, so the group is its own, also where it has ended and its children have not.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise NoAnswer(f"no end after {deadline_s:g} s") from None
+        raise
     finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()

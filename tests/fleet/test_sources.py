@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,7 @@ def test_what_a_section_of_one_file_lacks(tmp_path: Path) -> None:
         ("echo '{\"cache_s\": -1}'", "cache_s: cache_s must be 0 to 86400"),
         ("while :; do echo 1234567890123456789012345678901234567890; done", "prints more than 0 MiB"),
         ("sleep 60 & echo '{}'; wait", "no end after 0.4 s"),
+        ("exec >&- 2>&-; sleep 60", "no end after 0.4 s"),
     ],
 )  # fmt: skip
 def test_programs_that_give_no_answer(
@@ -135,6 +138,23 @@ def test_programs_that_give_no_answer(
     with pytest.raises(BadInput) as caught:
         problems.raise_if_any()
     assert str(caught.value) == f"{place}: {error}"
+
+
+def test_what_a_program_leaves_behind_ends_with_its_time(tmp_path: Path) -> None:
+    place = program(
+        tmp_path / "list", f"mkfifo {tmp_path}/held; (exec 3<>{tmp_path}/held; sleep 60) & exit 0"
+    )
+    problems = Problems()
+    executable.ask(place, problems, deadline_s=0.4)
+    assert "no end after 0.4 s" in str(problems.as_error())
+    # A pipe that nobody else holds has no reader.
+    for _ in range(1000):
+        with contextlib.suppress(OSError):
+            os.close(os.open(tmp_path / "held", os.O_WRONLY | os.O_NONBLOCK))
+            time.sleep(0.01)
+            continue
+        return
+    raise AssertionError("its child lives on")
 
 
 def test_a_program_sees_a_plain_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
