@@ -59,6 +59,23 @@ async def test_stopped_by_a_failure_then_resumed(desk: Desk) -> None:
     assert (desk.folder / "c/config").exists()
 
 
+async def test_a_rollout_that_is_resumed_in_parts_forgets_nobody(desk: Desk) -> None:
+    write_nodes(desk, "a", "b", "c")
+    (desk.folder / "a/bad").touch()
+    file = desk.play(PLAY)
+    assert (await desk.type("run", file, "--yes", "--canary", "a")).code == 1
+    (desk.folder / "a/bad").unlink()
+    part = await desk.type("run", file, "b", "--yes", "--json", "--resume", "last")
+    assert part.code == 0 and [row["node"] for row in part.doc["nodes"]] == ["b"]
+    known = desk.host.known_hosts.rename(desk.folder / "away")
+    assert (await desk.type("run", file, "--yes", "--resume", "last")).code == 3
+    known.rename(desk.host.known_hosts)
+    rest = await desk.type("run", file, "--yes", "--json", "--resume", "last")
+    assert rest.code == 0 and [row["node"] for row in rest.doc["nodes"]] == ["a", "c"]
+    over = await desk.type("run", file, "--yes", "--resume", "last")
+    assert over.code == 3 and "is done on all of its nodes" in over.err
+
+
 async def test_stopped_and_rolled_back_is_6(desk: Desk) -> None:
     write_nodes(desk, "a", "b", "c")
     (desk.folder / "b/bad").touch()

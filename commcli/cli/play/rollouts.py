@@ -229,12 +229,10 @@ def left_of(rollout: Mapping[str, Any], fleet: Fleet) -> list[Node]:
 
     Raises BadInput when all are done.
     """
-    done = set(rollout["done"])
-    # One that was put back begins anew, also where the runs before it had been.
-    names = (
-        rollout["of"] if rollout.get("rolled_back") else [name for wave in rollout["waves"] for name in wave]
-    )
-    names = [name for name in names if name not in done]
+    done = {*rollout["done"], *rollout.get("done_before", [])}
+    # Also whom a resumed one was not for: they are waited for all the same.
+    every = dict.fromkeys([*(name for wave in rollout["waves"] for name in wave), *rollout["of"]])
+    names = [name for name in every if name not in done]
     if not names:
         raise BadInput("that rollout is done on all of its nodes: there is nothing to resume")
     return [fleet.nodes[name] for name in names if name in fleet.nodes]

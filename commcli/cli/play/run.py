@@ -247,12 +247,17 @@ class _Job:
     def _go(self, recording: Recording, terms: Terms, waves: Sequence[Sequence[Node]]) -> Document:
         """Wave by wave; whatever ends it, nobody stays drained unsaid."""
         from commcli.remote import answer
-        from commcli.remote.rollout import Rollout
+        from commcli.remote.rollout import Rollout, State
 
         given = self.before["of"] if self.before is not None else [node.id for node in self.nodes]
         about = {
             "terms": terms.row(), "digest": self._digest(given), "of": given, "earlier": self.earlier,
+            "done_before": self._done_before(),
         }  # fmt: skip
+        drained = [] if self.before is None else self.before["drained"]
+        # From now on it can be resumed, whatever keeps it from its first node.
+        begun = State([[node.id for node in wave] for wave in waves], drained=list(drained))
+        recording.keep({"rollout": {**about, **begun.row()}})
         rollout: list[Rollout] = []
 
         async def work(pool: Pool, on_event: OnEvent) -> Document:
@@ -265,7 +270,7 @@ class _Job:
                     terms,
                     act,
                     gate=rollouts.gate_of(terms, self.fleet, pool, waves),
-                    drained=[] if self.before is None else self.before["drained"],
+                    drained=drained,
                     keep=lambda state: recording.keep({"rollout": {**about, **state}}),
                     on_event=on_event,
                     deadline_s=self.deadline_s,
@@ -280,6 +285,7 @@ class _Job:
             state = rollout[0].state
             if back is not None:
                 state.done.clear()
+                about["done_before"] = []
             return answer.rolled_out(doc, {**about, **state.row()}, course.stopped, course.not_tried, back)
 
         order = {node.id: at for at, node in enumerate(self.nodes)}
@@ -290,6 +296,11 @@ class _Job:
                 output.talk([f"still drained by this run: {', '.join(drained)}",
                              f"  next: commcli relay undrain {','.join(drained)}"])  # fmt: skip
             raise
+
+    def _done_before(self) -> list[str]:
+        """Who was done in the runs that this one goes on with."""
+        before = self.before or {}
+        return list(dict.fromkeys([*before.get("done_before", []), *before.get("done", [])]))
 
     def _act(self, pool: Pool, run: str) -> Act:
         """The play on one wave, in what is left of the deadline."""
