@@ -14,7 +14,7 @@ import pytest
 
 from tests.remote import sshd
 from tests.wan.desk import Desk
-from tests.wan.machines import Login, Machines
+from tests.wan.machines import Kind, Machines
 from tests.wan.wan import Wan, wan_or_skip
 from tests.wan.weather import Weather
 
@@ -24,7 +24,7 @@ DESK, BASTION = "desk", "bastion"
 FAR = {"de-1": 5, "ae-1": 30, "in-1": 35, "sg-1": 45, "jp-1": 60, "us-1": 25, "br-1": 50, "kr-1": 60}
 # Two are no root: sudo asks the one for a password, the other not.
 PASSWORD = "the ops' own password"
-LOGINS = {"in-1": Login("ops", PASSWORD), "kr-1": Login("ops")}
+KINDS = {"in-1": Kind("ops", PASSWORD), "jp-1": Kind(systemd=True), "kr-1": Kind("ops", systemd=True)}
 BEHIND = ("br-1", "kr-1")  # the bastion: the desk has no way there
 LOW_PORT = ("jp-1", 443)  # of one node, for which its relay needs a power of root's
 ADDRESSES = {node: f"10.77.0.{number}" for number, node in enumerate([*FAR, BASTION, DESK], start=1)}
@@ -71,17 +71,17 @@ def globe(folder: Path) -> Iterator[Place]:
         pytest.skip(reason)
     with ExitStack() as stack:
         wan = stack.enter_context(wan_or_skip(ADDRESSES, LINKS))
-        logins = {node: LOGINS.get(node, Login()) for node in (*FAR, BASTION)}
-        machines = stack.enter_context(Machines(wan, folder, logins))
+        kinds = {node: KINDS.get(node, Kind()) for node in (*FAR, BASTION)}
+        machines = stack.enter_context(Machines(wan, folder, kinds))
         desk = Desk(wan, DESK, folder)
-        write_inventory(desk.inventory, folder, logins)
+        write_inventory(desk.inventory, folder, kinds)
         place = Place(wan, machines, desk)
         for node in machines.servers:
             place.wait(node)
         yield place
 
 
-def write_inventory(inventory: Path, folder: Path, logins: dict[str, Login]) -> None:
+def write_inventory(inventory: Path, folder: Path, kinds: dict[str, Kind]) -> None:
     inventory.mkdir()
     for name, secret in {
         "turn": "turn's master key",
@@ -91,7 +91,7 @@ def write_inventory(inventory: Path, folder: Path, logins: dict[str, Login]) -> 
         (folder / name).write_text(f"{secret}\n")
         (folder / name).chmod(0o600)
     shutil.copy(folder / "operator.pub", folder / "signers")
-    nodes = "nodes:\n" + "".join(row(node, logins[node]) for node in FAR)
+    nodes = "nodes:\n" + "".join(row(node, kinds[node]) for node in FAR)
     files = {
         "fleet.yaml": FLEET.format(folder=folder),
         "regions.yaml": "regions:\n  lab: {city: Lab, country: sg, continent: asia}\n",
@@ -103,8 +103,8 @@ def write_inventory(inventory: Path, folder: Path, logins: dict[str, Login]) -> 
         (inventory / name).write_text(text)
 
 
-def row(node: str, login: Login) -> str:
-    ssh: dict[str, object] = {"user": login.user, "sudo": login.user != "root"}
+def row(node: str, kind: Kind) -> str:
+    ssh: dict[str, object] = {"user": kind.user, "sudo": kind.user != "root"}
     if node in BEHIND:
         ssh["proxy_jump"] = f"root@{ADDRESSES[BASTION]}"
     told: dict[str, object] = {"region": "lab", "address": ADDRESSES[node], "base": BASE, "ssh": ssh}
