@@ -256,7 +256,7 @@ async def test_a_read_only_file_system_is_told_and_nothing_is_left(
     [checked] = await plays.run(host.fleet(), play, check=True, greeting="hullo")
     assert not mounted("-o", "remount,rw", str(small_disk))
     assert (outcome.state, outcome.code) == ("failed", 1)
-    assert outcome.reason == f"{small_disk}/run/play.lock: read-only file system"
+    assert outcome.reason == f"{small_disk}/plays/lock: read-only file system"
     assert plays.states(checked)["greeting"] == "changed"
     assert (small_disk / "etc/greeting").read_text() == "hello"
     [again] = await plays.run(host.fleet(), play, greeting="hullo")

@@ -61,7 +61,7 @@ handlers:
   - name: restart
     command: {argv: [sh, -c, "cat {{ base }}/etc/config > {{ base }}/run/restarted"]}
 """
-OURS = ("runs", "run")
+OURS = ("runs", "run", "plays")
 
 
 class Channel:

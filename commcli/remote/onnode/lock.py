@@ -19,8 +19,7 @@ class Held(Exception):
 
 def take(path: str, holder: Mapping[str, Any]) -> int:
     """Take the lock and keep it until the process ends: returns its descriptor. Raises Held, OSError."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-    # The folder is the relay's own, and its user need not be ours: he must not lead us elsewhere by a link.
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@ configuration and the restart leaves word, and the next run restarts although it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -38,8 +39,10 @@ class Pending:
 
     def _write(self, names: list[str]) -> None:
         if names:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)  # noqa: PTH103, PTH120
+            os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120
             files.write(self._path, json.dumps({"pending": names}).encode(), 0o600)
         else:
-            os.unlink(self._path)  # noqa: PTH108
+            # A play may have removed the folder that this is in.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)  # noqa: PTH108
         self.names = names
