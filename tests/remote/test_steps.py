@@ -266,6 +266,14 @@ def test_the_journal_survives_and_empties(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_a_play_may_remove_the_folder_of_its_journal(tmp_path: Path) -> None:
+    pending = Pending(str(tmp_path / "base/plays/remove.pending"))
+    pending.add(["systemd knows"])
+    shutil.rmtree(tmp_path / "base")
+    pending.done("systemd knows")
+    assert pending.names == []
+
+
 def test_a_broken_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("{")
     with pytest.raises(StepFailed, match="is no journal"):
@@ -404,25 +412,45 @@ def test_a_program_that_can_not_take_over_does_not_stay(
 SYSTEMCTL = """\
 #!/bin/sh
 echo "$*" >> {folder}/calls
-case "$1" in is-active) exit "$(cat {folder}/status)";; esac
+case "$1" in
+  is-active) exit "$(cat {folder}/status)";;
+  enable) cp {folder}/status-when-started {folder}/status;;
+esac
 """
+JOURNALCTL = "#!/bin/sh\nprintf 'one\\ntwo\\n'\n"
+
+
+def systemd_node(folder: Path, monkeypatch: pytest.MonkeyPatch, status_when_started: str) -> Place:
+    for name, text in {"systemctl": SYSTEMCTL.format(folder=folder), "journalctl": JOURNALCTL}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    (folder / "status").write_text("3")
+    (folder / "status-when-started").write_text(status_when_started)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(service, "UNITS", str(folder))
+    return place(facts={"python": "/usr/bin/python3", "systemd": True, "uid": 0})
+
+
+def test_a_unit_that_does_not_last_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = service.check({"name": "x", "unit": "[Service]\n"}, systemd_node(tmp_path, monkeypatch, "3"))
+    assert verdict.apply is not None
+    with pytest.raises(
+        StepFailed, match=r"^x was started, and has ended; the journal ends with: one \| two$"
+    ):
+        verdict.apply()
 
 
 def test_where_systemd_runs_the_unit_is_written_and_enabled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "systemctl").write_text(SYSTEMCTL.format(folder=tmp_path))
-    (tmp_path / "systemctl").chmod(0o755)
-    (tmp_path / "status").write_text("3")
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(service, "UNITS", str(tmp_path))
-    systemd = place(facts={"python": "/usr/bin/python3", "systemd": True, "uid": 0})
+    systemd = systemd_node(tmp_path, monkeypatch, "0")
     args = {"name": "x", "unit": "[Service]\nExecStart=<python> -I x.pyz\n"}
     verdict = service.check(args, systemd)
     assert verdict.change == "unit, start" and verdict.apply is not None
     verdict.apply()
     assert (tmp_path / "x.service").read_text() == "[Service]\nExecStart=/usr/bin/python3 -I x.pyz\n"
-    (tmp_path / "status").write_text("0")
     assert service.check(args, systemd).change == ""
     assert service.check({**args, "state": "restarted"}, systemd).change == ""  # this play has started it
     assert service.check({**args, "state": "restarted"}, systemd._replace(started=set())).change == "restart"

@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from commcli.remote.onnode import change, command, files, former
+from commcli.remote.onnode import change, command, files, former, journald
 from commcli.remote.onnode.change import Run, Undo, Write
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, with_python
 
@@ -184,12 +184,21 @@ class _Systemd:
         if action == "unit":
             change.do(Write(self._path, self._unit, 0o644), self._place)
             change.do(Run(("systemctl", "daemon-reload"), undo=Undo(again=True)), self._place)
-        elif action == "restart":
-            change.do(Run(("systemctl", "restart", self._name), undo=Undo(again=True)), self._place)
+            return
+        if action == "restart":
+            made = Run(("systemctl", "restart", self._name), undo=Undo(again=True))
         else:
             words, back = _SWITCH[action, self._asked("is-enabled")]
             undo = Undo(("systemctl", *back, self._name), service=self._name)
-            change.do(Run(("systemctl", *words, self._name), undo=undo), self._place)
+            made = Run(("systemctl", *words, self._name), undo=undo)
+        try:
+            change.do(made, self._place)
+            if action != "stop" and not self.running():
+                raise StepFailed(f"{self._name} was started, and has ended")
+        except StepFailed as error:
+            # The words of systemctl itself: where the journal could be read.
+            why, _, _ = str(error).partition(': See "systemctl')
+            raise StepFailed(f"{why}{journald.last_words(self._name, self._place)}") from None
 
     def _asked(self, question: str) -> bool:
         return command.run(["systemctl", question, "--quiet", self._name], self._place).status == 0

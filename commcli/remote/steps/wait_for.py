@@ -3,7 +3,7 @@
 `socket`: a relay's control socket, which is asked `ask` (status); `until` is a condition over its `answer`. `port`: a
 TCP port of `host` (by default this node's own) takes a connection. `unit`: systemd calls it active. `url`: an http or
 https address; `until` is a condition over `status` and `body`, by default any status below 400. `log` is a file whose
-last lines are told when the time is over.
+last lines are told when the time is over, `journal` a unit whose are where there is no such file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from commcli.remote.onnode import command
+from commcli.remote.onnode import command, journald
 from commcli.remote.onnode.condition import holds
 from commcli.remote.onnode.step import Key, Place, StepFailed, StepTimeout, Verdict, later
 
@@ -28,6 +28,7 @@ KEYS = {
     "url": Key("text"),
     "until": Key("condition"),
     "log": Key("text"),
+    "journal": Key("text"),
 }
 # Exactly one of these is waited for.
 KINDS = ("socket", "port", "unit", "url")
@@ -60,7 +61,7 @@ def check(args: Mapping[str, Any], place: Place, sleep: Callable[[float], None] 
                 raise StepFailed(f"not so: {last}")
             sleep(EVERY_S)
     except StepTimeout:
-        raise StepFailed(f"not so after {place.timeout_s:g} s: {last}{_tail(args.get('log'))}") from None
+        raise StepFailed(f"not so after {place.timeout_s:g} s: {last}{_said(args, place)}") from None
 
 
 def _looks(args: Mapping[str, Any], place: Place) -> Callable[[], Look]:
@@ -135,9 +136,13 @@ def ask(path: str, request: Mapping[str, Any]) -> Any:
     return json.loads(received)
 
 
-def _tail(path: Any) -> str:
-    if not path:
-        return ""
+def _said(args: Mapping[str, Any], place: Place) -> str:
+    if "journal" in args and not os.path.exists(args.get("log", "")):  # noqa: PTH110
+        return journald.last_words(args["journal"], place)
+    return _tail(args["log"]) if "log" in args else ""
+
+
+def _tail(path: str) -> str:
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
