@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ PASSWORD = "the ops' own password"
 KINDS = {"in-1": Kind("ops", PASSWORD), "jp-1": Kind(systemd=True), "kr-1": Kind("ops", systemd=True)}
 BEHIND = ("br-1", "kr-1")  # the bastion: the desk has no way there
 LOW_PORT = ("jp-1", 443)  # of one node, for which its relay needs a power of root's
+PATIENCE_S = 20.0
 ADDRESSES = {node: f"10.77.0.{number}" for number, node in enumerate([*FAR, BASTION, DESK], start=1)}
 LINKS = {
     **{(DESK, node): Weather(delay_ms=far, loss=1.0 if node in BEHIND else 0.0) for node, far in FAR.items()},
@@ -62,6 +64,29 @@ class Place:
         done = self.desk.commcli("play", "run", *words, "--json")
         assert done.returncode == exit_code, done.stdout + done.stderr
         return {row["node"]: row for row in json.loads(done.stdout)["nodes"]}
+
+
+def wait_for(done: Callable[[], object]) -> None:
+    """Until another process has done what it is to do. Raises AssertionError when it does not."""
+    end = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@contextmanager
+def other_row(place: Place, node: str, section: str, **words: object) -> Iterator[None]:
+    """With these words in a section of the node's row in the inventory."""
+    path = place.desk.inventory / "nodes.yaml"
+    before = path.read_text()
+    [line] = [line for line in before.splitlines() if line.startswith(f"  {node}: ")]
+    told = json.loads(line.partition(": ")[2])
+    told[section] = {**told.get(section, {}), **words}
+    path.write_text(before.replace(line, f"  {node}: {json.dumps(told)}"))
+    try:
+        yield
+    finally:
+        path.write_text(before)
 
 
 @contextmanager

@@ -33,8 +33,8 @@ _STEP_S, _ENDS_WITHIN_S = 0.01, 5.0
 
 # $1 where its disk is mounted (an empty folder), $2 its name, $3 what is to be its /machine, $4 what it does at every
 # start, $5 anything if it needs control groups of its own. The disk is a tmpfs of its own, as an overlay's upper folder
-# must not lie in another overlay; another is at /root, since the rc files here are somebody's own. Each line of stdin is
-# somebody who presses the button, its end the end.
+# must not lie in another overlay; another is at /root, since the rc files here are somebody's own. Each line of stdin
+# is somebody who presses the button, its end the end.
 _DISK = """\
 mount -t tmpfs -o mode=755 machine "$1"
 mkdir "$1/up" "$1/work" "$1/disk" "$1/groups"
@@ -193,6 +193,11 @@ class Machines:
         """The part of its disk that is its own: what was written there and is not /root. With power or without."""
         return Path(f"/proc/{self.servers[node].pid}/root{self._place(node)}/up")
 
+    def run(self, node: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command there as root, with all that is the machine's own around it."""
+        argv = [need("nsenter", "util-linux"), "--all", f"--target={self._first(node)}", "--", *command]
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
     def processes(self, node: str) -> dict[int, str]:
         """What runs there: process id, as it is called here -> command line."""
         found = {}
@@ -273,9 +278,7 @@ class Machines:
         (files / "sshd_config").write_text(_SSHD_CONFIG)
         install = _INSTALL + (_INSTALL_SYSTEMD if kind.systemd else "")
         if kind.user != "root":
-            rights, password = (
-                ("NOPASSWD: ", "*") if kind.password is None else ("", _hashed(kind.password))
-            )
+            rights, password = ("NOPASSWD: ", "*") if kind.password is None else ("", _hashed(kind.password))
             install += _USER.format(user=kind.user, password=password, rights=rights)
         (files / "install").write_text(install)
         (files / "start").write_text(_START_BARE)
@@ -284,6 +287,7 @@ class Machines:
         for node, server in self.servers.items():
             with contextlib.suppress(AssertionError):
                 os.kill(self._first(node), signal.SIGKILL)
+            assert server.stdin is not None
             server.stdin.close()
         for server in self.servers.values():
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -16,7 +16,7 @@ BIND, RESOURCE = 1 << 10, 1 << 24  # capabilities(7): CAP_NET_BIND_SERVICE, CAP_
 
 @dataclass(frozen=True)
 class Running:
-    """The relay of a machine as its /proc tells it, its supervisor's figures being the same."""
+    """The relay of a machine as /proc tells it. The figures of its supervisor are the same, where it has one."""
 
     pid: int
     uid: int
@@ -29,6 +29,10 @@ class Running:
 
 
 def running(root: Path) -> Running:
+    unit = root / "sys/fs/cgroup/system.slice/commcli-relay.service/cgroup.procs"
+    if unit.exists():  # process ids there are what they are here
+        [pid] = unit.read_text().split()
+        return process(Path("/"), int(pid))
     supervisor = int((root / BASE[1:] / "run/relay.pid").read_text())
     [child] = (root / f"proc/{supervisor}/task/{supervisor}/children").read_text().split()
     parent, relay = process(root, supervisor), process(root, int(child))

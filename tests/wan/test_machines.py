@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tarfile
-import time
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.relay.tables_on_disk import Signer, shard
-from tests.wan.globe import BASE, FAR, PASSWORD, Place
+from tests.wan.globe import BASE, FAR, PASSWORD, Place, other_row, wait_for
 from tests.wan.ownership import must_be_its_users, of_the_relay, owned, running
 
 PLAY = """\
@@ -37,29 +34,6 @@ steps:
   - name: port
     wait_for: {port: "22"}
 """
-
-
-@contextlib.contextmanager
-def other_row(place: Place, node: str, section: str, **words: object) -> Iterator[None]:
-    """With these words in a section of the node's row in the inventory."""
-    path = place.desk.inventory / "nodes.yaml"
-    before = path.read_text()
-    [line] = [line for line in before.splitlines() if line.startswith(f"  {node}: ")]
-    told = json.loads(line.partition(": ")[2])
-    told[section] = {**told[section], **words}
-    path.write_text(before.replace(line, f"  {node}: {json.dumps(told)}"))
-    try:
-        yield
-    finally:
-        path.write_text(before)
-
-
-def wait_for(done: Callable[[], bool]) -> None:
-    """Until another process has done what it is to do."""
-    end = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_bare_host_becomes_a_serving_relay_and_stays_one(place: Place) -> None:
@@ -157,7 +131,10 @@ def test_evidence_comes_without_a_secret_and_a_relay_leaves(place: Place, tmp_pa
     place.play("playbooks/remove.yml", some, "--yes")
     for node in some.split(","):
         assert of_the_relay(place.machines.root(node)) is None
-        assert [path.name for path in (place.machines.root(node) / "opt/commcli").iterdir()] == ["runs"]
+        assert {path.name for path in (place.machines.root(node) / "opt/commcli").iterdir()} == {
+            "runs",
+            "plays",
+        }
 
 
 def test_users_files_and_settings_are_the_machines_own(place: Place, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ VICTIMS = ("de-1", "in-1", "kr-1")
 WELL = "sg-1"
 # From the issue: for how long what a play started may outlive whoever asked for it.
 GONE_WITHIN_S = 1.0
+OF_SYSTEMD = ("/lib/systemd/", "/usr/bin/dbus-daemon")
 PATIENCE_S = 30.0
 
 FOLDER, HOLD = "srv/files", "srv/hold"
@@ -159,9 +160,9 @@ def children(place: Place, node: str) -> set[str]:
 
 
 def others(place: Place, node: str) -> list[str]:
-    """What runs there beside SSH: the node's part of a play, sudo, shells, children."""
+    """What runs there beside SSH and systemd: the node's part of a play, sudo, shells, children."""
     lines = place.machines.processes(node).values()
-    return [line for line in lines if not line.startswith(("sshd:", str(SSHD)))]
+    return [line for line in lines if not line.startswith(("sshd:", str(SSHD), *OF_SYSTEMD))]
 
 
 def sessions(place: Place, node: str) -> list[int]:
