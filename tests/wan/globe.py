@@ -15,7 +15,7 @@ import pytest
 
 from tests.remote import sshd
 from tests.wan.desk import Desk
-from tests.wan.machines import Kind, Machines
+from tests.wan.machines import Kind, Machines, without_systemd
 from tests.wan.wan import Wan, wan_or_skip
 from tests.wan.weather import Weather
 
@@ -25,7 +25,8 @@ DESK, BASTION = "desk", "bastion"
 FAR = {"de-1": 5, "ae-1": 30, "in-1": 35, "sg-1": 45, "jp-1": 60, "us-1": 25, "br-1": 50, "kr-1": 60}
 # Two are no root: sudo asks the one for a password, the other not.
 PASSWORD = "the ops' own password"
-KINDS = {"in-1": Kind("ops", PASSWORD), "jp-1": Kind(systemd=True), "kr-1": Kind("ops", systemd=True)}
+LOGINS = {"in-1": ("ops", PASSWORD), "kr-1": ("ops", None)}
+WITH_SYSTEMD = ("jp-1", "kr-1")  # where that can be
 BEHIND = ("br-1", "kr-1")  # the bastion: the desk has no way there
 LOW_PORT = ("jp-1", 443)  # of one node, for which its relay needs a power of root's
 PATIENCE_S = 20.0
@@ -96,7 +97,9 @@ def globe(folder: Path) -> Iterator[Place]:
         pytest.skip(reason)
     with ExitStack() as stack:
         wan = stack.enter_context(wan_or_skip(ADDRESSES, LINKS))
-        kinds = {node: KINDS.get(node, Kind()) for node in (*FAR, BASTION)}
+        systemd = () if without_systemd() else WITH_SYSTEMD
+        names = (*FAR, BASTION)
+        kinds = {node: Kind(*LOGINS.get(node, ("root", None)), systemd=node in systemd) for node in names}
         machines = stack.enter_context(Machines(wan, folder, kinds))
         desk = Desk(wan, DESK, folder)
         write_inventory(desk.inventory, folder, kinds)

@@ -29,6 +29,7 @@ from tests.remote.sshd import SSHD, keygen
 from tests.wan.desk import PORT
 from tests.wan.wan import Wan
 
+SYSTEMD = Path("/lib/systemd/systemd")
 _STEP_S, _ENDS_WITHIN_S = 0.01, 5.0
 
 # $1 where its disk is mounted (an empty folder), $2 its name, $3 what is to be its /machine, $4 what it does at every
@@ -69,7 +70,7 @@ exec chroot "$1/disk" sh -eu /machine/start
 
 # systemd needs devices that it may add to, and its root must be where the machine's is mounted, or a unit could have no
 # view of its own.
-_BOOT_SYSTEMD = """\
+_BOOT_SYSTEMD = f"""\
 cd "$1/disk"
 mount -t tmpfs -o mode=755 dev dev
 for device in null zero full random urandom tty; do
@@ -79,7 +80,7 @@ done
 mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
-for link in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do ln -s "/proc/self/${link#*:}" "dev/${link%%:*}"; done
+for link in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do ln -s "/proc/self/${{link#*:}}" "dev/${{link%%:*}}"; done
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t tmpfs -o mode=755 run run
@@ -91,7 +92,7 @@ hostname "$2"
 : >machine/installed
 pivot_root . mnt
 umount -l /mnt
-exec env -i container=commcli /lib/systemd/systemd --system
+exec env -i container=commcli {SYSTEMD} --system
 """
 
 # sudo and others ask for the machine's own name, and a name server would let them wait.
@@ -142,6 +143,14 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 """
+
+
+def without_systemd() -> str | None:
+    """Why no machine can have systemd here, or None if one can."""
+    if not SYSTEMD.exists():
+        return f"no systemd here: {SYSTEMD} is missing (Debian package systemd)"
+    known = Path("/proc/filesystems").read_text().split()
+    return None if "cgroup2" in known else "no systemd here: the kernel has no cgroup2"
 
 
 @dataclass(frozen=True, slots=True)
