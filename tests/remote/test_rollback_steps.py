@@ -315,8 +315,14 @@ esac
 UNIT = """
 name: unit
 steps:
+  - name: config
+    file: {{path: "{{{{ base }}}}/etc/daemon", content: "{content}"}}
+    notify: new config
   - name: daemon
     service: {{name: daemon, unit: "{content}"}}
+handlers:
+  - name: new config
+    service: {{name: daemon, state: restarted, unit: "{content}"}}
 """
 
 

@@ -60,7 +60,7 @@ class Remove(NamedTuple):
 
 class Undo(NamedTuple):
     """What a rollback makes of a command: `argv` is its opposite; `again`: it is run again when the files are what they
-    were; `service` is then as it is to be, so that no handler needs to see to it.
+    were; `service` is then as it is to be, so that no handler needs to see to it ("": of none).
     """
 
     argv: tuple[str, ...] = ()

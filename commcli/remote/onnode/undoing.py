@@ -29,14 +29,14 @@ class Act(NamedTuple):
 
 class Undone(NamedTuple):
     """A step of the run to be undone: what is to do, what stays as it is, what was changed since and is in the way, and
-    the commands to be run again when all is put back.
+    the commands to be run again when all is put back, each with the service that it starts ("": none).
     """
 
     step: Step
     acts: tuple[Act, ...]
     stays: tuple[str, ...]
     refused: tuple[str, ...]
-    again: tuple[tuple[str, ...], ...]
+    again: tuple[tuple[tuple[str, ...], str], ...]
 
 
 class Ground(NamedTuple):
@@ -84,7 +84,7 @@ class _Deciding:
             elif act is not None:
                 (acts if act.path else stays).append(act)
         again = [
-            each.argv
+            (each.argv, each.undo["service"])
             for each in step.did
             if isinstance(each, Command) and each.undo and each.undo["again"] and step.section != "handlers"
         ]
@@ -179,9 +179,11 @@ def as_step(undone: Undone, again: Sequence[str], blank: Mapping[str, Any], fold
 
 def again(undone: Sequence[Undone], blank: Mapping[str, Any]) -> list[dict[str, Any]]:
     """As compiled handlers, the commands that are to be run again in the run's own order, each once."""
-    commands = dict.fromkeys(argv for each in reversed(undone) for argv in each.again)
+    commands = dict.fromkeys(again for each in reversed(undone) for again in each.again)
     about = {**blank, "module": "command", "section": "handlers"}
-    return [{**about, "name": " ".join(argv), "args": {"argv": [*argv]}} for argv in commands]
+    return [
+        {**about, "name": " ".join(argv), "args": {"argv": [*argv], "starts": service}} for argv, service in commands
+    ]
 
 
 def handlers(run: Past, blank: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -189,9 +191,15 @@ def handlers(run: Past, blank: Mapping[str, Any]) -> list[dict[str, Any]]:
     # What is fetched would come to whoever rolls back.
     found = [handler for handler in run.handlers if handler["module"] != "fetch"]
     known = {"facts", "item", "loop_index", *run.variables}
-    # A condition on results that nobody has any more is left out: the handler had better run.
+    # A condition on results that nobody has any more is left out: the handler had better run. A unit has been put back
+    # by then, and is not for the handler to write.
     return [
-        {**blank, **each, "when": when if when and asked(when) <= known else None}
+        {
+            **blank,
+            **each,
+            "when": when if when and asked(when) <= known else None,
+            "args": {**each["args"], "unit_stays": True} if each["module"] == "service" else each["args"],
+        }
         for each in found
         for when in [each["when"]]
     ]

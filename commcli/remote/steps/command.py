@@ -65,11 +65,17 @@ def decide(
             return Verdict(skipped=later())
         return Verdict(result=do())
 
+    # Of a rollback, which starts a service again by its own command (onnode/undoing.py).
+    starts = {args["starts"]} if args.get("starts") else set()
+    if place.checking:
+        place.started.update(starts)
+
     def apply() -> Mapping[str, Any]:
         with former.Trial(args.get("puts_back")), place.noted(Run(tuple(argv))):
             result = do()
             if creates is not None and not os.path.lexists(creates):
                 raise StepFailed(f"succeeded, but did not create {creates}")
+        place.started.update(starts)
         return {**result, "changed": changed(args.get("changed_when"), {**place.values, **result})}
 
     return Verdict(told, apply=apply)

@@ -148,7 +148,7 @@ class _Supervisor:
     def act(self, action: str) -> None:
         for key in {"start": ["start"], "stop": ["stop"], "restart": ["stop", "start"]}[action]:
             opposite = Undo(self._words("start" if key == "stop" else "stop"), service=self._args["name"])
-            undo = Undo(again=True) if action == "restart" else opposite
+            undo = Undo(again=True, service=self._args["name"]) if action == "restart" else opposite
             change.do(Run(self._words(key), undo=undo), self._place)
 
     def _words(self, key: str) -> tuple[str, ...]:
@@ -172,13 +172,15 @@ class _Systemd:
         self._place = place
         self._path = f"{UNITS}/{self._name}.service"
         self._unit = " ".join(with_python([args["unit"]], str(place.facts["python"]))).encode()
+        # Of a rollback (onnode/undoing.py).
+        self._unit_stays = bool(args.get("unit_stays"))
 
     def running(self) -> bool:
         return self._asked("is-active")
 
     def unit_differs(self) -> bool:
         have = files.look(self._path)
-        return have is None or have.data != self._unit
+        return not self._unit_stays and (have is None or have.data != self._unit)
 
     def act(self, action: str) -> None:
         if action == "unit":
@@ -186,7 +188,7 @@ class _Systemd:
             change.do(Run(("systemctl", "daemon-reload"), undo=Undo(again=True)), self._place)
             return
         if action == "restart":
-            made = Run(("systemctl", "restart", self._name), undo=Undo(again=True))
+            made = Run(("systemctl", "restart", self._name), undo=Undo(again=True, service=self._name))
         else:
             words, back = _SWITCH[action, self._asked("is-enabled")]
             undo = Undo(("systemctl", *back, self._name), service=self._name)
