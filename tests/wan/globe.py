@@ -26,9 +26,9 @@ FAR = {"de-1": 5, "ae-1": 30, "in-1": 35, "sg-1": 45, "jp-1": 60, "us-1": 25, "b
 # Two are no root: sudo asks the one for a password, the other not.
 PASSWORD = "the ops' own password"
 LOGINS = {"in-1": ("ops", PASSWORD), "kr-1": ("ops", None)}
-WITH_SYSTEMD = ("jp-1", "kr-1")  # where that can be
+WITH_SYSTEMD = ("ae-1", "kr-1")  # where that can be
 BEHIND = ("br-1", "kr-1")  # the bastion: the desk has no way there
-LOW_PORT = ("jp-1", 443)  # of one node, for which its relay needs a power of root's
+LOW_PORT = {"ae-1": 443, "jp-1": 443}  # for which the relay needs a power of root's
 PATIENCE_S = 20.0
 ADDRESSES = {node: f"10.77.0.{number}" for number, node in enumerate([*FAR, BASTION, DESK], start=1)}
 LINKS = {
@@ -136,7 +136,7 @@ def row(node: str, kind: Kind) -> str:
     if node in BEHIND:
         ssh["proxy_jump"] = f"root@{ADDRESSES[BASTION]}"
     told: dict[str, object] = {"region": "lab", "address": ADDRESSES[node], "base": BASE, "ssh": ssh}
-    if node == LOW_PORT[0]:
-        told["ports"] = {"turn": LOW_PORT[1]}
+    if node in LOW_PORT:
+        told["ports"] = {"turn": LOW_PORT[node]}
     # JSON is YAML.
     return f"  {node}: {json.dumps({**told, 'variables': {'allow_peers': ['10.77.0.0/16']}})}\n"

@@ -113,7 +113,7 @@ def test_a_relay_that_does_not_come_up_is_told_in_its_own_words(place: Place) ->
     assert told["state"] == "failed"
     begins = 'step "relay runs": systemctl enable --now commcli-relay: exit status 1; the journal ends with: '
     assert told["reason"].startswith(begins)
-    assert "cannot bind TCP 10.77.0.5:23: Address already in use" in told["reason"]
+    assert "cannot bind TCP 10.77.0.2:23: Address already in use" in told["reason"]
 
 
 def test_a_relay_that_was_told_to_end_stays_down(place: Place) -> None:
