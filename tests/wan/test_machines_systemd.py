@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import time
 import zipfile
 
 import pytest
 
-from tests.wan.globe import BASE, WITH_SYSTEMD, Place, other_row, wait_for
+from commcli.relay.turn.auth import time_limited_password
+from tests.wan.globe import ADDRESSES, BASE, DESK, LOW_PORT, WITH_SYSTEMD, Place, other_row, wait_for
 from tests.wan.machines import without_systemd
 from tests.wan.ownership import Running, must_be_its_users, of_the_relay, running
+from tests.wan.turn_client import TurnClient
 
 ROOT, SUDO = WITH_SYSTEMD  # the relay of the first has a port below 1024
 UNIT = "commcli-relay"
@@ -54,8 +59,7 @@ def test_a_relay_that_dies_is_started_again_and_one_after_an_upgrade_too(place: 
     first = must_serve(place, node)
     os.kill(first.pid, signal.SIGKILL)
     second = must_serve(place, node, first)
-    with zipfile.ZipFile(place.machines.root(node) / BASE[1:] / "lib/relay.pyz", "a") as program:
-        program.comment = b"one of before"
+    another_program(place, node)
     assert place.play("playbooks/upgrade.yml", node, "--yes")[node]["changed"] == 2
     third = must_serve(place, node, second)
     # Handed over: systemd has started nothing.
@@ -63,6 +67,44 @@ def test_a_relay_that_dies_is_started_again_and_one_after_an_upgrade_too(place: 
     os.kill(third.pid, signal.SIGKILL)
     must_serve(place, node, third)
     assert place.play("playbooks/relay.yml", node, "--yes")[node]["changed"] == 0
+
+
+def test_an_upgrade_loses_no_packet_of_a_call(place: Place) -> None:
+    before, user = must_serve(place, ROOT), f"{int(time.time()) + 3600}:caller"
+    password = time_limited_password(place.desk.inventory.with_name("turn").read_text().strip(), user)
+    with place.wan.udp("sg-1") as peer:
+        caller = TurnClient(place.wan.udp(DESK), (ADDRESSES[ROOT], LOW_PORT[ROOT]), user, password)
+        caller.bind(peer.getsockname())
+        peer.setblocking(False)
+        another_program(place, ROOT)
+        upgrade = place.desk.popen("play", "run", "playbooks/upgrade.yml", ROOT, "--yes")
+        sent, heard = 0, list[bytes]()
+        while upgrade.poll() is None:
+            caller.send(b"%d" % sent)
+            sent += 1
+            heard += received(peer)
+            time.sleep(0.005)
+        said = upgrade.communicate()
+        assert upgrade.returncode == 0, said
+        wait_for(lambda: heard.extend(received(peer)) or len(heard) >= sent)
+        caller.close()
+    assert must_serve(place, ROOT, before) != before
+    assert heard == [b"%d" % number for number in range(sent)] and sent > 100
+
+
+def received(sock: socket.socket) -> list[bytes]:
+    """The datagrams that are there."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(sock.recv(2048))
+    return found
+
+
+def another_program(place: Place, node: str) -> None:
+    """The node's program is not the one of the inventory any more."""
+    with zipfile.ZipFile(place.machines.root(node) / BASE[1:] / "lib/relay.pyz", "a") as program:
+        program.comment = b"one of before"
 
 
 def test_a_relay_that_stands_still_is_ended_and_started_again(place: Place) -> None:

@@ -182,7 +182,8 @@ def again(undone: Sequence[Undone], blank: Mapping[str, Any]) -> list[dict[str, 
     commands = dict.fromkeys(again for each in reversed(undone) for again in each.again)
     about = {**blank, "module": "command", "section": "handlers"}
     return [
-        {**about, "name": " ".join(argv), "args": {"argv": [*argv], "starts": service}} for argv, service in commands
+        {**about, "name": " ".join(argv), "args": {"argv": [*argv], "starts": service}}
+        for argv, service in commands
     ]
 
 
