@@ -375,6 +375,16 @@ def test_the_oldest_runs_make_room(node: Place, tmp_path: Path) -> None:
         node.roll_back(runs[0])
 
 
+def test_a_file_that_somebody_put_among_the_runs_is_in_nobodys_way(node: Place) -> None:
+    first, _ = node.play(config("one"))
+    (node.base / "runs/notes.txt").touch()
+    second, played = node.play(config("second"))
+    assert played.states()["config"] == "changed"
+    _, back = node.roll_back(second)
+    assert back.states()["config"] == "changed"
+    assert in_folder(node.base / "runs")[:2] == [first, second]
+
+
 def test_large_runs_make_room_earlier(tmp_path: Path) -> None:
     for name in "abcd":
         (tmp_path / name).mkdir()

@@ -5,9 +5,14 @@ from __future__ import annotations
 import grp
 import http.server
 import io
+import lzma
 import os
 import pwd
+import select
+import shutil
+import signal
 import stat
+import subprocess
 import tarfile
 import threading
 import zipfile
@@ -18,7 +23,7 @@ from typing import Any
 import pytest
 
 from commcli.errors import BadInput
-from commcli.remote.onnode import lock
+from commcli.remote.onnode import command, lock
 from commcli.remote.onnode.step import StepFailed, StepTimeout
 from commcli.remote.steps import archive, directory, file, package, script, sysctl, wait_for
 from tests.remote import plays, sshd
@@ -55,6 +60,26 @@ def tar(**members: bytes) -> bytes:
             info.size, info.mode = len(data), 0o755
             whole.addfile(info, io.BytesIO(data))
     return made.getvalue()
+
+
+STRICT = """ForceCommand sh -c 'umask 077; eval "$SSH_ORIGINAL_COMMAND"'\n"""
+MADE = """\
+name: made
+steps:
+  - name: parents
+    directory: {path: "{{ base }}/one/two", mode: "0700"}
+  - name: by a command
+    command: {argv: [touch, "{{ base }}/file"]}
+"""
+
+
+async def test_what_is_made_is_the_same_whatever_a_login_says(tmp_path: Path) -> None:
+    async with sshd.serve(tmp_path / "strict", STRICT) as host:
+        [outcome] = await plays.run(host.fleet(), plays.play(tmp_path, MADE))
+        base = Path(host.node().base)
+        assert outcome.state == "done"
+        modes = {name: stat.S_IMODE((base / name).stat().st_mode) for name in ("one", "one/two", "file")}
+        assert modes == {"one": 0o755, "one/two": 0o700, "file": 0o644}
 
 
 async def test_a_play_of_all_kinds_of_files_changes_once(host: sshd.Host, tmp_path: Path) -> None:
@@ -122,6 +147,8 @@ REG, SYM, HARD, FIFO = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfil
         (special("pipe", FIFO), "neither file, folder nor symbolic link"),
         (b"no archive", "no archive that can be read"),
         (tar(a=b"x" * 9999)[:-20], "no archive that can be read"),
+        (lzma.compress(b"no tar" * 999), "no archive that can be read"),
+        (lzma.compress(os.urandom(9999))[:-600], "no archive that can be read"),
     ],
     ids=lambda value: value if isinstance(value, str) else "archive",
 )
@@ -147,6 +174,19 @@ def test_a_link_that_lies_on_the_node_leads_no_member_out(tmp_path: Path) -> Non
     with pytest.raises(StepFailed, match="a link on the node leads outside"):
         verdict.apply()
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as whole:
+        inner = zipped("not/this", b"x")
+        info = tarfile.TarInfo("lib/relay.pyz")
+        info.size = len(inner)
+        whole.addfile(info, io.BytesIO(inner))
+    verdict = archive.check({"path": str(tmp_path), "digest": "d"}, place(blobs={"d": made.getvalue()}))
+    assert verdict.apply is not None
+    verdict.apply()
+    assert (tmp_path / "lib/relay.pyz").read_bytes() == inner
 
 
 def test_a_zip_is_unpacked_and_another_one_later(tmp_path: Path) -> None:
@@ -311,6 +351,28 @@ WRONG = {
 }
 
 
+DPKG = """\
+libc6:amd64 installed 2.36-9+deb12u1
+libc6:i386 installed 2.36-9+deb12u1
+chrony installed 4.3-2
+jq config-files 1.6
+"""
+THERE = {
+    "libc6": True,
+    "libc6:i386": True,
+    "libc6:arm64": False,
+    "chrony=4.3-2": True,
+    "chrony=4.*": True,
+    "chrony=4.4": False,
+    "jq": False,
+}
+
+
+def test_a_package_may_be_named_with_its_architecture_and_its_version() -> None:
+    found = package.versions(DPKG)
+    assert {name: package.is_there(name, found) for name in THERE} == THERE
+
+
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_wrong_with_a_step_is_told_before_any_node_is_touched(text: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=WRONG[text].replace("(", r"\(")):
@@ -318,13 +380,15 @@ def test_what_is_wrong_with_a_step_is_told_before_any_node_is_touched(text: str,
 
 
 def test_a_script_runs_with_its_arguments_and_leaves_nothing(tmp_path: Path) -> None:
-    text = b"#!/bin/sh\necho $0 $1 > made; stat -c %a $0 >> made"
+    text = b"#! /bin/sh -eu\necho $0 $1 > made; stat -c %a $0 >> made"
     args = {"digest": "d", "args": ["one"], "cwd": str(tmp_path), "creates": str(tmp_path / "made")}
     verdict = script.check(args, place(blobs={"d": text}))
     assert verdict.apply is not None
     verdict.apply()
     path, word, mode = (tmp_path / "made").read_text().split()
-    assert (word, mode, Path(path).exists()) == ("one", "700", False)
+    assert (word, mode, Path(path).exists()) == ("one", "600", False), (
+        "no machine has to let it be executed there"
+    )
     assert script.check(args, place(blobs={"d": text})).skipped == "what it creates is there"
 
 
@@ -336,6 +400,38 @@ def test_a_script_that_fails_is_told_by_its_last_words_and_leaves_nothing(tmp_pa
     with pytest.raises(StepFailed, match="exit status 3: ") as caught:
         verdict.apply()
     assert not Path(str(caught.value).split()[-1]).exists()
+
+
+def test_an_alarm_while_a_command_is_started_leaves_no_child(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Slow(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            (tmp_path / "pid").write_text(str(self.pid))
+            select.select([], [], [], 0.05)
+
+    def ring(*_: object) -> None:
+        raise StepTimeout
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    former = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(StepTimeout):
+            command.run(["sleep", "60"], place())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
+def test_a_program_is_a_script_too(tmp_path: Path) -> None:
+    args = {"digest": "d", "args": ["made"], "cwd": str(tmp_path)}
+    verdict = script.check(args, place(blobs={"d": Path(str(shutil.which("touch"))).read_bytes()}))
+    assert verdict.apply is not None
+    verdict.apply()
+    assert (tmp_path / "made").exists()
 
 
 class _Page(http.server.BaseHTTPRequestHandler):

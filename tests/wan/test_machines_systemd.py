@@ -79,14 +79,19 @@ def test_an_upgrade_loses_no_packet_of_a_call(place: Place) -> None:
         another_program(place, ROOT)
         upgrade = place.desk.popen("play", "run", "playbooks/upgrade.yml", ROOT, "--yes")
         sent, heard = 0, list[bytes]()
+
+        def all_heard() -> bool:
+            heard.extend(received(peer))
+            return len(heard) >= sent
+
         while upgrade.poll() is None:
             caller.send(b"%d" % sent)
             sent += 1
-            heard += received(peer)
+            all_heard()
             time.sleep(0.005)
         said = upgrade.communicate()
         assert upgrade.returncode == 0, said
-        wait_for(lambda: heard.extend(received(peer)) or len(heard) >= sent)
+        wait_for(all_heard)
         caller.close()
     assert must_serve(place, ROOT, before) != before
     assert heard == [b"%d" % number for number in range(sent)] and sent > 100

@@ -76,15 +76,19 @@ def run(
     """Run to the end. Raises StepFailed (can not start) and passes StepTimeout on after killing the group."""
     import subprocess
 
+    # An alarm while it is being started would leave a child that nobody knows: the step's time goes on after that.
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
     try:
         child = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
             env={**plain_environment(), **(environment or {})}, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
+        signal.setitimer(signal.ITIMER_REAL, left_s)
         raise StepFailed(f"{argv[0]}: {error.strerror}") from None
     with place.guard(child.pid), child:
         try:
+            signal.setitimer(signal.ITIMER_REAL, left_s)
             return _collect(child)
         except StepTimeout:
             _kill(child)

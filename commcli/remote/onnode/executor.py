@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ def main(
 ) -> None:
     """Run `plan` (see remote/compile.py); `planned` may add to it what only the node knows, under the lock."""
     channel.keep_secret(plan["secrets"])
+    # What commands make, and parents of folders, is the same whoever logs in, and whatever his login says.
+    os.umask(0o022)
     if not plan["check"]:
         try:
             lock.take(plan["lock"], plan["holder"])

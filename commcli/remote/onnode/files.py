@@ -67,6 +67,8 @@ def write(
         else:
             sync_folder(folder)
     except OSError as error:
+        if not os.path.isdir(folder):  # noqa: PTH112
+            raise StepFailed(f"{path}: there is no folder {folder}") from None
         raise StepFailed(f"{path}: {reason(error)}; the old file is untouched") from None
     finally:
         with contextlib.suppress(OSError):
@@ -79,6 +81,7 @@ def link(path: str, target: str) -> None:
     """
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{name}{_ASIDE}{os.urandom(4).hex()}")  # noqa: PTH118
+    sweep(folder, name)
     os.symlink(target, aside)  # noqa: PTH211
     try:
         os.rename(aside, path)  # noqa: PTH104

@@ -198,7 +198,9 @@ def _will(made: Change, was: State) -> State:
 def prune(runs: str, kept: Set[str | None]) -> None:
     """Remove the oldest runs beyond KEPT_RUNS or KEPT_BYTES, but none of `kept`. Raises OSError."""
     size = 0
-    for place, run in enumerate(sorted(os.listdir(runs), reverse=True)):  # noqa: PTH208
+    # Somebody may have put a file there.
+    names = (name for name in os.listdir(runs) if os.path.isdir(f"{runs}/{name}"))  # noqa: PTH112, PTH208
+    for place, run in enumerate(sorted(names, reverse=True)):
         with os.scandir(f"{runs}/{run}") as files_of_run:
             size += sum(file.stat(follow_symlinks=False).st_size for file in files_of_run)
         if run not in kept and (place >= KEPT_RUNS or size > KEPT_BYTES):

@@ -74,7 +74,7 @@ def read_all(runs: str) -> list[Past]:
         raise StepFailed(f"{runs}: {files.reason(error)}") from None
     found = []
     for name in names:
-        have = files.look(f"{runs}/{name}/journal")
+        have = files.look(f"{runs}/{name}/journal") if os.path.isdir(f"{runs}/{name}") else None  # noqa: PTH112
         if have is not None:
             found.append(parsed(name, (have.data or b"").decode("utf-8", "replace")))
     return found

@@ -44,4 +44,4 @@ def edited(lines: list[str], args: Mapping[str, Any]) -> list[str]:
         first, rest = lines[:at], lines[at:]
     if args.get("state") == "absent":
         return [*first, *rest]
-    return [*first, begin, *args.get("content", "").splitlines(), end, *rest]
+    return [*first, begin, *text.lines_of(args.get("content", "")), end, *rest]

@@ -26,9 +26,17 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
     return text.check(args, place, lambda lines: edited(lines, args))
 
 
+def _one(line: str | None) -> str | None:
+    """It without the break at its end, which YAML's `|` gives it. Raises StepFailed for one within."""
+    one = line and line.removesuffix("\n")
+    if one and "\n" in one:
+        raise StepFailed("line has a line break in it: for more than one line there is block")
+    return one
+
+
 def edited(lines: list[str], args: Mapping[str, Any]) -> list[str]:
     """The lines as they are to be. Raises StepFailed when `after` or `before` names a place that is not there."""
-    wanted, match = args.get("line"), args.get("match")
+    wanted, match = _one(args.get("line")), args.get("match")
 
     def is_it(line: str) -> bool:
         return re.search(match, line) is not None if match is not None else line == wanted

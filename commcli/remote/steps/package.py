@@ -1,11 +1,13 @@
 """`package: {names, state, update}`: packages of the node's own package manager, apt or dnf.
 
-`state`: present (the default), absent, or latest. `update`: apt's lists may be so many seconds old before something is
+Of apt's, `name=version` is that version, in which `*` stands for anything. `state`: present (the default), absent, or
+latest. `update`: apt's lists may be so many seconds old before something is
 installed (by default a day); dnf sees to that itself.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
 import time
@@ -72,14 +74,28 @@ _TOLD = {"present": "install", "latest": "install or upgrade", "absent": "remove
 
 
 def _apt(names: Sequence[str], place: Place, *, latest: bool) -> dict[str, bool]:
+    plain = [name.partition("=")[0] for name in names]
     asked = command.run(
-        ["dpkg-query", "-W", "-f", "${binary:Package} ${db:Status-Status} ${Version}\\n", *names], place
+        ["dpkg-query", "-W", "-f", "${binary:Package} ${db:Status-Status} ${Version}\\n", *plain], place
     )
-    words = [line.split() for line in asked.stdout.splitlines()]
-    there = {row[0].partition(":")[0]: row[2] for row in words if len(row) == 3 and row[1] == "installed"}
+    there = versions(asked.stdout)
     if not latest:
-        return {name: name in there for name in names}
-    return {name: name in there and there[name] == _candidate(name, place) for name in names}
+        return {name: is_there(name, there) for name in names}
+    newest = {name: _candidate(name, place) for name in plain}
+    return {name: is_there(name, there) and there[of] == newest[of] for name, of in zip(names, plain)}  # noqa: B905
+
+
+def versions(told: str) -> dict[str, str]:
+    """Of what dpkg-query tells, the version of each that is installed, by name, with its architecture and without."""
+    rows = [line.split() for line in told.splitlines()]
+    found = {row[0]: row[2] for row in rows if len(row) == 3 and row[1] == "installed"}
+    return {**{name.partition(":")[0]: version for name, version in found.items()}, **found}
+
+
+def is_there(name: str, installed: Mapping[str, str]) -> bool:
+    """Whether NAME, NAME:ARCHITECTURE, or either with =VERSION (`*` in it stands for anything) is installed."""
+    plain, _, wanted = name.partition("=")
+    return plain in installed and (not wanted or fnmatch.fnmatchcase(installed[plain], wanted))
 
 
 def _candidate(name: str, place: Place) -> str | None:

@@ -35,8 +35,16 @@ def _run(data: bytes, args: Mapping[str, Any], place: Place) -> Mapping[str, Any
     try:
         with tempfile.TemporaryDirectory(prefix="commcli-") as folder:
             path = os.path.join(folder, "script")  # noqa: PTH118
-            files.write(path, data, 0o700)
-            interpreter = with_python(args.get("interpreter", []), str(place.facts.get("python")))
+            named = with_python(args.get("interpreter", []), str(place.facts.get("python")))
+            # Not left to the kernel: many machines forbid that anything is executed in /tmp.
+            interpreter = named or _of_first_line(data)
+            files.write(path, data, 0o600 if interpreter else 0o700)
             return command.run([*interpreter, path, *args.get("args", [])], place, args.get("cwd"))
     except OSError as error:
         raise StepFailed(f"no place for the script: {files.reason(error)}") from None
+
+
+def _of_first_line(data: bytes) -> list[str]:
+    """Program and argument, as execve(2) has it; none of what is no text."""
+    line = data.split(b"\n", 1)[0].decode("utf-8", "replace")
+    return [word.strip() for word in line[2:].split(None, 1)] if line.startswith("#!") else []

@@ -41,15 +41,18 @@ def check(args: Mapping[str, Any], place: Place, edit: Callable[[list[str]], lis
     return change.verdict([change.Write(path, new, mode, uid, gid)], place, _told(have, new, mode), diff)
 
 
+def lines_of(text: str) -> list[str]:
+    """Not splitlines: a form feed is no end of line, and a carriage return stays where it is."""
+    lines = text.split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
 def _edited(path: str, old: bytes, edit: Callable[[list[str]], list[str]]) -> bytes:
     try:
         text = old.decode("utf-8")
     except UnicodeDecodeError:
         raise StepFailed(f"{path} is not UTF-8 text") from None
-    # Not splitlines: a form feed is no end of line, and a carriage return stays where it is.
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
+    lines = lines_of(text)
     made = edit(lines)
     return old if made == lines else "".join(f"{line}\n" for line in made).encode()
 
