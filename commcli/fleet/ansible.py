@@ -1,7 +1,7 @@
 """Ansible's inventories -> hosts: INI and YAML files, and the JSON of `ansible-inventory --list` or of a script.
 
 They are read as Ansible reads them (docs.ansible.com: ansible.builtin.ini, ansible.builtin.yaml): variables of `all`
-first, then those of groups, the outer first and by name, then the host's own.
+first, then those of groups, the outer first, by ansible_group_priority and by name, then the host's own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 
 from commcli.fleet import jsondoc, yamlfile
 from commcli.fleet.foreign import VAULT, Host, Source, is_vault
@@ -20,7 +21,9 @@ MOST_HOSTS = 100_000
 _SECTION = re.compile(r"\[([^:\]\s]+)(?::(\w+))?\]\s*(?:[#;].*)?\Z")
 _RANGE = re.compile(r"\[([0-9]+|[A-Za-z]):([0-9]+|[A-Za-z])(?::([0-9]+))?\]")
 _PORT = re.compile(r"(.+):([0-9]{1,5})\Z")
+_ADDRESS6 = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::([0-9]{1,5}))?\Z")
 _NO_GROUP = ("all", "ungrouped")
+_PRIORITY = "ansible_group_priority"
 
 
 @dataclass
@@ -78,7 +81,7 @@ def _read_ini(text: str, inventory: _Inventory) -> None:
         line = row.strip()
         if not line or line[0] in "#;":
             continue
-        if line.startswith("["):
+        if line.startswith("[") and _address6(line.split()[0]) is None:
             found = _SECTION.match(line)
             if found is None or (found[2] or "hosts") not in ("hosts", "children", "vars"):
                 inventory.wrong(number, "is no section: [group], [group:children] or [group:vars]")
@@ -104,7 +107,11 @@ def _ini_hosts(line: str, number: int, inventory: _Inventory, group: str) -> Non
         inventory.wrong(number, f"can not be read: {str(error).lower()}")
         return
     told: dict[str, tuple[object, int]] = {}
-    if (port := _PORT.match(pattern)) is not None and pattern.count(":") - pattern.count("[") <= 1:
+    if (address := _address6(pattern)) is not None:
+        pattern, port_of_it = address
+        if port_of_it:
+            told["ansible_port"] = (int(port_of_it), number)
+    elif (port := _PORT.match(pattern)) is not None and pattern.count(":") - pattern.count("[") <= 1:
         pattern, told["ansible_port"] = port[1], (int(port[2]), number)
     for word in words:
         key, equals, value = word.partition("=")
@@ -114,6 +121,15 @@ def _ini_hosts(line: str, number: int, inventory: _Inventory, group: str) -> Non
     for name in _expanded(pattern, number, inventory):
         inventory.group(group).hosts.setdefault(name, number)
         inventory.own.setdefault(name, {}).update(told)
+
+
+def _address6(word: str) -> tuple[str, str | None] | None:
+    """Of `[ADDRESS]` and `[ADDRESS]:PORT` the two; None of all else, ranges too."""
+    found = _ADDRESS6.match(word)
+    try:
+        return found and (str(IPv6Address(found[1])), found[2])
+    except ValueError:
+        return None
 
 
 def _literal(text: str) -> object:
@@ -162,7 +178,7 @@ def _read_yaml(text: str, inventory: _Inventory) -> None:
             inventory.wrong(number, f"{row.partition(':')[0].strip()} {VAULT}")
     if inventory.source.wrong:
         return
-    document = yamlfile.parse(text, inventory.file, inventory.source.wrong)
+    document = yamlfile.parse(text, inventory.file, inventory.source.wrong, old=True)
     if isinstance(document, YamlMap):
         for name, told in document.items():
             _yaml_group(name, told, document.lines[name], inventory)
@@ -182,6 +198,9 @@ def _yaml_group(name: str, told: object, line: int, inventory: _Inventory) -> No
             inventory.wrong(told.lines[key], f'group {name}: unknown key "{key}": hosts, children or vars')
         elif value is None:
             continue
+        elif isinstance(value, str) and key != "vars":  # one name
+            (group.hosts if key == "hosts" else group.children)[value] = told.lines[key]
+            inventory.group(value) if key == "children" else inventory.own.setdefault(value, {})
         elif not isinstance(value, YamlMap):
             inventory.wrong(told.lines[key], f"group {name}: {key} must be a mapping, not {kind_of(value)}")
         elif key == "vars":
@@ -256,15 +275,16 @@ def _mapping(value: object) -> Mapping[str, object]:
 def _hosts(inventory: _Inventory) -> Iterator[Host]:
     depths = _depths(inventory)
     inside = {name: _below(name, inventory.groups) for name in inventory.groups}
+    priorities = {name: _priority(group, inventory) for name, group in inventory.groups.items()}
     lines: dict[str, int] = {}
     for group in inventory.groups.values():
         for name, line in group.hosts.items():
             lines.setdefault(name, line)
     for name, line in lines.items():
         mine = [group for group in inventory.groups if group == "all" or name in inside[group]]
-        mine.sort(key=lambda group: (depths.get(group, 1), group))
+        mine.sort(key=lambda group: (depths.get(group, 1), priorities[group], group))
         told = [inventory.groups[group].variables for group in mine] + [inventory.own.get(name, {})]
-        said = {key: held for part in told for key, held in part.items()}
+        said = {key: held for part in told for key, held in part.items() if key != _PRIORITY}
         yield Host(
             name,
             inventory.file,
@@ -273,6 +293,16 @@ def _hosts(inventory: _Inventory) -> Iterator[Host]:
             {key: value for key, (value, _) in said.items()},
             {key: at for key, (_, at) in said.items()},
         )
+
+
+def _priority(group: _Group, inventory: _Inventory) -> int:
+    """Among groups equally far from `all`, the one with the larger number has the last word."""
+    value, line = group.variables.get(_PRIORITY, (1, 0))
+    try:
+        return int(str(value))
+    except ValueError:
+        inventory.wrong(line, f"{_PRIORITY} must be a whole number")
+        return 1
 
 
 def _depths(inventory: _Inventory) -> dict[str, int]:

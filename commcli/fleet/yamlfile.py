@@ -122,11 +122,13 @@ def read(path: Path, problems: Problems) -> object:
     return parse(data, shown(path), problems)
 
 
-def parse(text: str | bytes, file: str, problems: Problems) -> object:
-    """The value of one document, or None after adding to `problems` why there is none; `file` names it."""
+def parse(text: str | bytes, file: str, problems: Problems, *, old: bool = False) -> object:
+    """The value of one document, or None after adding to `problems` why there is none; `file` names it. `old`: it is
+    one of YAML 1.1, with its truth values, octals and merged mappings (`<<`), as Ansible reads them.
+    """
     from commcli.fleet import yamlparser  # PyYAML costs time to import; a cached inventory needs none
 
-    return yamlparser.parse(text, file, problems)
+    return yamlparser.parse(text, file, problems, old=old)
 
 
 def kind_of(value: object) -> str:

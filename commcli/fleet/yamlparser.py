@@ -6,6 +6,7 @@ Events and not PyYAML's own tree of nodes: of a thousand machines the tree costs
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import yaml
@@ -38,11 +39,11 @@ _NO_TAG = "a tag (!) is not allowed; put text that begins with ! in quotes"
 _OPEN = object()  # stands for what an anchor names until it is whole
 
 
-def parse(text: str | bytes, file: str, problems: Problems) -> object:
-    """The value of one document, or None after adding to `problems` why there is none; `file` names it."""
+def parse(text: str | bytes, file: str, problems: Problems, *, old: bool = False) -> object:
+    """See yamlfile.parse."""
     found = Problems()
     try:
-        reader = _Reader(_LOADER(text), file, found)
+        reader = _Reader(_LOADER(text), file, found, old=old)
         value = reader.document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -69,8 +70,10 @@ def _line_of(text: str | bytes, position: int) -> int:
 class _Reader:
     """Turns events into values. An alias gives the same value; one inside itself is refused."""
 
-    def __init__(self, loader: Any, file: str, problems: Problems) -> None:
+    def __init__(self, loader: Any, file: str, problems: Problems, *, old: bool) -> None:
         self._next = loader.get_event
+        self._old = old
+        self._plain = plain_of_1_1 if old else plain
         self._file = file
         self._problems = problems
         self._anchors: dict[str, object] = {}
@@ -123,11 +126,14 @@ class _Reader:
             return self._refused(start)
         result = YamlMap(start.start_mark.line + 1)
         lines, problems = result.lines, self._problems
+        merged: list[object] = []
         while type(key_event := self._next()) is not MappingEndEvent:
             key = self.value(key_event)
             line = key_event.start_mark.line + 1
             value = self.value(self._next())
-            if not isinstance(key, str):
+            if self._old and key == "<<":
+                merged += value if isinstance(value, YamlList) else [value]
+            elif not isinstance(key, str):
                 problems.add(self._file, line, f"a key must be text, not {kind_of(key)}: put it in quotes")
             elif key in lines:
                 words = f'key "{key}" is written twice (first in line {lines[key]})'
@@ -135,6 +141,12 @@ class _Reader:
             else:
                 lines[key] = line
                 result[key] = value
+        for other in merged:
+            if not isinstance(other, YamlMap):
+                problems.add(self._file, result.line, f"<< must be a mapping, not {kind_of(other)}")
+                continue
+            for key in other.keys() - result.keys():
+                lines[key], result[key] = other.lines[key], other[key]
         return result
 
     def _list(self, start: Any) -> object:
@@ -149,7 +161,7 @@ class _Reader:
     def _scalar(self, event: Any) -> object:
         text, tag = event.value, event.tag
         if tag is None or tag == "!":
-            return plain(text) if event.implicit[0] else text
+            return self._plain(text) if event.implicit[0] else text
         if tag not in _BY_TAG:
             return self._wrong(event, _NO_TAG)
         try:
@@ -182,6 +194,21 @@ def plain(text: str) -> object:
         if _FLOAT.match(text):
             return float(text)
     return text
+
+
+@cache
+def _resolver() -> Any:
+    return yaml.SafeLoader("")
+
+
+def plain_of_1_1(text: str) -> object:
+    """The same of YAML 1.1, by PyYAML. What it makes an object of (a date) is text."""
+    tag = _resolver().resolve(yaml.ScalarNode, text, (True, False))
+    try:
+        value = yaml.constructor.SafeConstructor().construct_object(yaml.ScalarNode(tag, text))
+    except (ValueError, yaml.YAMLError):
+        return text
+    return value if value is None or isinstance(value, str | int | float) else text
 
 
 def _integer(text: str) -> int:

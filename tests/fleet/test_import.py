@@ -110,6 +110,37 @@ def test_a_yaml_inventory(tmp_path: Path) -> None:
     assert nodes["de1"].variables == {"tier": "gold"} and nodes["de1"].tags == ("europe",)
 
 
+OLD_YAML = """\
+all:
+  vars: {ansible_user: deploy, transit: no, mode: 0644, since: 2026-11-01, at: 12:30, plain: "no", country_code: NO}
+  children:
+    sgp:
+      hosts: sg1
+    small: {children: sgp, vars: {tier: small, ansible_group_priority: 10}}
+    wide: {children: {sgp: }, vars: {tier: wide, <<: {zone: z, tier: gone}}}
+"""
+
+
+def test_yaml_is_read_as_ansible_reads_it() -> None:
+    text = OLD_YAML.replace("hosts: sg1", "hosts: {sg1: {ansible_host: 192.0.2.1}}")
+    [host] = ansible.read(text, "hosts.yml").hosts
+    assert host.variables == {
+        "ansible_user": "deploy", "ansible_host": "192.0.2.1", "transit": False, "mode": 0o644, "since": "2026-11-01",
+        "at": 750, "plain": "no", "country_code": False, "tier": "small", "zone": "z",
+    }  # fmt: skip
+    one = ansible.read("sgp: {hosts: sg1}\n", "hosts.yml").hosts
+    assert [(host.name, host.groups) for host in one] == [("sg1", ("sgp",))]
+    wrong = ansible.read("a: {hosts: x, vars: {<<: [1]}}\n", "h.yml").wrong
+    assert "<< must be a mapping, not a number" in str(wrong.as_error())
+
+
+def test_a_host_that_is_named_by_its_address() -> None:
+    hosts = ansible.read("[2001:db8::5]:2222 a=1\n[2001:db8::6]\nw[0:4:2]\n", "hosts").hosts
+    assert [(host.name, host.variables.get("ansible_port")) for host in hosts] == [
+        ("2001:db8::5", 2222), ("2001:db8::6", None), ("w0", None), ("w2", None), ("w4", None),
+    ]  # fmt: skip
+
+
 def test_what_ansible_inventory_lists() -> None:
     listed = {
         "_meta": {
