@@ -47,6 +47,15 @@ class HostKeys:
         found = self._of(login)
         return lambda host, address, port: found
 
+    def knows_port(self, login: Login) -> bool:
+        """Whether something is said of this very port. Else what is said of the host counts (ssh(1) does the same),
+        which another machine behind the same address may be.
+        """
+        if login.port == SSH_PORT:
+            return True
+        keys, authorities = self._known.match(f"[{login.known_as}]:{login.port}", "", None)[:2]
+        return bool(keys or authorities)
+
     def _of(self, login: Login) -> Sequence[Sequence[asyncssh.SSHKey]]:
         port = None if login.port == SSH_PORT else login.port
         return self._known.match(login.known_as, "", port)[:3]

@@ -133,6 +133,9 @@ def _row(host: Host, outcome: Outcome[list[str]], keys: HostKeys) -> Row:
     if not outcome.value:
         return Row(host, "unreachable", had=had, reason="shows no key of a type that is known here")
     found = compared(outcome.value, had, host.expected)
+    if found == "changed" and not keys.knows_port(host.login):
+        # Another machine's, behind the same address.
+        return Row(host, "new", outcome.value)
     if found == "strange":
         return Row(host, "refused", outcome.value, had, "shows none of the keys that the inventory expects")
     return Row(host, found, outcome.value, had)

@@ -116,6 +116,18 @@ async def test_asked_once_then_changed(desk: Desk, host: Host, tmp_path: Path) -
     assert host.known_hosts.read_text() == f"near {other}\n{place} {key}\n"
 
 
+async def test_another_machine_behind_the_same_address_is_new(desk: Desk, host: Host, tmp_path: Path) -> None:
+    keygen(tmp_path / "other")
+    other = " ".join((tmp_path / "other.pub").read_text().split()[:2])
+    host.known_hosts.write_text(f"127.0.0.1 {other}\n")
+    blind = await desk.type("trust", "all", "--yes", "--blindly", "--json", noun="fleet")
+    assert (blind.code, blind.doc["hosts"][0]["state"]) == (0, "trusted")
+    assert host.known_hosts.read_text() == f"127.0.0.1 {other}\n[127.0.0.1]:{host.port} {key_of(host)}\n"
+    host.known_hosts.write_text(f"127.0.0.1 {key_of(host)}\n")
+    known = await desk.type("trust", "all", "--json", noun="fleet")
+    assert (known.code, known.doc["hosts"][0]["state"]) == (0, "known")
+
+
 async def test_where_nobody_can_be_asked_nothing_is_trusted_blindly(desk: Desk, host: Host) -> None:
     silent = await desk.type("trust", "all", "--json", noun="fleet")
     assert silent.code == 2 and silent.doc["hosts"][0]["state"] == "new" and "--yes" in silent.err
