@@ -402,7 +402,7 @@ class Pool:
 
     def _host_key(self, login: Login, reason: str) -> HostKeyRefused:
         path, where = self._keys.path, login.place
-        if not any(self._keys.match(login)):
+        if not any(self._keys.match(login)) or not self._keys.knows_port(login):
             return HostKeyRefused(f"host key of {where} is not in {path}", hint="commcli fleet trust NODE")
         if "revoked" in reason:
             return HostKeyRefused(f"host key of {where} is revoked in {path}")

@@ -89,6 +89,13 @@ async def test_a_changed_host_key_is_refused(host: Host, tmp_path: Path) -> None
     assert caught.value.exit_code == 5 and caught.value.hint
 
 
+async def test_the_key_of_another_port_makes_this_one_unknown_not_changed(host: Host, tmp_path: Path) -> None:
+    keygen(tmp_path / "other")
+    text = f"127.0.0.1 {(tmp_path / 'other.pub').read_text()}"
+    with pytest.raises(HostKeyRefused, match="is not in"):
+        await true_on(host, known_hosts(host, text))
+
+
 async def test_a_host_key_of_another_type_has_changed_too(host: Host, tmp_path: Path) -> None:
     # asyncssh then finds no common algorithm, which must not read as a network problem.
     command = ["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(tmp_path / "ec")]
