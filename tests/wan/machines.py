@@ -190,6 +190,10 @@ class Machines:
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
 
+    def has_systemd(self, node: str) -> bool:
+        """Whether systemd is the first of its processes."""
+        return self._kinds[node].systemd
+
     def log(self, node: str) -> Path:
         """What its sshd said."""
         return self._folder / f"{node}.log"

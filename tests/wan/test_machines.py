@@ -124,6 +124,8 @@ def test_evidence_comes_without_a_secret_and_a_relay_leaves(place: Place, tmp_pa
         with tarfile.open(tmp_path / node / "evidence.tar.gz") as tar:
             found = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
         assert json.loads(found["evidence/status.json"])["node"] == node
+        log = "evidence/journal" if place.machines.has_systemd(node) else "log/relay.log"
+        assert b"relay_started" in found[log]
         assert not any(
             secret in data for data in found.values() for secret in (b"master key", PASSWORD.encode())
         )
