@@ -161,7 +161,10 @@ class _Reader:
     def _scalar(self, event: Any) -> object:
         text, tag = event.value, event.tag
         if tag is None or tag == "!":
-            return self._plain(text) if event.implicit[0] else text
+            try:
+                return self._plain(text) if event.implicit[0] else text
+            except ValueError:
+                return self._wrong(event, "is a number of too many digits")
         if tag not in _BY_TAG:
             return self._wrong(event, _NO_TAG)
         try:

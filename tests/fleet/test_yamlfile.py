@@ -88,6 +88,7 @@ def test_an_alias_is_the_value_again() -> None:
         ("a: !!python/name:os.system hunter2\n",
          f"f.yaml:1: {NO_TAG}"),
         ("a: !!int hunter2\n", "f.yaml:1: is no value of its type"),
+        (f"a: {'9' * 5000}\n", "f.yaml:1: is a number of too many digits"),
         ("a: !!set {hunter2}\n", f"f.yaml:1: {NO_TAG}"),
         ("\ta: 1\n", "f.yaml:1: broken YAML: while scanning for the next token, "
                      "found character that cannot start any token"),

@@ -268,4 +268,4 @@ async def test_the_other_shipped_plays_on_a_real_relay(
     assert changes(await provision(fleet, play("drain")))["sg-1"] == []
     assert (await status(fleet, "sg-1"))["drained"]
     changes(await provision(fleet, play("remove")))
-    assert set(os.listdir(base)) <= {"run", "runs"}  # noqa: PTH208
+    assert set(os.listdir(base)) <= {"plays", "runs"}  # noqa: PTH208
