@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import http.server
 import io
+import json
 import lzma
 import os
 import pwd
@@ -293,6 +295,17 @@ def test_the_lock_of_plays_leads_nobody_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         lock.take(str(tmp_path / "play.lock"), {"user": "ops"})
     assert (tmp_path / "precious").read_text() == "as it was"
+
+
+def test_the_lock_of_a_play_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    ending = threading.Timer(0.1, os.close, [descriptor])
+    ending.start()
+    os.close(lock.take(str(path), {"user": "ops"}))
+    ending.join()
+    assert json.loads(path.read_text()) == {"user": "ops"}
 
 
 def test_more_below_than_anybody_means_is_no_change(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

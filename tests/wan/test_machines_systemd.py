@@ -88,13 +88,13 @@ def test_an_upgrade_loses_no_packet_of_a_call(place: Place) -> None:
             caller.send(b"%d" % sent)
             sent += 1
             all_heard()
-            time.sleep(0.005)
+            time.sleep(0.02)  # as of a voice
         said = upgrade.communicate()
         assert upgrade.returncode == 0, said
         wait_for(all_heard)
         caller.close()
     assert must_serve(place, ROOT, before) != before
-    assert heard == [b"%d" % number for number in range(sent)] and sent > 100
+    assert heard == [b"%d" % number for number in range(sent)] and sent > 50
 
 
 def received(sock: socket.socket) -> list[bytes]:
@@ -115,7 +115,7 @@ def another_program(place: Place, node: str) -> None:
 def test_a_relay_that_stands_still_is_ended_and_started_again(place: Place) -> None:
     more = place.machines.root(SUDO) / f"etc/systemd/system/{UNIT}.service.d/soon.conf"
     more.parent.mkdir()
-    more.write_text("[Service]\nWatchdogSec=1\n")
+    more.write_text("[Service]\nWatchdogSec=3\n")
     place.machines.run(SUDO, "systemctl", "daemon-reload")
     place.machines.run(SUDO, "systemctl", "restart", UNIT)
     stopped = must_serve(place, SUDO)
