@@ -7,7 +7,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from commcli.errors import BadInput
 
@@ -18,10 +18,12 @@ COMMAND_TIMEOUT_S = 30.0
 class Secret:
     """A value that prints as `***` wherever it lands by accident; only `reveal()` gives it away.
 
-    It refuses to be pickled, and `json.dumps` does not know it: what leaves the process does so on purpose.
+    It refuses to be pickled, and `json.dumps` does not know it: what leaves the process does so on purpose. `mistaken`
+    counts how often one was taken for text: printed, or compared with what is no secret.
     """
 
     __slots__ = ("_value",)
+    mistaken: ClassVar[int] = 0
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -31,13 +33,16 @@ class Secret:
         return self._value
 
     def __repr__(self) -> str:
+        Secret.mistaken += 1
         return MASK
 
     def __format__(self, spec: str) -> str:
+        Secret.mistaken += 1
         return format(MASK, spec)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
+            Secret.mistaken += 1
             return NotImplemented
         return hmac.compare_digest(self._value.encode(), other._value.encode())
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 import jinja2
 import jinja2.nodes
+from jinja2.sandbox import SandboxedEnvironment
 
-from commcli.fleet.secrets import MASK, Secret
+from commcli.fleet.secrets import Secret
 
 
 class TemplateError(Exception):
@@ -47,6 +48,7 @@ class _Insertion:
 
 # A text that is one expression has that expression's value, which need not be text.
 _EXPRESSION = re.compile(r"\s*\{\{((?:(?!\{\{|\}\}).)*)\}\}\s*\Z", re.DOTALL)
+_AS_IT_IS = "a secret can only be inserted as it is, not filtered, joined or compared"
 # One is enough: rendering never awaits, so no two are under way.
 _insertion = _Insertion()
 
@@ -72,27 +74,22 @@ def expression(text: str) -> str | None:
 
 def value(text: str, variables: Mapping[str, object]) -> object:
     """The value of an expression (without braces): a list, a mapping, ... Raises TemplateError as `render`."""
+    before = Secret.mistaken
     try:
         found = _environment().compile_expression(text, undefined_to_none=False)(**variables)
         if isinstance(found, jinja2.Undefined):
             str(found)
+        if isinstance(found, Iterator):  # of a filter
+            found = list(found)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"broken expression: {error.message}") from None
     except jinja2.UndefinedError as error:
         raise TemplateError(_unquoted(error)) from None
     except Exception as error:
         raise TemplateError(f"has no value ({type(error).__name__})") from None
-    if MASK not in text and _holds_mask(found) and not _holds_mask([*variables.values()]):
-        raise TemplateError("a secret can only be inserted as it is, not filtered or joined")
+    if Secret.mistaken != before:
+        raise TemplateError(_AS_IT_IS)
     return found
-
-
-def _holds_mask(value: object) -> bool:
-    if isinstance(value, str):
-        return MASK in value
-    if isinstance(value, Mapping):
-        return any(map(_holds_mask, value.values()))
-    return isinstance(value, list | tuple | set) and any(map(_holds_mask, value))
 
 
 def render(text: str, variables: Mapping[str, object]) -> Rendered:
@@ -102,6 +99,7 @@ def render(text: str, variables: Mapping[str, object]) -> Rendered:
     template = _compiled(text)
     revealed: list[Secret] = []
     _insertion.revealed = revealed
+    before = Secret.mistaken
     try:
         result = template.render(variables)
     except jinja2.UndefinedError as error:
@@ -111,8 +109,8 @@ def render(text: str, variables: Mapping[str, object]) -> Rendered:
     except Exception as error:
         # Its text could quote a value.
         raise TemplateError(f"can not be rendered ({type(error).__name__})") from None
-    if MASK in result and MASK not in text and not any(MASK in secret.reveal() for secret in revealed):
-        raise TemplateError("a secret can only be inserted as it is, not filtered or joined")
+    if Secret.mistaken != before:
+        raise TemplateError(_AS_IT_IS)
     return Rendered(result, bool(revealed))
 
 
@@ -133,9 +131,16 @@ def _compiled(text: str) -> jinja2.Template:
         raise TemplateError(f"broken template: {error.message}", error.lineno) from None
 
 
+class _Environment(SandboxedEnvironment):
+    """Nothing of a secret is reached but by inserting it."""
+
+    def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
+        return not isinstance(obj, Secret) and super().is_safe_attribute(obj, attr, value)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    return _Environment(
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # these are configuration files, not pages
         keep_trailing_newline=True,
