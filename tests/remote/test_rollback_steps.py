@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from commcli.remote import runid
 from commcli.remote.onnode import journal, past, state
 from commcli.remote.onnode.change import Write
 from commcli.remote.onnode.rollback import Declined
@@ -449,3 +450,58 @@ def test_killed_at_any_point_of_a_play_or_a_rollback_all_is_put_back(tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
+
+
+HANDLED = """
+name: handled
+steps:
+  - name: command
+    command: {{argv: [sh, -c, "true"], changed_when: "false or status == {status}"}}
+    notify: [restart]
+  - name: config
+    file: {{path: "{{{{ base }}}}/etc/config", content: "{content}"}}
+    notify: [write, retried]
+handlers:
+  - name: restart
+    command: {{argv: [touch, "{{{{ base }}}}/run/touched"]}}
+  - name: write
+    file: {{path: "{{{{ base }}}}/etc/generated", content: "{content}"}}
+  - name: retried
+    command: {{argv: [sh, -c, "echo {content} >> {{{{ base }}}}/run/tried; cat {{{{ base }}}}/run/answer"]}}
+    until: stdout == "good"
+    when: facts.uid != 4242
+"""
+
+
+def test_what_a_command_has_not_changed_is_told_to_no_handler(node: Place) -> None:
+    (node.base / "run/answer").write_text("good")
+    _, played = node.play(HANDLED.format(status=1, content="one"))
+    assert played.states()["command"] == "ok" and "restart" not in played.states()
+    assert not (node.base / "run/touched").exists()
+    _, played = node.play(HANDLED.format(status=0, content="one"))
+    assert (played.states()["command"], played.states()["restart"]) == ("changed", "changed")
+
+
+def test_a_handler_whose_until_does_not_hold_is_still_to_run(node: Place) -> None:
+    (node.base / "run/answer").write_text("bad")
+    _, played = node.play(HANDLED.format(status=1, content="one"))
+    assert played.states()["retried"] == "failed"
+    (node.base / "run/answer").write_text("good")
+    _, again = node.play(HANDLED.format(status=1, content="one"))
+    assert (again.states()["config"], again.states()["retried"]) == ("ok", "changed")
+
+
+def test_what_a_handler_wrote_is_put_back_and_not_written_again(node: Place) -> None:
+    (node.base / "run/answer").write_text("good")
+    node.play(HANDLED.format(status=1, content="one"))
+    second, _ = node.play(HANDLED.format(status=1, content="two"))
+    assert (node.base / "etc/generated").read_text() == "two"
+    node.roll_back(second)
+    written = [(node.base / "etc" / name).read_text() for name in ("config", "generated")]
+    assert written == ["one", "one"]
+    assert (node.base / "run/tried").read_text() == "one\ntwo\ntwo\n", "a command is run again"
+
+
+def test_runs_are_named_in_their_order() -> None:
+    names = [runid.new() for _ in range(100)]
+    assert names == sorted(set(names)) and all(map(runid.is_one, names))

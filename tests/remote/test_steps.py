@@ -389,6 +389,8 @@ def test_a_program_that_can_not_take_over_does_not_stay(
 ) -> None:
     program, kept = tmp_path / "program", tmp_path / "program.before"
     program.write_bytes(b"old")
+    owner = 1234 if os.getuid() == 0 else os.getuid()
+    os.chown(program, owner, -1)
     for content in (b"never ran", b"new"):  # what is kept is what ran
         args = {"path": str(program), "digest": "d", "mode": 0o644, "keep": "former"}
         verdict = file.check(args, place()._replace(blobs={"d": content}))
@@ -407,6 +409,7 @@ def test_a_program_that_can_not_take_over_does_not_stay(
         ):
             verdict.apply()
     assert program.read_bytes() == (b"old" if is_back else b"new") and not kept.exists()
+    assert program.stat().st_uid == owner
 
 
 SYSTEMCTL = """\

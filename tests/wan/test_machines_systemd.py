@@ -41,10 +41,13 @@ def shown(place: Place, node: str) -> dict[str, str]:
 
 def must_serve(place: Place, node: str, but: Running | None = None) -> Running:
     """Wait until the relay serves, another one than `but`; as its own user, and as far as systemd knows."""
-    wait_for(
-        lambda: shown(place, node)["StatusText"] == "serving" and relays(place, node) - {but and but.pid}
-    )
-    assert shown(place, node)["ActiveState"] == "active"
+
+    def serves() -> bool:
+        told = shown(place, node)
+        is_up = (told["ActiveState"], told["StatusText"]) == ("active", "serving")
+        return is_up and bool(relays(place, node) - {but and but.pid})
+
+    wait_for(serves)
     return must_be_its_users(place.machines.root(node))
 
 

@@ -120,6 +120,8 @@ class _Play:
         elif told["state"] == "failed":
             self._failed = {"name": step["name"], "text": told["text"]}
             told["state"] = "rescued" if self._rescuers else "failed"
+        elif told["state"] in ("ok", "changed"):
+            self._settle(step)
         self._register(step, told)
         self._channel.send({"step": index, "seconds": round(time.monotonic() - began, 4), **told})
         return told["state"] not in ("failed", "rescued")
@@ -201,7 +203,8 @@ class _Play:
             if getattr(module, "IS_FACTS", False):
                 self._facts = {**self._facts, **verdict.result}
                 self._untold |= {f"facts.{key}" for key in step["args"] if verdict.skipped}
-            self._settle(step)
+            if verdict.skipped:
+                self._settle(step)
             return _told("skipped" if verdict.skipped else "ok", verdict)
         if self._plan["check"]:
             self._note(step)
@@ -209,7 +212,7 @@ class _Play:
         return self._change(step, module, place, verdict)
 
     def _change(self, step: Mapping[str, Any], module: Any, place: Place, verdict: Verdict) -> dict[str, Any]:
-        self._pending.add(step["notify"])
+        new = self._pending.add(step["notify"])
         self._journal.begin(step, verdict.change)
         assert verdict.apply is not None
         result = verdict.apply()
@@ -217,12 +220,13 @@ class _Play:
             verdict = verdict._replace(result=result, change=result.get("did", verdict.change))
         if getattr(module, "VERIFY", True) and (again := module.check(step["args"], place)).change:
             raise StepFailed(f"did not last: {again.change} is still to do")
-        self._settle(step)
         changed = verdict.result.get("changed", True)
         if changed:
             self._note(step)
         else:
             self._journal.moot()
+            for name in new:
+                self._pending.done(name)
         return _told("changed" if changed else "ok", verdict)
 
     def _note(self, step: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ _FORMER = ".former"
 def keep(path: str, have: files.Have) -> None:
     """Keep what is there now. What is kept already stays: it is what has last proven itself. Raises StepFailed."""
     if files.look(path + _SUFFIX, content=False) is None:
-        files.write(path + _SUFFIX, have.data or b"", have.mode)
+        files.write(path + _SUFFIX, have.data or b"", have.mode, have.uid, have.gid)
 
 
 def put_back(path: str) -> bool:

@@ -28,10 +28,11 @@ class Pending:
         except (ValueError, KeyError, TypeError):
             raise StepFailed(f"{self._path}: is no journal of pending handlers; remove it") from None
 
-    def add(self, names: list[str]) -> None:
-        """Note that these handlers must run. Raises StepFailed, and then nothing may be changed."""
+    def add(self, names: list[str]) -> list[str]:
+        """Note that these handlers must run; returns the new ones. Raises StepFailed: then nothing may be changed."""
         if new := [name for name in names if name not in self.names]:
             self._write([*self.names, *new])
+        return new
 
     def done(self, name: str) -> None:
         """Note that this handler has run."""

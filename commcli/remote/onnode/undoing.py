@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from commcli.remote.onnode.condition import asked
+from commcli.remote.onnode.condition import names
 from commcli.remote.onnode.past import Command, Past, Step, Touched, last_touch
 from commcli.remote.onnode.state import State, same
 
 NAMED = 3
+# Handlers that do what they do by what they find.
+RUN_AGAIN = ("command", "script", "service", "wait_for", "facts", "require")
+# What a command's own conditions ask about besides.
+OF_COMMANDS = frozenset(("status", "stdout", "stderr", "changed", "answer", "body", "port", "state"))
 
 Look = Callable[[str], State]
 Names = Callable[[str], Sequence[str]]
@@ -189,18 +193,26 @@ def again(undone: Sequence[Undone], blank: Mapping[str, Any]) -> list[dict[str, 
 
 def handlers(run: Past, blank: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The compiled handlers that the run notified."""
-    # What is fetched would come to whoever rolls back.
-    found = [handler for handler in run.handlers if handler["module"] != "fetch"]
     known = {"facts", "item", "loop_index", *run.variables}
-    # A condition on results that nobody has any more is left out: the handler had better run. A unit has been put back
-    # by then, and is not for the handler to write.
     return [
-        {
-            **blank,
-            **each,
-            "when": when if when and asked(when) <= known else None,
-            "args": {**each["args"], "unit_stays": True} if each["module"] == "service" else each["args"],
-        }
-        for each in found
-        for when in [each["when"]]
+        {**blank, **_on_its_own(handler, known)} for handler in run.handlers if handler["module"] in RUN_AGAIN
     ]
+
+
+def _on_its_own(handler: Mapping[str, Any], known: Set[str]) -> Mapping[str, Any]:
+    """Without conditions on results that nobody has any more: it had better run. Nor does it write a unit, which has
+    been put back by then.
+    """
+
+    def kept(text: str | None, more: Set[str] = frozenset()) -> str | None:
+        return text if text and names(text) <= known | more else None
+
+    args = {**handler["args"], **({"unit_stays": True} if handler["module"] == "service" else {})}
+    if "changed_when" in args and kept(args["changed_when"], OF_COMMANDS) is None:
+        del args["changed_when"]
+    return {
+        **handler,
+        "args": args,
+        "when": kept(handler["when"]),
+        "until": kept(handler.get("until"), OF_COMMANDS),
+    }
