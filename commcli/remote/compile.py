@@ -16,7 +16,7 @@ from commcli.remote.fetched import place_of
 from commcli.remote.onnode.condition import ConditionError, names
 from commcli.remote.onnode.step import Key
 from commcli.remote.play import Group, Part, Play, Step
-from commcli.remote.words import CONTENT, MODULES, OF_LOOPS, WORDS, wrong
+from commcli.remote.words import CONTENT, MODULES, OF_LOOPS, WORDS, plain_path, wrong
 
 
 class Plan(NamedTuple):
@@ -191,7 +191,7 @@ class _Compiler:
     def _check_fetched(self, step: Step, args: Mapping[str, Any]) -> None:
         """No two files of a node may go to the same place."""
         target = str(place_of(args["to"], self._node_id, args["path"]))
-        if not target.rpartition("/")[2].strip(".") or args["path"].endswith("/"):
+        if not target.rpartition("/")[2].strip(".") or str(step.args["path"]).endswith("/"):
             self._problem(step, "path", "names no file")
         other = self._fetched.setdefault(target, args["path"])
         if other != args["path"]:
@@ -219,6 +219,8 @@ class _Compiler:
         if reason := wrong(WORDS[step.word][key], rendered.text):
             self._problem(step, key, reason)
             return ""
+        if WORDS[step.word][key].kind in ("path", "paths"):
+            return plain_path(rendered.text)
         return rendered.text
 
     def _render(self, step: Step, key: str, text: str) -> template.Rendered | None:

@@ -37,6 +37,7 @@ from commcli.remote.words import (
     BESIDE,
     BRANCHES,
     CONTENT,
+    LISTS,
     OF_GROUPS,
     OF_LOOPS,
     OF_NODES,
@@ -105,6 +106,13 @@ class _Reader:
         places = {key: (value, line) for key, value, line in self._top.section("variables").items()}
         for taken in sorted({*places} & {"facts", "failed", *OF_LOOPS, *OF_NODES}):
             self._top.problem(f'variable "{taken}": is the name of something else', line=places[taken][1])
+        for key, (value, line) in places.items():
+            if any("{{" in text or "{%" in text for text in loops.texts(_plain(value))):
+                self._top.problem(
+                    f'variable "{key}": is taken as it stands, nothing in it is rendered: write the template '
+                    "where it is used",
+                    line=line,
+                )
         uses = self._top.words("uses", USES, "set of variables")
         self._fixed = {"facts", "failed", *places, *OF_NODES, *OF_LOOPS}.union(*(USES[each] for each in uses))
         self._known = self._fixed - {"failed", *OF_LOOPS}
@@ -357,7 +365,7 @@ class _Reader:
             if spec.required and not record.broken:
                 record.problem(f"{key} is missing")
             return None
-        if spec.kind in ("texts", "conditions"):
+        if spec.kind in LISTS:
             # A bare text is a list of one; a command line is never split.
             texts = [value] if isinstance(value, str) and spec.kind == "conditions" else value
             found = list(record.texts(key)) if texts is value else [str(value)]
@@ -373,7 +381,7 @@ class _Reader:
             found = [value]
         for text in found:
             self._check_text(record, key, spec, text, known)
-        return found if spec.kind in ("texts", "conditions") else found[0]
+        return found if spec.kind in LISTS else found[0]
 
     def _check_text(self, record: Record, key: str, spec: Key, text: str, known: Collection[str]) -> None:
         if not self._check_template(record, key, text, known):

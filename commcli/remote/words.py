@@ -74,6 +74,8 @@ USES: Mapping[str, frozenset[str]] = {
 # Every node has these; and a loop gives its steps these.
 OF_NODES = ("base", "node_id")
 OF_LOOPS = ("item", "loop_index")
+# The kinds of which there may be several.
+LISTS = ("texts", "paths", "conditions")
 # The kinds that YAML has words of its own for.
 PLAIN = ("flag", "number")
 # What `changed_when` and `until` ask about: the members of the step's own result.
@@ -83,6 +85,8 @@ _MODE = re.compile(r"0?[0-7]{3,4}\Z")
 
 def wrong(spec: Key, text: str) -> str:
     """Why a rendered text is no value for this key, "" if it is."""
+    if spec.kind in ("path", "paths") and not text.startswith("/"):
+        return "must be an absolute path on the node"
     if spec.kind == "mode" and not _MODE.match(text):
         return 'must be like "0644"'
     if spec.kind == "number" and not text.isdigit():
@@ -102,6 +106,11 @@ def wrong(spec: Key, text: str) -> str:
         except ConditionError as error:
             return str(error)
     return ""
+
+
+def plain_path(path: str) -> str:
+    """As everybody else calls it: `/x/` would be what a link `/x` points to. A `..` stays, it may come after a link."""
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def strangers(text: str, known: Collection[str]) -> list[str]:

@@ -197,3 +197,10 @@ def test_the_document_of_show_lists_every_step() -> None:
 
 def test_a_secret_with_stars_in_it_is_no_mistake() -> None:
     assert template.render("{{ s }}", {"s": Secret("a***b")}).text == "a***b"
+
+
+def test_a_variable_that_is_a_template_is_refused(tmp_path: Path) -> None:
+    text = 'name: x\nvariables:\n  dir: "{{ base }}/app"\nsteps:\n  - name: a\n    directory: {path: "{{ dir }}"}\n'
+    (tmp_path / "play.yml").write_text(text)
+    with pytest.raises(BadInput, match=r'play.yml:3: variable "dir": is taken as it stands'):
+        playbook.load(tmp_path / "play.yml")

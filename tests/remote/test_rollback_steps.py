@@ -213,7 +213,7 @@ handlers:
 
 def test_commands_are_undone_by_their_opposite_or_named(node: Place) -> None:
     text = COMMANDS.replace(
-        "state: restarted", 'state: restarted, start: ["false"], stop: ["false"], pid_file: x'
+        "state: restarted", 'state: restarted, start: ["false"], stop: ["false"], pid_file: /x'
     )
     run, _ = node.play(text)
     back, undone = node.roll_back(run)
@@ -505,3 +505,43 @@ def test_what_a_handler_wrote_is_put_back_and_not_written_again(node: Place) -> 
 def test_runs_are_named_in_their_order() -> None:
     names = [runid.new() for _ in range(100)]
     assert names == sorted(set(names)) and all(map(runid.is_one, names))
+
+
+SPELT = """
+name: spelt
+steps:
+  - name: away
+    directory: {path: "{{ base }}/link/", state: absent}
+"""
+REPOINTED = """
+name: repointed
+steps:
+  - name: file
+    file: {path: "{{ base }}//now/./file", content: new}
+  - name: now
+    link: {path: "{{ base }}/now", target: second}
+  - name: folder
+    directory: {path: "{{ base }}/app/"}
+  - name: in it
+    file: {path: "{{ base }}/app/f", content: x}
+"""
+
+
+def test_a_slash_at_the_end_does_not_lead_through_a_link(node: Place) -> None:
+    (node.base / "precious").mkdir()
+    (node.base / "precious/file").touch()
+    (node.base / "link").symlink_to("precious")
+    _, played = node.play(SPELT)
+    assert (played.states()["away"], played.texts()["away"]) == ("failed", "a link is in the way")
+    assert (node.base / "precious/file").exists()
+
+
+def test_a_rollback_finds_what_lay_behind_a_link_and_what_is_spelt_otherwise(node: Place) -> None:
+    for name in ("first", "second"):
+        (node.base / name).mkdir()
+    (node.base / "now").symlink_to("first")
+    before = node.seen()
+    run, _ = node.play(REPOINTED)
+    assert (node.base / "first/file").read_text() == "new"
+    node.roll_back(run)
+    assert node.seen() == before

@@ -361,6 +361,9 @@ WRONG = {
     'file: {path: /x, mode: "0644", keep: former}': "keep is for a file with content",
     "directory: {path: /x, recurse: true}": "recurse needs owner or group",
     "file: {path: /x, state: gone}": 'unknown word "gone"',
+    "directory: {path: ~/x}": "path: must be an absolute path on the node",
+    "directory: {path: x}": "path: must be an absolute path on the node",
+    "facts: {paths: [/x, y]}": "paths: must be an absolute path on the node",
 }
 
 

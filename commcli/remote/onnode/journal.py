@@ -100,16 +100,17 @@ class Journal:
         if isinstance(made, change.Run):
             yield {"argv": made.argv, "undo": made.undo and made.undo._asdict(), "of": made.of}
             return
+        path = _itself(made.path)
         if isinstance(made, change.Folder):
-            for parent in reversed(_missing(made.path)):
+            for parent in reversed(_missing(path)):
                 yield {"path": parent, "was": None, "will": {"kind": "directory"}}
-        if self._folder.startswith(f"{made.path}/"):
+        if os.path.realpath(self._folder).startswith(f"{path}/"):
             was: State = {"kind": "directory", "lost": "this journal is in it"}
         elif isinstance(made, change.Attributes):
-            was = state.bare(made.path)
+            was = state.bare(path)
         else:
-            was = (state.with_tree if isinstance(made, change.Remove) else state.look)(made.path, self._keep)
-        yield {"path": made.path, "was": was, "will": _will(made, was)}
+            was = (state.with_tree if isinstance(made, change.Remove) else state.look)(path, self._keep)
+        yield {"path": path, "was": was, "will": _will(made, was)}
 
     def _keep(self, data: bytes) -> str:
         digest = files.digest(data)
@@ -171,6 +172,12 @@ def _go_on(file: int) -> int:
 
 def _failed(path: str, error: OSError) -> StepFailed:
     return StepFailed(f"{path}: no journal, so nothing is changed: {files.reason(error)}")
+
+
+def _itself(path: str) -> str:
+    """Where it really is: a link on the way there may lead elsewhere later. Of a link, where the link is."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
 
 
 def _missing(path: str) -> list[str]:

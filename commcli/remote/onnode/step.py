@@ -24,7 +24,9 @@ class StepTimeout(Exception):
 
 
 class Key(NamedTuple):
-    """One word of a step: its kind (text, texts, mode, flag, number, pattern, condition, conditions), needed or not."""
+    """One word of a step, needed or not. Its kind: text, path, mode, flag, number, pattern, condition; or several: texts,
+    paths, conditions.
+    """
 
     kind: str
     required: bool = False

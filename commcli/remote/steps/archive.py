@@ -20,10 +20,10 @@ from commcli.remote.onnode.owners import Owner
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
 
 KEYS = {
-    "path": Key("text", required=True),
+    "path": Key("path", required=True),
     "source": Key("text"),
     "blob": Key("text"),
-    "creates": Key("text"),
+    "creates": Key("path"),
     "owner": Key("text"),
     "group": Key("text"),
 }

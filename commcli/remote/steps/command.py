@@ -19,11 +19,11 @@ from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, later, w
 
 KEYS = {
     "argv": Key("texts", required=True),
-    "creates": Key("text"),
+    "creates": Key("path"),
     "unless": Key("texts"),
     "changed_when": Key("condition"),
-    "cwd": Key("text"),
-    "puts_back": Key("text"),
+    "cwd": Key("path"),
+    "puts_back": Key("path"),
 }
 VERIFY = False
 LOOKS_ONLY = "false"

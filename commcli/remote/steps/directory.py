@@ -15,7 +15,7 @@ from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
 from commcli.remote.steps.file import NOBODY, attributes, gone
 
 KEYS = {
-    "path": Key("text", required=True),
+    "path": Key("path", required=True),
     "mode": Key("mode"),
     "owner": Key("text"),
     "group": Key("text"),

@@ -14,7 +14,7 @@ from typing import Any
 from commcli.remote.onnode import command, facts, files, owners
 from commcli.remote.onnode.step import Key, Place, Verdict, later
 
-KEYS = {"paths": Key("texts"), "units": Key("texts")}
+KEYS = {"paths": Key("paths"), "units": Key("texts")}
 VERIFY = False
 # Its result are the facts from now on.
 IS_FACTS = True

@@ -17,7 +17,7 @@ from commcli.remote.onnode import files
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, later
 
 KEYS = {
-    "path": Key("text", required=True),
+    "path": Key("path", required=True),
     "to": Key("text", required=True),
     "most_mb": Key("number"),
     "fail_on_missing": Key("flag"),

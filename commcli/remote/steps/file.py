@@ -17,7 +17,7 @@ from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict, later
 
 _ATTRIBUTES = {"mode": Key("mode"), "owner": Key("text"), "group": Key("text")}
 KEYS = {
-    "path": Key("text", required=True),
+    "path": Key("path", required=True),
     "content": Key("text"),
     "source": Key("text"),
     "blob": Key("text"),
@@ -25,7 +25,7 @@ KEYS = {
     "keep": Key("text", words=("former",)),
     "state": Key("text", words=("present", "absent")),
 }
-COPY_KEYS = {"path": Key("text", True), "source": Key("text", True), **_ATTRIBUTES}
+COPY_KEYS = {"path": Key("path", True), "source": Key("text", True), **_ATTRIBUTES}
 DEFAULT_MODE = 0o644
 LONGEST_DIFF = 64 << 10
 NOBODY = Owner()

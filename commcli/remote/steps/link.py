@@ -10,7 +10,7 @@ from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
 from commcli.remote.steps.file import gone
 
 KEYS = {
-    "path": Key("text", required=True),
+    "path": Key("path", required=True),
     "target": Key("text"),
     "state": Key("text", words=("present", "absent")),
 }

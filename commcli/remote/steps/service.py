@@ -32,8 +32,8 @@ KEYS = {
     "stop": Key("texts"),
     "reload": Key("texts"),
     "upgrade": Key("texts"),
-    "puts_back": Key("text"),
-    "pid_file": Key("text"),
+    "puts_back": Key("path"),
+    "pid_file": Key("path"),
 }
 UNITS = "/etc/systemd/system"
 NEEDS_RESTART = 9

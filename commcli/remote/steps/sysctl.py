@@ -18,7 +18,7 @@ KEYS = {
     "name": Key("text", required=True),
     "value": Key("text", required=True),
     "at_least": Key("flag"),
-    "file": Key("text"),
+    "file": Key("path"),
 }
 FILE = "/etc/sysctl.d/60-commcli.conf"
 MODE = 0o644

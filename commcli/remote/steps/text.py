@@ -11,7 +11,7 @@ from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
 from commcli.remote.steps.file import DEFAULT_MODE, difference
 
 KEYS = {
-    "path": Key("text", required=True),
+    "path": Key("path", required=True),
     "after": Key("pattern"),
     "before": Key("pattern"),
     "state": Key("text", words=("present", "absent")),

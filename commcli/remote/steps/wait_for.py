@@ -20,14 +20,14 @@ from commcli.remote.onnode.condition import holds
 from commcli.remote.onnode.step import Key, Place, StepFailed, StepTimeout, Verdict, later
 
 KEYS = {
-    "socket": Key("text"),
+    "socket": Key("path"),
     "ask": Key("text"),
     "port": Key("number"),
     "host": Key("text"),
     "unit": Key("text"),
     "url": Key("text"),
     "until": Key("condition"),
-    "log": Key("text"),
+    "log": Key("path"),
     "journal": Key("text"),
 }
 # Exactly one of these is waited for.
