@@ -371,9 +371,14 @@ def test_a_run_that_changes_nothing_leaves_no_journal(node: Place) -> None:
 
 def test_the_oldest_runs_make_room(node: Place, tmp_path: Path) -> None:
     runs = [node.play(config(str(number)))[0] for number in range(journal.KEPT_RUNS + 2)]
-    assert in_folder(node.base / "runs") == runs[2:]
-    with pytest.raises(StepFailed, match=r"is no longer kept here \(the last 20 are\)"):
-        node.roll_back(runs[0])
+    assert in_folder(node.base / "runs") == [*runs[2:], "pruned"]
+    for run in runs[:2]:
+        with pytest.raises(
+            StepFailed, match=r"is no longer kept here \(the last 20 are, and no more than 256 MiB\)"
+        ):
+            node.roll_back(run)
+    _, nothing = node.roll_back("20200101T000000Z-0000")  # a run that has changed nothing here
+    assert nothing.states() == {}
 
 
 def test_a_file_that_somebody_put_among_the_runs_is_in_nobodys_way(node: Place) -> None:
@@ -393,7 +398,7 @@ def test_large_runs_make_room_earlier(tmp_path: Path) -> None:
             file.truncate(journal.KEPT_BYTES // 2)
     journal.prune(str(tmp_path), {"d", "b"})
     # Not what is at work, nor what it undoes.
-    assert in_folder(tmp_path) == ["b", "c", "d"]
+    assert in_folder(tmp_path) == ["b", "c", "d", "pruned"] and (tmp_path / "pruned").read_text() == "\na"
 
 
 def test_no_room_for_the_journal_and_nothing_is_changed(node: Place) -> None:
@@ -545,3 +550,40 @@ def test_a_rollback_finds_what_lay_behind_a_link_and_what_is_spelt_otherwise(nod
     assert (node.base / "first/file").read_text() == "new"
     node.roll_back(run)
     assert node.seen() == before
+
+
+ODD = """
+name: odd
+steps:
+  - name: away
+    directory: {path: "{{ base }}/spool", state: absent}
+"""
+
+
+def test_a_pipe_in_a_folder_keeps_nothing_else_from_coming_back(node: Place) -> None:
+    (node.base / "spool/in").mkdir(parents=True)
+    (node.base / "spool/in/job").write_text("precious")
+    os.mkfifo(node.base / "spool/pipe")
+    run, played = node.play(ODD)
+    assert played.texts()["away"] == "remove, for good: pipe, neither file, folder nor link"
+    _, back = node.roll_back(run)
+    assert "but for pipe: neither file, folder nor link" in back.texts()["away"]
+    assert (node.base / "spool/in/job").read_text() == "precious" and not (node.base / "spool/pipe").exists()
+
+
+def test_a_large_folder_of_which_a_part_is_gone_is_told(node: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "LARGEST", 5000)
+    (node.base / "spool").mkdir()
+    (node.base / "spool/large").write_text("x" * 6000)
+    (node.base / "spool/stays").touch()
+
+    def half(path: str) -> None:
+        Path(path, "large").unlink()
+        raise OSError(16, "Device or resource busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("commcli.remote.onnode.change.shutil.rmtree", half)
+        run, played = node.play(ODD)
+    assert played.states()["away"] == "failed"
+    _, back = node.roll_back(run)
+    assert "is not put back, it was not kept: more than" in back.texts()["away"]

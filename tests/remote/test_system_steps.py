@@ -191,6 +191,20 @@ def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
     assert (tmp_path / "lib/relay.pyz").read_bytes() == inner
 
 
+def test_what_is_there_keeps_its_owner_and_a_folder_its_mode(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir(mode=0o700)
+    (folder / "f").touch(0o600)
+    if os.getuid() == 0:
+        os.chown(folder / "f", 1234, -1)
+    before = (folder / "f").stat().st_uid
+    verdict = archive.check({"path": str(folder), "digest": "d"}, place(blobs={"d": tar(f=b"new")}))
+    assert verdict.apply is not None
+    verdict.apply()
+    assert ((folder / "f").read_bytes(), (folder / "f").stat().st_uid) == (b"new", before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
 def test_a_zip_is_unpacked_and_another_one_later(tmp_path: Path) -> None:
     for n, digest in enumerate(("one", "two")):
         args = {"path": str(tmp_path), "digest": digest}

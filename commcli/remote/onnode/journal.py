@@ -25,6 +25,9 @@ from commcli.remote.onnode.step import StepFailed
 
 KEPT_RUNS = 20
 KEPT_BYTES = 256 << 20
+# The names of the runs that are not kept any more.
+PRUNED = "pruned"
+MOST_PRUNED = 1000
 
 
 class Journal:
@@ -204,11 +207,16 @@ def _will(made: Change, was: State) -> State:
 
 def prune(runs: str, kept: Set[str | None]) -> None:
     """Remove the oldest runs beyond KEPT_RUNS or KEPT_BYTES, but none of `kept`. Raises OSError."""
-    size = 0
+    size, gone = 0, list[str]()
     # Somebody may have put a file there.
-    names = (name for name in os.listdir(runs) if os.path.isdir(f"{runs}/{name}"))  # noqa: PTH112, PTH208
-    for place, run in enumerate(sorted(names, reverse=True)):
+    found = (name for name in os.listdir(runs) if os.path.isdir(f"{runs}/{name}"))  # noqa: PTH112, PTH208
+    for place, run in enumerate(sorted(found, reverse=True)):
         with os.scandir(f"{runs}/{run}") as files_of_run:
             size += sum(file.stat(follow_symlinks=False).st_size for file in files_of_run)
         if run not in kept and (place >= KEPT_RUNS or size > KEPT_BYTES):
             shutil.rmtree(f"{runs}/{run}")
+            gone.append(run)
+    if gone:
+        before = (files.look(f"{runs}/{PRUNED}") or files.Have("file", 0)).data or b""
+        names = [*before.decode("utf-8", "replace").split("\n"), *gone][-MOST_PRUNED:]
+        files.write(f"{runs}/{PRUNED}", "\n".join(names).encode(), 0o600)

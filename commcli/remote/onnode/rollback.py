@@ -12,7 +12,7 @@ from typing import Any
 
 from commcli.remote.onnode import executor, files, past, state, undoing
 from commcli.remote.onnode.channel import Channel
-from commcli.remote.onnode.journal import KEPT_RUNS
+from commcli.remote.onnode.journal import KEPT_BYTES, KEPT_RUNS, PRUNED
 from commcli.remote.onnode.past import Past
 from commcli.remote.onnode.step import StepFailed
 
@@ -39,8 +39,9 @@ def planned(plan: Mapping[str, Any], channel: Channel) -> Mapping[str, Any]:
     all_runs = past.read_all(runs)
     run = next((each for each in all_runs if each.run == plan["undoes"]), None)
     if run is None:
-        if len(all_runs) >= KEPT_RUNS and plan["undoes"] < all_runs[0].run:
-            raise StepFailed(f"run {plan['undoes']} is no longer kept here (the last {KEPT_RUNS} are)")
+        if plan["undoes"].encode() in (_read(f"{runs}/{PRUNED}")).split():
+            kept = f"the last {KEPT_RUNS} are, and no more than {KEPT_BYTES >> 20} MiB"
+            raise StepFailed(f"run {plan['undoes']} is no longer kept here ({kept})")
         channel.send({"planned": []})
         return plan
     if not plan["check"]:

@@ -8,6 +8,7 @@ back; "bare": only mode and owner were to be changed, so that what it holds is n
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
@@ -18,6 +19,7 @@ State = Optional[Mapping[str, Any]]  # noqa: UP045  the node has python 3.9
 # One pre-image: a file, or all that is in a removed folder.
 LARGEST = 32 << 20
 MOST = 2000
+NAMED = 3
 _COMPARED = {
     "file": ("mode", "uid", "gid", "size", "digest"),
     "directory": ("mode", "uid", "gid"),
@@ -66,24 +68,41 @@ def with_tree(path: str, keep: Callable[[bytes], str]) -> State:
     tree: list[tuple[str, State]] = [
         (os.path.relpath(inner, path), look(inner, keep)) for inner in inside(path)
     ]
-    lost = [f"{inner}: {of['lost']}" for inner, of in tree if of and "lost" in of]
-    return {**state, "tree": tree, **({"lost": lost[0]} if lost else {})}
+    return {**state, "tree": tree}
 
 
 def too_much(path: str) -> str:
-    """Why what is there is not kept when it goes, "" if it is."""
+    """Why nothing of what is there is kept when it goes, "" if it is."""
+    return _kept(path)[0]
+
+
+def goes_for_good(path: str) -> str:
+    """What of it is not kept when it goes, in words; "" if all is."""
+    why, odd = _kept(path)
+    named = ", ".join(os.path.relpath(inner, path) for inner in odd[:NAMED])
+    more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
+    return why or (f"{named}{more}, neither file, folder nor link" if odd else "")
+
+
+def _kept(path: str) -> tuple[str, list[str]]:
+    """Why nothing is kept, "" if it is; and what is neither file, folder nor link, which nobody could put back."""
     size = count = 0
+    odd = []
     try:
         for inner in [path, *inside(path)]:
             status = os.lstat(inner)
             size, count = size + status.st_size, count + 1
+            if not (
+                stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)
+            ):
+                odd.append(inner)
             if count > MOST:
-                return f"more than {MOST} files and folders"
+                return f"more than {MOST} files and folders", odd
             if size > LARGEST:
-                return f"more than {LARGEST >> 20} MiB"
+                return f"more than {LARGEST >> 20} MiB", odd
     except OSError:
         pass  # gone meanwhile; whoever changes it will say so
-    return ""
+    return "", odd
 
 
 def inside(path: str) -> Iterator[str]:

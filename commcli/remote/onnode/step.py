@@ -24,8 +24,8 @@ class StepTimeout(Exception):
 
 
 class Key(NamedTuple):
-    """One word of a step, needed or not. Its kind: text, path, mode, flag, number, pattern, condition; or several: texts,
-    paths, conditions.
+    """One word of a step, needed or not. Its kind: text, path, mode, flag, number, pattern, condition; or, of several,
+    texts, paths, conditions.
     """
 
     kind: str

@@ -109,9 +109,13 @@ class _Deciding:
         """What to do, or why it is refused."""
         path, was = did.path, did.was
         now = self._will_be(path)
-        tree = {f"{path}/{inner}": of for inner, of in (was or {}).get("tree", ())}
+        tree = {
+            f"{path}/{inner}": of for inner, of in (was or {}).get("tree", ()) if not of or "lost" not in of
+        }
+        lost = [f"{inner}: {of['lost']}" for inner, of in (was or {}).get("tree", ()) if of and "lost" in of]
         inside = {inner: self._will_be(inner) for inner in tree}
-        if same(now, was) and all(same(inside[inner], of) for inner, of in tree.items()):
+        is_half_gone = was is not None and "lost" in was and path in self._run.broken_off and now is not None
+        if same(now, was) and all(same(inside[inner], of) for inner, of in tree.items()) and not is_half_gone:
             return None, ""
         if was is not None and was.get("bare") and now is None:
             return None, ""  # who owned what is gone is nobody's business
@@ -132,7 +136,8 @@ class _Deciding:
                 return Act(f"{path} stays, not empty: {', '.join(sorted(there)[:NAMED])}{more}"), ""
         self._then[path] = was
         self._then.update(tree)
-        return Act(told(path, was, now), path, was, now), ""
+        but = f" but for {', '.join(lost[:NAMED])}" if lost else ""
+        return Act(f"{told(path, was, now)}{but}", path, was, now), ""
 
     def _is_ours(self, path: str, now: State, left: Sequence[State]) -> bool:
         return any(same(now, each) for each in (*left, *self._half.get(path, ())))

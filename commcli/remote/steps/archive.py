@@ -1,7 +1,8 @@
 """`archive: {path, source | blob, creates, owner, group}`: unpack a tar (plain, gz, bz2, xz) or zip file into a folder.
 
 `creates`: not needed when this path exists. Otherwise what was last unpacked there is remembered by its digest, in
-`.commcli-archive` in the folder. A member that would land outside of the folder, a device and a set-id bit are refused.
+`.commcli-archive` in the folder: of two archives for one folder each needs a `creates`. What is there keeps its owner.
+A member that would land outside of the folder, a device and a set-id bit are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from commcli.remote.onnode import change, files, owners
-from commcli.remote.onnode.change import Change
 from commcli.remote.onnode.owners import Owner
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
 
@@ -107,7 +107,7 @@ def _zipped(data: bytes) -> Iterator[Member]:
 
 
 def _unpack(data: bytes, path: str, owner: Owner, place: Place) -> None:
-    change.do(change.Folder(path, 0o755, owner.uid, owner.gid), place)
+    _folder(path, 0o755, owner, place)
     root = os.path.realpath(path)
     for member in list(members(data)):  # all of it is looked at before any of it is written
         where = os.path.join(root, member.name)  # noqa: PTH118
@@ -115,13 +115,21 @@ def _unpack(data: bytes, path: str, owner: Owner, place: Place) -> None:
         if member.name != "." and os.path.commonpath([root, os.path.realpath(folder)]) != root:
             raise StepFailed(f"{member.name}: a link on the node leads outside of the folder")
         if not os.path.isdir(folder):  # noqa: PTH112
-            change.do(change.Folder(folder, 0o755, owner.uid, owner.gid), place)
-        change.do(_made(member, where, owner), place)
+            _folder(folder, 0o755, owner, place)
+        if member.kind == "directory":
+            _folder(where, member.mode, owner, place)
+        elif member.kind == "link":
+            change.do(change.Link(where, member.data.decode()), place)
+        else:
+            have = files.look(where, content=False)
+            kept = owner if have is None else owner.or_of(have)
+            change.do(change.Write(where, member.data, member.mode, kept.uid, kept.gid), place)
 
 
-def _made(member: Member, where: str, owner: Owner) -> Change:
-    if member.kind == "directory":
-        return change.Folder(where, member.mode, owner.uid, owner.gid)
-    if member.kind == "link":
-        return change.Link(where, member.data.decode())
-    return change.Write(where, member.data, member.mode, owner.uid, owner.gid)
+def _folder(path: str, mode: int, owner: Owner, place: Place) -> None:
+    """One that is there keeps its mode, and its owner unless another is asked for."""
+    have = files.look(path, content=False)
+    if have is None:
+        change.do(change.Folder(path, mode, owner.uid, owner.gid), place)
+    elif have.kind == "directory" and owner.differs(have):
+        change.do(change.Attributes(path, None, owner.uid, owner.gid), place)

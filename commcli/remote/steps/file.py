@@ -105,7 +105,7 @@ def gone(path: str, have: files.Have | None, kinds: tuple[str, ...], place: Plac
         return Verdict()
     if have.kind not in kinds:
         raise StepFailed(f"a {have.kind} is in the way")
-    lost = state.too_much(path)
+    lost = state.goes_for_good(path)
     return change.verdict([change.Remove(path)], place, f"remove, for good: {lost}" if lost else "remove")
 
 

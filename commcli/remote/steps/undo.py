@@ -51,6 +51,8 @@ def _put_back(path: str, was: State, folder: str, place: Place) -> None:
     for made in changes(path, was, state.look(path), folder):
         change.do(made, place)
     for inner, of in (was or {}).get("tree", ()):
+        if of and "lost" in of:
+            continue
         for made in changes(f"{path}/{inner}", of, state.look(f"{path}/{inner}"), folder):
             change.do(made, place)
     if not state.same(state.look(path), was):
