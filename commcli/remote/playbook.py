@@ -20,6 +20,8 @@ checks: [...]                          # run last: assert, wait_for, commands th
 
 from __future__ import annotations
 
+import io
+import tokenize
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -209,7 +211,7 @@ class _Reader:
         loop = self._loop(record)
         known = self._known | inside.known() | {*(OF_LOOPS if loop is not None else ())}
         when = (*inside.when, *self._when(record, known))
-        notify = self._notify(record)
+        notify = self._notify(record, inside.section, str(name))
         timeout_s = record.number_or("timeout_s", DEFAULT_TIMEOUT_S, 0.1, 3600)
         args, lines = self._args(record, item, word, known) if word else ({}, {})
         register = self._register(record)
@@ -252,7 +254,7 @@ class _Reader:
                 record.problem(f"when must be text, not {kind_of(text)}", key="when")
                 continue
             self._condition(record, "when", text, known)
-            found.append(text)
+            found.append(_uncommented(text))
         return tuple(found)
 
     def _condition(self, record: Record, key: str, text: str, known: Collection[str]) -> None:
@@ -297,13 +299,17 @@ class _Reader:
             )
         return value
 
-    def _notify(self, record: Record) -> tuple[str, ...]:
+    def _notify(self, record: Record, section: Section, name: str) -> tuple[str, ...]:
         value = record.take("notify")
         if value is None:
             return ()
         line = value.line if isinstance(value, YamlList) else None
         names = record.names("notify", value, self._handlers, "handler", line or record.place("notify"))
         self._notified.update(names)
+        order = [*self._handlers]
+        passed = order[: order.index(name) + 1] if section == "handlers" and name in order else []
+        if section == "checks" or not set(names).isdisjoint(passed):
+            record.problem("notifies a handler whose turn is over by then", key="notify")
         return names
 
     def _tags(self, record: Record) -> tuple[str, ...]:
@@ -480,6 +486,18 @@ def _registers(value: object) -> Iterator[tuple[str, int]]:
 
 def _wrapped(conditions: tuple[str, ...]) -> list[str]:
     return [*conditions] if len(conditions) < 2 else [f"({text})" for text in conditions]
+
+
+def _uncommented(condition: str) -> str:
+    """It without a comment, which would hide what comes behind it in one line."""
+    if "#" not in condition:
+        return condition
+    try:
+        tokens = [*tokenize.generate_tokens(io.StringIO(condition).readline)]
+    except (tokenize.TokenError, SyntaxError):
+        return condition  # a template: it is looked at when it is rendered
+    comments = [token.start for token in tokens if token.type == tokenize.COMMENT]
+    return condition[: comments[0][1]].rstrip() if comments and comments[0][0] == 1 else condition
 
 
 def _plain(value: object) -> Any:

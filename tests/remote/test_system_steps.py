@@ -13,6 +13,7 @@ import pwd
 import select
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tarfile
@@ -26,8 +27,9 @@ import pytest
 
 from commcli.errors import BadInput
 from commcli.remote.onnode import command, lock
+from commcli.remote.onnode.condition import ConditionError
 from commcli.remote.onnode.step import StepFailed, StepTimeout
-from commcli.remote.steps import archive, directory, file, package, script, sysctl, wait_for
+from commcli.remote.steps import archive, directory, file, line, package, script, sysctl, wait_for
 from tests.remote import plays, sshd
 from tests.remote.test_steps import place
 
@@ -205,6 +207,19 @@ def test_what_is_there_keeps_its_owner_and_a_folder_its_mode(tmp_path: Path) -> 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_a_diff_of_a_file_that_not_everybody_may_read_has_only_what_is_new(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "app.env"
+    path.write_text("PASSWORD=hunter2\nPORT=1\n")
+    path.chmod(mode)
+    args = {"path": str(path), "line": "PORT=2", "match": "^PORT="}
+    diff = line.check(args, place(diff=True)).diff.splitlines()[2:]
+    if mode == 0o644:
+        assert diff == ["@@ -1,2 +1,2 @@", " PASSWORD=hunter2", "-PORT=1", "+PORT=2"]
+    else:
+        assert diff == ["@@ -2 +2 @@", "-(not shown)", "+PORT=2"]
+
+
 def test_a_zip_is_unpacked_and_another_one_later(tmp_path: Path) -> None:
     for n, digest in enumerate(("one", "two")):
         args = {"path": str(tmp_path), "digest": digest}
@@ -362,6 +377,7 @@ def test_packages_are_asked_for_here() -> None:
     assert package.check({"names": names}, place()).change == "install no-such-package-at-all"
 
 
+RUN = "command: {argv: [x]}"
 WRONG = {
     "copy: {path: /x}": "source is missing",
     "archive: {path: /x}": "needs exactly one of source, blob",
@@ -377,6 +393,7 @@ WRONG = {
     "file: {path: /x, state: gone}": 'unknown word "gone"',
     "directory: {path: ~/x}": "path: must be an absolute path on the node",
     "directory: {path: x}": "path: must be an absolute path on the node",
+    f"{RUN}\n    notify: h\nhandlers:\n  - name: h\n    {RUN}\n    notify: h": "turn is over",
     "facts: {paths: [/x, y]}": "paths: must be an absolute path on the node",
 }
 
@@ -498,6 +515,60 @@ def test_a_port_and_a_page_are_waited_for(web: int) -> None:
     ):
         with pytest.raises(StepFailed, match=why):
             wait_for.check(args, place(checking=True))
+
+
+def test_what_is_no_answer_yet_is_asked_again(web: int) -> None:
+    again: list[float] = []
+
+    def come(seconds: float) -> None:
+        again.append(seconds)
+        if len(again) == 2:
+            raise StepTimeout
+
+    with socket.socket() as odd:
+        odd.bind(("127.0.0.1", 0))
+        odd.listen()
+
+        def answer() -> None:
+            for _ in range(2):
+                door, _ = odd.accept()
+                door.sendall(b"SSH-2.0-OpenSSH\r\n")
+                door.close()
+
+        talker = threading.Thread(target=answer)
+        talker.start()
+        with pytest.raises(StepFailed, match="not so after 5 s: "):
+            wait_for.check({"url": f"http://127.0.0.1:{odd.getsockname()[1]}/"}, place(), sleep=come)
+        talker.join()
+    assert len(again) == 2
+    # What its answer does not have is not less than anything, and may come.
+    again.clear()
+    args = {"port": web, "until": "port < facts.nothing"}
+    with pytest.raises(StepFailed, match="not so after 5 s: "):
+        wait_for.check(args, place(), sleep=come)
+    with pytest.raises(ConditionError, match="unknown name"):
+        wait_for.check({"port": web, "until": "nothing"}, place(), sleep=come)
+
+
+def test_half_a_secret_is_not_told(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(path))
+        control.listen()
+
+        def answer() -> None:
+            door, _ = control.accept()
+            door.recv(100)
+            door.sendall(json.dumps({"x": "." * 280, "key": "secretsecretsecret"}).encode())
+            door.close()
+
+        relay = threading.Thread(target=answer)
+        relay.start()
+        masked = place(checking=True, mask=lambda text: text.replace("secretsecretsecret", "***"))
+        with pytest.raises(StepFailed) as caught:
+            wait_for.check({"socket": str(path), "until": "answer.ok"}, masked)
+        relay.join()
+    assert "secret" not in str(caught.value)
 
 
 def test_what_never_comes_is_told_when_the_time_is_over() -> None:

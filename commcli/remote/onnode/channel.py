@@ -76,9 +76,13 @@ class Channel:
         """Mask these values in everything that is sent from now on."""
         self._words = masks.expand(secrets)
 
+    def mask(self, value: Any) -> Any:
+        """`value` (JSON-able) without the secrets."""
+        return masks.mask(value, self._words)
+
     def send(self, message: Any) -> None:
         """Send one JSON-able message."""
-        self._write({"m": masks.mask(message, self._words)})
+        self._write({"m": self.mask(message)})
 
     def send_piece(self, data: bytes) -> None:
         """Send a piece of a file, as it is: a mask in it would only damage it.

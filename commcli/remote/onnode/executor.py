@@ -274,6 +274,7 @@ class _Play:
             timeout_s=step["timeout_s"],
             noted=self._journal.noted,
             send=self._channel.send_piece,
+            mask=self._channel.mask,
         )
 
     def _forget_strangers(self) -> None:

@@ -49,8 +49,8 @@ class Place(NamedTuple):
     variables, a loop's item), blobs by digest, services started in this play, whether an earlier step changed (in check
     mode: would change) anything, the registered names that check mode can not know, `guard(pid)`, which ends a child's
     session if the controller goes away, `indivisible()`, whose body is not left half done by that, `send`, which
-    takes a piece of a file to the controller, and `noted(change)`, around a change: what was there is in the journal
-    before the body, what came of it after."""
+    takes a piece of a file to the controller, `mask`, which hides the secrets in a text, and `noted(change)`, around a
+    change: what was there is in the journal before the body, what came of it after."""
 
     checking: bool
     diff: bool
@@ -64,6 +64,7 @@ class Place(NamedTuple):
     indivisible: Callable[[], AbstractContextManager[None]]
     timeout_s: float
     send: Callable[[bytes], None] = lambda piece: None
+    mask: Callable[[str], Any] = lambda text: text
     noted: Callable[[Any], AbstractContextManager[None]] = lambda change: nullcontext()
 
 

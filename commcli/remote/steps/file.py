@@ -29,6 +29,7 @@ COPY_KEYS = {"path": Key("path", True), "source": Key("text", True), **_ATTRIBUT
 DEFAULT_MODE = 0o644
 LONGEST_DIFF = 64 << 10
 NOBODY = Owner()
+READABLE = 0o004  # by everybody
 
 
 def decide(have: files.Have | None, data: bytes, mode: int | None = None, owner: Owner = NOBODY) -> str:
@@ -63,7 +64,12 @@ def check(args: Mapping[str, Any], place: Place) -> Verdict:
     data = _wanted(args["digest"], have, place)
     told = decide(have, data, mode, owner)
     old = b"" if have is None else have.data or b""
-    diff = difference(path, old, data, secret=args.get("secret", False)) if place.diff and told else ""
+    hides = have is not None and not have.mode & READABLE
+    diff = (
+        difference(path, old, data, secret=args.get("secret", False), hides=hides)
+        if place.diff and told
+        else ""
+    )
 
     def apply() -> None:
         if args.get("keep") and have is not None and have.data != data:
@@ -109,26 +115,29 @@ def gone(path: str, have: files.Have | None, kinds: tuple[str, ...], place: Plac
     return change.verdict([change.Remove(path)], place, f"remove, for good: {lost}" if lost else "remove")
 
 
-def difference(path: str, old: bytes, new: bytes, *, secret: bool) -> str:
+def difference(path: str, old: bytes, new: bytes, *, secret: bool, hides: bool = False) -> str:
     """A unified diff for short text, a line about anything else. Of a secret nothing is shown: the old value is
-    not known to anyone who could mask it."""
+    not known to anyone who could mask it. Of a file that `hides` what it holds, only the lines that are new."""
     if old == new:
         return ""
     if secret:
         return f"{path}: the secret content differs, not shown\n"
     if max(len(old), len(new)) <= LONGEST_DIFF and b"\0" not in old + new:
         try:
-            return _unified(path, old.decode("utf-8"), new.decode("utf-8"))
+            return _unified(path, old.decode("utf-8"), new.decode("utf-8"), hides=hides)
         except UnicodeDecodeError:
             pass
     was = f"sha256 {files.digest(old)[:12]}, {len(old)} bytes" if old else "nothing"
     return f"{path}: {was} -> sha256 {files.digest(new)[:12]}, {len(new)} bytes\n"
 
 
-def _unified(path: str, old: str, new: str) -> str:
+def _unified(path: str, old: str, new: str, *, hides: bool) -> str:
     import difflib
 
-    lines = difflib.unified_diff(
-        old.splitlines(), new.splitlines(), f"{path} (now)", f"{path} (wanted)", lineterm=""
-    )
+    heads = (f"{path} (now)", f"{path} (wanted)")
+    lines = [
+        *difflib.unified_diff(old.splitlines(), new.splitlines(), *heads, lineterm="", n=0 if hides else 3)
+    ]
+    if hides:
+        lines = [*lines[:2], *("-(not shown)" if line.startswith("-") else line for line in lines[2:])]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 from commcli.remote.onnode import change, files
 from commcli.remote.onnode.step import Key, Place, StepFailed, Verdict
-from commcli.remote.steps.file import DEFAULT_MODE, difference
+from commcli.remote.steps.file import DEFAULT_MODE, READABLE, difference
 
 KEYS = {
     "path": Key("path", required=True),
@@ -37,7 +37,8 @@ def check(args: Mapping[str, Any], place: Place, edit: Callable[[list[str]], lis
     if have is not None and new == old and have.mode == mode:
         return Verdict()
     uid, gid = (None, None) if have is None else (have.uid, have.gid)
-    diff = difference(path, old, new, secret=False) if place.diff else ""
+    hides = have is not None and not have.mode & READABLE
+    diff = difference(path, old, new, secret=False, hides=hides) if place.diff else ""
     return change.verdict([change.Write(path, new, mode, uid, gid)], place, _told(have, new, mode), diff)
 
 

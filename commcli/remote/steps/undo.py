@@ -10,12 +10,11 @@ from commcli.remote.onnode import change, files, state
 from commcli.remote.onnode.change import Attributes, Change, Folder, Link, Remove, Run, Undo, Write
 from commcli.remote.onnode.state import State
 from commcli.remote.onnode.step import Place, StepFailed, Verdict
-from commcli.remote.steps.file import difference
+from commcli.remote.steps.file import READABLE, difference
 
 # Each act looks for itself whether it came true.
 VERIFY = False
 TOLD = 3
-READABLE = 0o004
 
 
 def check(args: Mapping[str, Any], place: Place) -> Verdict:

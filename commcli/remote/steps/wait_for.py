@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from commcli.remote.onnode import command, journald
-from commcli.remote.onnode.condition import holds
+from commcli.remote.onnode.condition import ConditionError, holds, names
 from commcli.remote.onnode.step import Key, Place, StepFailed, StepTimeout, Verdict, later
 
 KEYS = {
@@ -36,6 +36,7 @@ VERIFY = False
 EVERY_S = 0.1
 ONE_S = 2.0
 LOG_LINES = 5
+LONGEST = 300
 MOST_BODY = 64 << 10
 
 
@@ -55,7 +56,7 @@ def check(args: Mapping[str, Any], place: Place, sleep: Callable[[float], None] 
     try:
         while True:
             found, last = look()
-            if found is not None and (until is None or holds(until, {**place.values, **found})):
+            if found is not None and _is_good(until, {**place.values, **found}):
                 return Verdict(result=found)
             if place.checking:
                 raise StepFailed(f"not so: {last}")
@@ -64,9 +65,19 @@ def check(args: Mapping[str, Any], place: Place, sleep: Callable[[float], None] 
         raise StepFailed(f"not so after {place.timeout_s:g} s: {last}{_said(args, place)}") from None
 
 
+def _is_good(until: str | None, values: Mapping[str, Any]) -> bool:
+    """What can not be asked of this answer may be asked of a later one."""
+    try:
+        return until is None or holds(until, values)
+    except ConditionError:
+        if names(until or "") <= set(values):
+            return False
+        raise
+
+
 def _looks(args: Mapping[str, Any], place: Place) -> Callable[[], Look]:
     if "socket" in args:
-        return lambda: _relay(args["socket"], args.get("ask", "status"))
+        return lambda: _relay(args["socket"], args.get("ask", "status"), place)
     if "port" in args:
         return lambda: _port(args.get("host", "127.0.0.1"), args["port"])
     if "unit" in args:
@@ -74,14 +85,19 @@ def _looks(args: Mapping[str, Any], place: Place) -> Callable[[], Look]:
     return lambda: _page(args["url"], needs_good="until" not in args)
 
 
-def _relay(path: str, word: str) -> Look:
+def _short(answer: Any, place: Place) -> str:
+    """Masked before it is cut: half a secret nobody would know."""
+    return str(place.mask(json.dumps(answer)))[:LONGEST]
+
+
+def _relay(path: str, word: str, place: Place) -> Look:
     try:
         answer = ask(path, {"cmd": word})
     except FileNotFoundError:
         return Look(None, f"{path} does not exist")
     except (OSError, ValueError) as error:
         return Look(None, f"{path}: {error}")
-    return Look({"answer": answer}, f"the answer was {json.dumps(answer)[:300]}")
+    return Look({"answer": answer}, f"the answer was {_short(answer, place)}")
 
 
 def _port(host: str, port: int) -> Look:
@@ -101,6 +117,7 @@ def _unit(name: str, place: Place) -> Look:
 def _page(url: str, *, needs_good: bool) -> Look:
     if not url.startswith(("http://", "https://")):
         raise StepFailed(f"{url}: neither http nor https")
+    import http.client
     import urllib.error
     import urllib.request  # 0.03 s, wherever this module is loaded
 
@@ -112,8 +129,8 @@ def _page(url: str, *, needs_good: bool) -> Look:
     except urllib.error.HTTPError as error:
         status, body = error.code, error.read(MOST_BODY)
         error.close()
-    except (OSError, ValueError) as error:
-        return Look(None, f"{url}: {error}")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return Look(None, f"{url}: {error or type(error).__name__}")
     found = {"status": status, "body": body.decode("utf-8", "replace")}
     is_good = status < 400 or not needs_good
     return Look(found if is_good else None, f"{url}: status {status}")
